@@ -1,0 +1,59 @@
+#include "borrow.hpp"
+
+#include "maskattn/runtime.hpp"
+
+namespace maskattn {
+
+void bad_value(const std::string& text) { throw py::value_error(text); }
+void bad_type(const std::string& text) { throw py::type_error(text); }
+
+std::string shape_text(const std::vector<std::int64_t>& shape) {
+  std::string text = "(";
+  for (std::size_t i = 0; i < shape.size(); ++i) text += (i ? ", " : "") + std::to_string(shape[i]);
+  return text + (shape.size() == 1 ? ",)" : ")");
+}
+
+std::string describe(const py::handle& object) {
+  if (!py::isinstance<py::array>(object)) return py::str(py::type::handle_of(object).attr("__name__"));
+  const auto a = py::reinterpret_borrow<py::array>(object);
+  return std::string(py::str(a.dtype())) + " array of shape " + shape_text({a.shape(), a.shape() + a.ndim()});
+}
+
+py::array as_array(const py::handle& object, const char* name) {
+  if (!py::isinstance<py::array>(object))
+    bad_type(std::string(name) + " must be a NumPy array, got " + describe(object) + "; pass np.asarray(" + name + ")");
+  return py::reinterpret_borrow<py::array>(object);
+}
+
+void require_contiguous_rows(const py::array& a, const char* name) {
+  if (a.size() == 0) return;  // its strides mean nothing
+  const py::ssize_t last = a.ndim() - 1, item = a.itemsize();
+  if (a.shape(last) > 1 && a.strides(last) != item)
+    bad_value(std::string(name) + " must have a contiguous last axis, got a stride of " + std::to_string(a.strides(last)) +
+              " bytes; pass np.ascontiguousarray(" + name + ")");
+  for (py::ssize_t axis = 0; axis < last; ++axis)
+    if (a.strides(axis) % item != 0)
+      bad_value(std::string(name) + " must have strides that are multiples of its item size " + std::to_string(item) + ", got " +
+                std::to_string(a.strides(axis)) + " bytes; pass np.ascontiguousarray(" + name + ")");
+}
+
+std::vector<std::int64_t> integers_per_sequence(const py::object& object, const char* name, std::int64_t batch) {
+  if (py::isinstance<py::int_>(object)) return {object.cast<std::int64_t>()};
+  const py::array any = py::array::ensure(object);
+  if (!any || (any.dtype().kind() != 'i' && any.dtype().kind() != 'u'))
+    bad_type(std::string(name) + " must be an integer or an integer array of shape (batch,), got " + describe(object));
+  if (any.ndim() > 1 || (any.ndim() == 1 && any.shape(0) != 1 && any.shape(0) != batch))
+    bad_value(std::string(name) + " must be an integer or have shape (" + std::to_string(batch) + ",), got " + describe(any));
+  const auto values = py::array_t<std::int64_t, py::array::c_style | py::array::forcecast>(any);
+  return {values.data(), values.data() + values.size()};
+}
+
+int thread_count(const py::object& threads) {
+  if (threads.is_none()) return num_threads();
+  if (!py::isinstance<py::int_>(threads)) bad_type("threads must be an integer or None, got " + describe(threads));
+  const auto count = threads.cast<std::int64_t>();
+  if (count < 1 || count > 4096) bad_value("threads must be from 1 to 4096, got " + std::to_string(count));
+  return static_cast<int>(count);
+}
+
+}  // namespace maskattn

@@ -1,0 +1,43 @@
+// Arrays from Python, borrowed: never copied, never converted. Errors read: name, wanted, got, remedy.
+#pragma once
+
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "maskattn/attention.hpp"
+
+namespace maskattn {
+
+namespace py = pybind11;
+
+void register_attention(py::module_& m);
+void register_masks(py::module_& m);
+void register_runtime(py::module_& m);
+
+// "float32 array of shape (1, 2, 3)", or the type's name.
+std::string describe(const py::handle& object);
+std::string shape_text(const std::vector<std::int64_t>& shape);
+
+template <class T>
+bool has_dtype(const py::array& a) {
+  return a.dtype().is(py::dtype::of<T>()) || a.dtype().equal(py::dtype::of<T>());
+}
+
+// `object` as an array, not converted; TypeError for anything else.
+py::array as_array(const py::handle& object, const char* name);
+void require_contiguous_rows(const py::array& a, const char* name);
+
+// int64 values of a scalar or one-dimensional integer array-like: 1 value or `batch` of them.
+std::vector<std::int64_t> integers_per_sequence(const py::object& object, const char* name, std::int64_t batch);
+
+int thread_count(const py::object& threads);
+
+[[noreturn]] void bad_value(const std::string& text);
+[[noreturn]] void bad_type(const std::string& text);
+
+}  // namespace maskattn

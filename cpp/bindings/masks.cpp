@@ -1,0 +1,125 @@
+#include "maskattn/mask.hpp"
+
+#include <pybind11/stl.h>
+
+#include "borrow.hpp"
+
+namespace maskattn {
+namespace {
+
+// What Python holds: an immutable expression.
+struct MaskHandle {
+  MaskRef mask;
+};
+
+std::vector<MaskRef> refs(const std::vector<MaskHandle>& handles) {
+  std::vector<MaskRef> masks;
+  for (const auto& handle : handles) masks.push_back(handle.mask);
+  return masks;
+}
+
+using Integers = py::array_t<std::int64_t, py::array::c_style>;
+using Bools = py::array_t<bool, py::array::c_style>;
+
+std::vector<std::int64_t> to_vector(const Integers& a) { return {a.data(), a.data() + a.size()}; }
+
+MaskRef dense(const py::array& keep) {  // bool, 4 axes: checked by the Python class
+  std::int64_t shape[4], strides[4];
+  for (int axis = 0; axis < 4; ++axis) {
+    shape[axis] = keep.shape(axis);
+    strides[axis] = keep.strides(axis);
+  }
+  return mask_dense(static_cast<const bool*>(keep.data()), shape, strides);
+}
+
+std::shared_ptr<MaskPlan> make_plan(const MaskHandle& handle, std::int64_t q_len, std::int64_t kv_len, std::int64_t batch,
+                                    std::int64_t heads, const py::object& q_offset, const py::object& kv_lengths,
+                                    const py::object& threads) {
+  for (const auto& [name, value] : {std::pair{"q_len", q_len}, {"kv_len", kv_len}, {"batch", batch}, {"heads", heads}})
+    if (value < 0) bad_value(std::string(name) + " must be at least 0, got " + std::to_string(value));
+  Geometry geometry{batch, heads, q_len, kv_len, {}, {kv_len}};
+  if (!kv_lengths.is_none()) geometry.kv_lengths = integers_per_sequence(kv_lengths, "kv_lengths", batch);
+  for (const std::int64_t length : geometry.kv_lengths)
+    if (length < 0 || length > kv_len)
+      bad_value("kv_lengths must be from 0 to kv_len = " + std::to_string(kv_len) + ", got " + std::to_string(length));
+  if (q_offset.is_none())
+    for (const std::int64_t length : geometry.kv_lengths) geometry.q_offset.push_back(length - q_len);
+  else
+    geometry.q_offset = integers_per_sequence(q_offset, "q_offset", batch);
+  const int count = thread_count(threads);
+  const py::gil_scoped_release unlocked;
+  return std::make_shared<MaskPlan>(handle.mask, std::move(geometry), count);
+}
+
+void fill(const MaskPlan& plan, py::array& out, std::uint64_t shown, std::uint64_t hidden, const py::object& threads) {
+  void* data = out.mutable_data();
+  const auto item = static_cast<std::size_t>(out.itemsize());
+  const int count = thread_count(threads);
+  const py::gil_scoped_release unlocked;
+  fill_from_plan(plan, data, item, shown, hidden, count);
+}
+
+// True where `given` is None or the same value for every sequence as the plan's.
+bool same(const py::object& given, const char* name, const std::vector<std::int64_t>& mine, std::int64_t batch) {
+  if (given.is_none()) return true;
+  const auto values = integers_per_sequence(given, name, batch);
+  const auto at = [](const std::vector<std::int64_t>& v, std::size_t b) { return v[v.size() == 1 ? 0 : b]; };
+  for (std::size_t b = 0; b < std::max(values.size(), mine.size()); ++b)
+    if (at(values, b) != at(mine, b)) return false;
+  return true;
+}
+
+}  // namespace
+
+void register_masks(py::module_& m) {
+  py::class_<MaskHandle>(m, "MaskExpr")
+      .def_property_readonly("batch", [](const MaskHandle& h) { return mask_batch(h.mask); })
+      .def_property_readonly("heads", [](const MaskHandle& h) { return mask_heads(h.mask); });
+  m.def("mask_band", [](std::optional<std::int64_t> left, std::optional<std::int64_t> right) {
+    return MaskHandle{mask_band(left, right)};
+  });
+  m.def("mask_key_range", [](const Integers& begin, const Integers& end) {
+    return MaskHandle{mask_key_range(to_vector(begin), to_vector(end))};
+  });
+  m.def("mask_keys", [](const Bools& keep) { return MaskHandle{mask_keys(keep.data(), keep.shape(0), keep.shape(1))}; });
+  m.def("mask_documents", [](const Integers& q_ids, const Integers& kv_ids) {
+    return MaskHandle{mask_documents(q_ids.data(), q_ids.shape(1), kv_ids.data(), kv_ids.shape(1), q_ids.shape(0))};
+  });
+  m.def("mask_dense", [](const py::array& keep) { return MaskHandle{dense(keep)}; });
+  m.def("mask_and", [](const std::vector<MaskHandle>& terms) { return MaskHandle{mask_and(refs(terms))}; });
+  m.def("mask_or", [](const std::vector<MaskHandle>& terms) { return MaskHandle{mask_or(refs(terms))}; });
+  m.def("mask_not", [](const MaskHandle& term) { return MaskHandle{mask_not(term.mask)}; });
+
+  py::class_<MaskPlan, std::shared_ptr<MaskPlan>>(m, "MaskPlan")
+      .def_property_readonly("batch", [](const MaskPlan& p) { return p.geometry().batch; })
+      .def_property_readonly("heads", [](const MaskPlan& p) { return p.geometry().heads; })
+      .def_property_readonly("q_len", [](const MaskPlan& p) { return p.geometry().q_len; })
+      .def_property_readonly("kv_len", [](const MaskPlan& p) { return p.geometry().kv_len; })
+      .def_property_readonly("nbytes", &MaskPlan::bytes)
+      .def("agrees",
+           [](const MaskPlan& plan, const py::object& kv_lengths, const py::object& q_offset) {
+             const Geometry& g = plan.geometry();
+             return same(kv_lengths, "kv_lengths", g.kv_lengths, g.batch) && same(q_offset, "q_offset", g.q_offset, g.batch);
+           })
+      .def("spans",
+           [](const MaskPlan& plan, std::int64_t b, std::int64_t h, std::int64_t i) {
+             const Geometry& g = plan.geometry();
+             if (b < 0 || b >= g.batch || h < 0 || h >= g.heads || i < 0 || i >= g.q_len)
+               throw py::index_error("row must be inside " + shape_text({g.batch, g.heads, g.q_len}) + ", got " +
+                                     shape_text({b, h, i}));
+             const PlanRow row = plan.row(b, h, i);
+             std::vector<std::pair<int, int>> spans;
+             for (int s = 0; s < row.count; ++s) spans.emplace_back(row.spans[s].begin, row.spans[s].end);
+             return std::pair{spans, row.bits != nullptr};
+           })
+      .def("__repr__", [](const MaskPlan& p) {
+        const Geometry& g = p.geometry();
+        return "MaskPlan(batch=" + std::to_string(g.batch) + ", heads=" + std::to_string(g.heads) +
+               ", q_len=" + std::to_string(g.q_len) + ", kv_len=" + std::to_string(g.kv_len) +
+               ", nbytes=" + std::to_string(p.bytes()) + ")";
+      });
+  m.def("make_plan", &make_plan);
+  m.def("fill_from_plan", &fill);
+}
+
+}  // namespace maskattn

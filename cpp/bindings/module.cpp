@@ -1,0 +1,8 @@
+// The compiled half of maskattn: borrow arrays, check, release the GIL, call the core.
+#include "borrow.hpp"
+
+PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
+  maskattn::register_runtime(m);
+  maskattn::register_masks(m);
+  maskattn::register_attention(m);
+}

@@ -1,0 +1,23 @@
+#include "maskattn/runtime.hpp"
+
+#include <pybind11/stl.h>
+
+#include "borrow.hpp"
+
+namespace maskattn {
+
+void register_runtime(py::module_& m) {
+  current_isa();  // an unusable MASKATTN_ISA is an error of the import, not of the first call
+  m.def("built_isas", &built_isas);
+  m.def("runnable_isas", &runnable_isas);
+  m.def("current_isa", &current_isa);
+  m.def("set_isa", &set_isa);
+  m.def("num_threads", &num_threads);
+  m.def("set_num_threads", [](const py::object& count) {
+    if (count.is_none()) bad_type("threads must be an integer, got None");
+    set_num_threads(thread_count(count));
+  });
+  m.def("has_openmp", &has_openmp);
+}
+
+}  // namespace maskattn

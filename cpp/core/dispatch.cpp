@@ -1,0 +1,89 @@
+#include "dispatch.hpp"
+
+#include <atomic>
+#include <cstdlib>
+#include <stdexcept>
+
+#include "maskattn/runtime.hpp"
+
+// The rows that CMake generates from its table of instruction sets, best last: MASKATTN_ISA_ROW(name, what the CPU must report)
+#define MASKATTN_ISA_ROW(name, needs) extern "C" const maskattn::Kernels* maskattn_kernels_##name();
+#include "isa_rows.inc"
+#undef MASKATTN_ISA_ROW
+
+namespace maskattn {
+namespace {
+
+struct IsaRow {
+  const char* name;
+  bool runnable;
+  const Kernels* kernels;
+};
+
+const std::vector<IsaRow>& isa_rows() {
+#if defined(__x86_64__) || defined(__i386__)
+  __builtin_cpu_init();
+#endif
+  static const std::vector<IsaRow> rows = {
+#define MASKATTN_ISA_ROW(name, needs) {#name, (needs), maskattn_kernels_##name()},
+#include "isa_rows.inc"
+#undef MASKATTN_ISA_ROW
+  };
+  return rows;
+}
+
+std::string list(const std::vector<std::string>& names) {
+  std::string text;
+  for (const auto& name : names) text += (text.empty() ? "" : ", ") + name;
+  return text;
+}
+
+const IsaRow& find_runnable(const std::string& name, const char* argument) {
+  for (const auto& row : isa_rows())
+    if (name == row.name && row.runnable) return row;
+  throw std::invalid_argument(std::string(argument) + " must be an instruction set that this machine can run, got '" + name +
+                              "'; choose one of " + list(runnable_isas()));
+}
+
+const IsaRow& initial() {
+  if (const char* name = std::getenv("MASKATTN_ISA"); name && *name) return find_runnable(name, "MASKATTN_ISA");
+  const IsaRow* best = &isa_rows().front();
+  for (const auto& row : isa_rows())
+    if (row.runnable) best = &row;
+  return *best;
+}
+
+std::atomic<const IsaRow*>& current() {
+  static std::atomic<const IsaRow*> row{&initial()};
+  return row;
+}
+
+}  // namespace
+
+std::vector<std::string> built_isas() {
+  std::vector<std::string> names;
+  for (const auto& row : isa_rows()) names.emplace_back(row.name);
+  return names;
+}
+
+std::vector<std::string> runnable_isas() {
+  std::vector<std::string> names;
+  for (const auto& row : isa_rows())
+    if (row.runnable) names.emplace_back(row.name);
+  return names;
+}
+
+std::string current_isa() { return current().load()->name; }
+void set_isa(const std::string& name) { current().store(&find_runnable(name, "name")); }
+
+const Kernels& current_kernels() { return *current().load(std::memory_order_relaxed)->kernels; }
+template <>
+const KernelTable<float>& kernel_table<float>() {
+  return current_kernels().f32;
+}
+template <>
+const KernelTable<double>& kernel_table<double>() {
+  return current_kernels().f64;
+}
+
+}  // namespace maskattn

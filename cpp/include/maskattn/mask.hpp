@@ -1,0 +1,89 @@
+// Masks: expressions over positions, and the plan that they lower to.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <vector>
+
+namespace maskattn {
+
+// Keys begin <= key < end.
+struct Span {
+  std::int32_t begin, end;
+  bool operator==(const Span&) const = default;
+};
+
+// Where a call stands: query i of sequence b is at position q_offset[b] + i; keys at or past kv_lengths[b] do not exist.
+// Both vectors have 1 element (the same for every sequence) or `batch`.
+struct Geometry {
+  std::int64_t batch = 1, heads = 1, q_len = 0, kv_len = 0;
+  std::vector<std::int64_t> q_offset, kv_lengths;
+
+  std::int64_t offset_of(std::int64_t b) const { return q_offset[q_offset.size() == 1 ? 0 : static_cast<std::size_t>(b)]; }
+  std::int64_t length_of(std::int64_t b) const {
+    return kv_lengths[kv_lengths.size() == 1 ? 0 : static_cast<std::size_t>(b)];
+  }
+  bool operator==(const Geometry&) const = default;
+};
+
+class MaskExpr;  // an immutable expression tree
+using MaskRef = std::shared_ptr<const MaskExpr>;
+
+// Keys from `left` before the query to `right` after it; nothing bounds a side without a value.
+MaskRef mask_band(std::optional<std::int64_t> left, std::optional<std::int64_t> right);
+// Keys begin[b] <= key < end[b]; one element serves every sequence.
+MaskRef mask_key_range(std::vector<std::int64_t> begin, std::vector<std::int64_t> end);
+// Keys whose byte is not zero, [sequences][keys].
+MaskRef mask_keys(const bool* keep, std::int64_t sequences, std::int64_t keys);
+// Keys whose id is the id at the query's position, [sequences][length] each. Positions outside belong to no document.
+MaskRef mask_documents(const std::int64_t* q_ids, std::int64_t q_length, const std::int64_t* kv_ids, std::int64_t kv_length,
+                       std::int64_t sequences);
+// keep[b][h][i][key], each extent 1 or the call's; strides in bytes.
+MaskRef mask_dense(const bool* keep, const std::int64_t (&shape)[4], const std::int64_t (&strides)[4]);
+MaskRef mask_and(std::vector<MaskRef> terms);
+MaskRef mask_or(std::vector<MaskRef> terms);
+MaskRef mask_not(MaskRef term);
+// The batch size and head count that an expression's parameters fix; 1 where any will do.
+std::int64_t mask_batch(const MaskRef& mask);
+std::int64_t mask_heads(const MaskRef& mask);
+
+// The keys that one query row sees: `count` sorted, disjoint, non-empty spans; or, where the row is irregular, bits (bit j of
+// word w for key 64 w + j) within the one span given.
+struct PlanRow {
+  const Span* spans;
+  int count;
+  const std::uint64_t* bits;  // null for a row of spans
+};
+
+// A mask lowered for one geometry. Immutable; rows that agree (over sequences and heads, or neighbours) are stored once.
+class MaskPlan {
+ public:
+  // Throws std::invalid_argument when the expression has another batch, head count, q_len or kv_len than the geometry.
+  MaskPlan(const MaskRef& mask, Geometry geometry, int threads);
+
+  const Geometry& geometry() const { return geometry_; }
+  PlanRow row(std::int64_t b, std::int64_t h, std::int64_t i) const;
+  std::size_t bytes() const;
+
+ private:
+  struct Row {
+    std::int64_t offset;
+    std::int32_t count;       // spans
+    bool irregular;           // bits decide within the span
+    std::int64_t bit_offset;  // into bits_
+    bool operator==(const Row&) const = default;
+  };
+  Geometry geometry_;
+  std::int64_t plan_batch_, plan_heads_;  // 1 where all agree
+  std::vector<Row> rows_;                 // [plan_batch][plan_heads][q_len]
+  std::vector<Span> spans_;
+  std::vector<std::uint64_t> bits_;
+};
+
+// Writes [batch][heads][q_len][kv_len] elements of `element_bytes` (1, 2, 4 or 8) each: the pattern `shown` or `hidden`.
+void fill_from_plan(const MaskPlan& plan, void* out, std::size_t element_bytes, std::uint64_t shown, std::uint64_t hidden,
+                    int threads);
+
+}  // namespace maskattn

@@ -1,0 +1,72 @@
+// What the drivers in core/ may ask of an instruction set: a table of leaf functions, one table per set and element type.
+// Plain pointers and counts only, so that vector types never cross a file.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace maskattn {
+
+// A segment is the unit of the canonical reduction: scores of its keys are exponentiated against the segment's own maximum and
+// summed in key order from zero; segments are merged in key order. Segment borders are absolute key positions, so no result
+// depends on how queries, threads or caches cut the work.
+inline constexpr int kSegment = 256;
+// Keys are packed in panels of 64, so that one 64-bit word is the mask of one query row in one panel.
+inline constexpr int kPanel = 64;
+inline constexpr int kPanels = kSegment / kPanel;
+// Query rows that share one load of a key: 6 rows x 4 vectors of keys fill 24 of the 32 registers of AVX-512,
+// 6 x 2 fill 12 of 16 elsewhere. Queries are packed [row / 6][head_dim][6].
+inline constexpr int kRowGroup = 6;
+// Query rows of a block: the scores of a block (rows x 256) stay in the second-level cache.
+inline constexpr int kBlockRows = 192;
+
+// The visible keys of a block in one segment: kPanels words per row, bit j of word p = key 64 p + j.
+using MaskWord = std::uint64_t;
+
+template <class T>
+struct SoftmaxArgs {
+  T* scores;             // [rows][kSegment], in: q.k, out: weights 2^(z - round(max z)), 0 where hidden
+  const MaskWord* mask;  // [rows][kPanels], or null when every row sees every key
+  const T* bias;         // [rows][kSegment] in units of the scaled score, or null
+  int rows;
+  T scale_hi, scale_lo;  // with bias: score = q.k * scale + bias; z = score * log2(e)
+  T log2_hi, log2_lo;    // factor from score to z; without bias it includes the scale
+  T* maximum;            // [rows] out: round(max z), an integer; -inf when the row's weights are all zero
+  T* sum;                // [rows] out: sum of the weights
+};
+
+template <class T>
+struct ValuesArgs {
+  const T* weights;      // [rows][kSegment]
+  const MaskWord* mask;  // as above; keys that no row sees are not read
+  int rows;
+  const T* v;  // value of the segment's first key; v_stride elements to the next key
+  std::ptrdiff_t v_stride;
+  int columns;         // a multiple of the lanes; each row of v has that many readable elements
+  const T* old_scale;  // [rows] out = out * old_scale + (weights . v) * new_scale, powers of two
+  const T* new_scale;  // [rows] 0 leaves the row alone
+  T* out;              // [rows][columns]
+  T* partial;          // scratch [rows][columns]
+};
+
+template <class T>
+struct KernelTable {
+  int lanes;
+  // Transposes up to 64 keys of head_dim elements, `stride` apart, into panel[head_dim][kPanel]. Keys whose bit in `seen` is
+  // clear are not read; their columns are zero.
+  void (*pack_keys)(const T* k, std::ptrdiff_t stride, MaskWord seen, int head_dim, T* panel);
+  // Scores of `rows` packed queries against one packed panel: one FMA chain per 32 values of head_dim, chains added in order.
+  // scores[row * kSegment + key]. `mask` (word of row r: mask[r * kPanels]) or null; groups of rows that see nothing are skipped.
+  void (*scores)(const T* q, int rows, const T* panel, int head_dim, const MaskWord* mask, T* scores);
+  void (*softmax)(const SoftmaxArgs<T>& args);
+  void (*values)(const ValuesArgs<T>& args);
+  // out = out * old_scale + part * new_scale for one row, in the arithmetic of `values`.
+  void (*merge)(T* out, const T* part, T old_scale, T new_scale, int columns);
+};
+
+struct Kernels {
+  KernelTable<float> f32;
+  KernelTable<double> f64;
+};
+
+}  // namespace maskattn

@@ -1,0 +1,38 @@
+"""Masked attention for NumPy on the CPU, and a thin decoder that generates text with it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from maskattn import masks
+from maskattn._core import MaskPlan
+from maskattn.attention import attention, attention_weights
+from maskattn.runtime import info, num_threads, runnable_isas, set_isa, set_num_threads
+from maskattn.version import __version__
+
+if TYPE_CHECKING:
+    from maskattn.decoder import Model, load
+
+__all__ = [
+    "MaskPlan",
+    "Model",
+    "__version__",
+    "attention",
+    "attention_weights",
+    "info",
+    "load",
+    "masks",
+    "num_threads",
+    "runnable_isas",
+    "set_isa",
+    "set_num_threads",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # The decoder is imported on first use: attention alone must not pay for it.
+    if name in ("load", "Model"):
+        from maskattn import decoder
+
+        return getattr(decoder, name)
+    raise AttributeError(f"module 'maskattn' has no attribute {name!r}")

@@ -1,0 +1,214 @@
+"""What all masks share: the algebra, lowering, and the ways out to arrays."""
+
+from __future__ import annotations
+
+import typing
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from maskattn import _core
+
+Index = npt.NDArray[np.int64] | int
+BoolArray = npt.NDArray[np.bool_]
+Lengths = int | npt.NDArray[np.integer[typing.Any]] | list[int] | None
+
+
+class Mask:
+    """Which keys each query sees. Immutable; True means attend.
+
+    A subclass states its definition in :meth:`allows` and its lowering, in terms of the core's primitives, in
+    ``_lower``. Geometry is given when a mask is used: query ``i`` of sequence ``b`` stands at position
+    ``q_offset[b] + i``, key ``j`` at ``j``, and keys at or past ``kv_lengths[b]`` do not exist.
+    """
+
+    def allows(self, b: Index, h: Index, q_pos: Index, kv_pos: Index, *, q_offset: Index = 0) -> BoolArray:
+        """The definition: whether the query at ``q_pos`` sees the key at ``kv_pos``; integers or arrays that broadcast.
+
+        ``q_offset`` is the position of the call's first query; only a mask that speaks of rows (Dense) asks for it.
+        """
+        raise NotImplementedError
+
+    def _lower(self) -> _core.MaskExpr:
+        raise NotImplementedError
+
+    @property
+    def expr(self) -> _core.MaskExpr:
+        """The core's expression, built on first use."""
+        cached: _core.MaskExpr | None = self.__dict__.get("_expr")
+        if cached is None:
+            cached = self._lower()
+            object.__setattr__(self, "_expr", cached)
+        return cached
+
+    def __and__(self, other: Mask) -> Mask:
+        return All((self, other)) if isinstance(other, Mask) else NotImplemented
+
+    def __or__(self, other: Mask) -> Mask:
+        return Any((self, other)) if isinstance(other, Mask) else NotImplemented
+
+    def __invert__(self) -> Mask:
+        return Not(self)
+
+    def plan(
+        self,
+        q_len: int,
+        kv_len: int,
+        *,
+        batch: int = 1,
+        heads: int = 1,
+        q_offset: Lengths = None,
+        kv_lengths: Lengths = None,
+        threads: int | None = None,
+    ) -> _core.MaskPlan:
+        """Lower the mask for one geometry; the plan serves any number of attention calls and layers.
+
+        Args:
+            q_len, kv_len: rows and keys of the call.
+            batch, heads: of the call; 1 also where the mask does not depend on them. Parameters of the mask that are
+                per sequence (per head) fix them.
+            q_offset: position of the first query, one integer or shape (batch,); default ``kv_lengths - q_len``.
+            kv_lengths: keys that exist, one integer or shape (batch,); default ``kv_len``.
+            threads: at most this many.
+
+        Returns:
+            Memory O(q_len * intervals) while rows are few intervals, else bits.
+
+        Raises:
+            TypeError, ValueError: lengths are out of range, or the mask has another batch, head count or size.
+        """
+        expr = self.expr
+        if batch == 1:
+            batch = expr.batch
+        if heads == 1:
+            heads = expr.heads
+        return _core.make_plan(expr, q_len, kv_len, batch, heads, q_offset, kv_lengths, threads)
+
+    def to_bool(
+        self,
+        q_len: int,
+        kv_len: int,
+        *,
+        batch: int = 1,
+        heads: int = 1,
+        q_offset: Lengths = None,
+        kv_lengths: Lengths = None,
+        out: BoolArray | None = None,
+    ) -> BoolArray:
+        """Array (batch, heads, q_len, kv_len), True where the query attends; arguments as in :meth:`plan`."""
+        plan = self.plan(q_len, kv_len, batch=batch, heads=heads, q_offset=q_offset, kv_lengths=kv_lengths)
+        return _fill(plan, np.dtype(np.bool_), True, False, out)
+
+    def to_ignore(
+        self,
+        q_len: int,
+        kv_len: int,
+        *,
+        batch: int = 1,
+        heads: int = 1,
+        q_offset: Lengths = None,
+        kv_lengths: Lengths = None,
+        out: BoolArray | None = None,
+    ) -> BoolArray:
+        """Array (batch, heads, q_len, kv_len), True where the key is ignored (the convention "1 = ignore")."""
+        plan = self.plan(q_len, kv_len, batch=batch, heads=heads, q_offset=q_offset, kv_lengths=kv_lengths)
+        return _fill(plan, np.dtype(np.bool_), False, True, out)
+
+    def to_additive(
+        self,
+        q_len: int,
+        kv_len: int,
+        dtype: npt.DTypeLike = np.float32,
+        *,
+        batch: int = 1,
+        heads: int = 1,
+        q_offset: Lengths = None,
+        kv_lengths: Lengths = None,
+        out: npt.NDArray[typing.Any] | None = None,
+    ) -> npt.NDArray[typing.Any]:
+        """Array (batch, heads, q_len, kv_len) of ``dtype``: 0 where the query attends, -inf elsewhere.
+
+        Raises:
+            TypeError: ``dtype`` has no -inf (float16, bfloat16, float32 and float64 do).
+        """
+        floating = np.dtype(dtype)
+        if floating.itemsize not in (2, 4, 8) or not np.isneginf(np.array(-np.inf).astype(floating).astype(np.float64)):
+            raise TypeError(f"dtype must be a floating type with -inf, got {floating}; pass np.float32")
+        plan = self.plan(q_len, kv_len, batch=batch, heads=heads, q_offset=q_offset, kv_lengths=kv_lengths)
+        return _fill(plan, floating, 0, -np.inf, out)
+
+
+def _fill(
+    plan: _core.MaskPlan, dtype: np.dtype[typing.Any], shown: float, hidden: float, out: npt.NDArray[typing.Any] | None
+) -> npt.NDArray[typing.Any]:
+    shape = (plan.batch, plan.heads, plan.q_len, plan.kv_len)
+    if out is None:
+        out = np.empty(shape, dtype)
+    elif not isinstance(out, np.ndarray) or out.dtype != dtype:
+        raise TypeError(f"out must be a {dtype} array, got {getattr(out, 'dtype', type(out).__name__)}")
+    elif out.shape != shape or not out.flags.c_contiguous or not out.flags.writeable:
+        raise ValueError(f"out must be a writeable C-contiguous array of shape {shape}, got shape {out.shape}")
+    unsigned = np.dtype(f"u{dtype.itemsize}")
+    patterns = [int(np.array(value).astype(dtype).view(unsigned)) for value in (shown, hidden)]
+    _core.fill_from_plan(plan, out, *patterns, None)
+    return out
+
+
+@dataclass(frozen=True)
+class All(Mask):
+    """What every term allows: ``a & b``."""
+
+    terms: tuple[Mask, ...]
+
+    def allows(self, b: Index, h: Index, q_pos: Index, kv_pos: Index, *, q_offset: Index = 0) -> BoolArray:
+        return np.logical_and.reduce(_broadcast(self.terms, b, h, q_pos, kv_pos, q_offset))
+
+    def _lower(self) -> _core.MaskExpr:
+        return _core.mask_and([term.expr for term in self.terms])
+
+    def __repr__(self) -> str:
+        return " & ".join(_operand(term, All) for term in self.terms)
+
+
+@dataclass(frozen=True)
+class Any(Mask):
+    """What some term allows: ``a | b``."""
+
+    terms: tuple[Mask, ...]
+
+    def allows(self, b: Index, h: Index, q_pos: Index, kv_pos: Index, *, q_offset: Index = 0) -> BoolArray:
+        return np.logical_or.reduce(_broadcast(self.terms, b, h, q_pos, kv_pos, q_offset))
+
+    def _lower(self) -> _core.MaskExpr:
+        return _core.mask_or([term.expr for term in self.terms])
+
+    def __repr__(self) -> str:
+        return " | ".join(_operand(term, Any) for term in self.terms)
+
+
+@dataclass(frozen=True)
+class Not(Mask):
+    """What the term hides: ``~a``. Keys that do not exist stay unseen."""
+
+    term: Mask
+
+    def allows(self, b: Index, h: Index, q_pos: Index, kv_pos: Index, *, q_offset: Index = 0) -> BoolArray:
+        return np.logical_not(self.term.allows(b, h, q_pos, kv_pos, q_offset=q_offset))
+
+    def _lower(self) -> _core.MaskExpr:
+        return _core.mask_not(self.term.expr)
+
+    def __repr__(self) -> str:
+        return f"~{_operand(self.term, Not)}"
+
+
+def _broadcast(
+    terms: tuple[Mask, ...], b: Index, h: Index, q_pos: Index, kv_pos: Index, q_offset: Index
+) -> list[BoolArray]:
+    return list(np.broadcast_arrays(*(term.allows(b, h, q_pos, kv_pos, q_offset=q_offset) for term in terms)))
+
+
+def _operand(term: Mask, inside: type[Mask]) -> str:
+    loose = isinstance(term, (All, Any)) and not isinstance(term, inside)
+    return f"({term!r})" if loose else repr(term)

@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from maskattn import _core
+from maskattn.masks.base import BoolArray, Index, Mask
+
+
+@dataclass(frozen=True, eq=False)
+class Dense(Mask):
+    """A bool array (True = attend) that broadcasts to (batch, heads, q_len, kv_len): the call's own rows and keys.
+
+    The array is read once, when the mask is made, into one bit an element.
+
+    >>> (Dense(np.array([[True, True], [False, True]])) & ~Dense(np.array([False, True]))).to_bool(2, 2).tolist()
+    [[[[True, False], [False, False]]]]
+    """
+
+    keep: BoolArray
+
+    def __post_init__(self) -> None:
+        keep = np.asarray(self.keep)
+        if keep.dtype != np.bool_:
+            raise TypeError(
+                f"mask must be a bool array (True = attend), got {keep.dtype}; pass mask.astype(bool), "
+                "Dense.from_ignore for arrays where 1 = ignore, or an additive array as bias"
+            )
+        if not 1 <= keep.ndim <= 4 or 0 in keep.shape[:-2]:
+            raise ValueError(f"mask must broadcast to (batch, heads, q_len, kv_len), got shape {keep.shape}")
+        keep = keep.reshape((1,) * (4 - keep.ndim) + keep.shape)
+        object.__setattr__(self, "keep", keep)
+        object.__setattr__(self, "_expr", _core.mask_dense(keep))
+
+    @classmethod
+    def from_ignore(cls, ignore: BoolArray) -> Dense:
+        """From an array where True (1) means ignore, as in ``nn.MultiheadAttention``."""
+        array = np.asarray(ignore)
+        if array.dtype != np.bool_:
+            raise TypeError(f"ignore must be a bool array (True = ignore), got {array.dtype}; pass ignore.astype(bool)")
+        return cls(~array)
+
+    def allows(self, b: Index, h: Index, q_pos: Index, kv_pos: Index, *, q_offset: Index = 0) -> BoolArray:
+        index = [np.minimum(i, n - 1) for i, n in zip((b, h, np.subtract(q_pos, q_offset), kv_pos), self.keep.shape)]
+        return np.asarray(self.keep[tuple(index)])

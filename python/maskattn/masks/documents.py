@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from maskattn import _core
+from maskattn.masks.base import BoolArray, Index, Mask
+from maskattn.masks.parameters import read_only
+
+
+@dataclass(frozen=True, eq=False)
+class Documents(Mask):
+    """Packed sequences: a query sees the keys whose document id is its own; ids by position, (length,) or (batch, length).
+
+    ``ids`` are those of the query positions, ``kv_ids`` those of the keys (default: the same). A position below 0
+    belongs to no document.
+
+    >>> Documents([7, 7, 9]).to_bool(3, 3).astype(int).tolist()
+    [[[[1, 1, 0], [1, 1, 0], [0, 0, 1]]]]
+    """
+
+    ids: npt.NDArray[np.int64]
+    kv_ids: npt.NDArray[np.int64] | None = None
+
+    def __post_init__(self) -> None:
+        ids = _as_ids("ids", self.ids)
+        kv_ids = ids if self.kv_ids is None else _as_ids("kv_ids", self.kv_ids)
+        if len(ids) != len(kv_ids):
+            raise ValueError(f"kv_ids must have as many sequences as ids, {len(ids)}, got {len(kv_ids)}")
+        object.__setattr__(self, "ids", ids)
+        object.__setattr__(self, "kv_ids", kv_ids)
+
+    def allows(self, b: Index, h: Index, q_pos: Index, kv_pos: Index, *, q_offset: Index = 0) -> BoolArray:
+        assert self.kv_ids is not None
+        sequence = np.minimum(b, len(self.ids) - 1)
+        same = self.ids[sequence, np.maximum(q_pos, 0)] == self.kv_ids[sequence, kv_pos]
+        return np.asarray(same & np.greater_equal(q_pos, 0))
+
+    def _lower(self) -> _core.MaskExpr:
+        assert self.kv_ids is not None
+        return _core.mask_documents(self.ids, self.kv_ids)
+
+
+def _as_ids(name: str, value: npt.ArrayLike) -> npt.NDArray[np.int64]:
+    ids = np.asarray(value)
+    if ids.dtype.kind not in "iu":
+        raise TypeError(f"{name} must be integers, got {ids.dtype}")
+    if ids.ndim not in (1, 2) or ids.shape[0] == 0:
+        raise ValueError(f"{name} must have shape (length,) or (batch, length), got {ids.shape}")
+    return np.asarray(read_only(np.atleast_2d(ids.astype(np.int64))), np.int64)

@@ -1,0 +1,46 @@
+"""Checks that the masks' constructors share."""
+
+from __future__ import annotations
+
+import operator
+
+import numpy as np
+import numpy.typing as npt
+
+_LARGEST = 2**31 - 1
+
+
+def count(name: str, value: object, *, also: str = "") -> int:
+    """``value`` as an integer from 0 to 2**31 - 1."""
+    try:
+        number = operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        wanted = " ".join(filter(None, ("an integer", also)))
+        raise TypeError(f"{name} must be {wanted}, got {type(value).__name__}") from None
+    if not 0 <= number <= _LARGEST:
+        raise ValueError(f"{name} must be from 0 to 2**31 - 1, got {number}")
+    return number
+
+
+def counts_per_sequence(name: str, value: object) -> int | tuple[int, ...]:
+    """One count, or a tuple of one per sequence."""
+    if np.ndim(value) == 0:  # type: ignore[arg-type]
+        return count(name, value.item() if isinstance(value, np.ndarray) else value)
+    array = np.asarray(value)
+    if array.ndim != 1 or array.size == 0 or array.dtype.kind not in "iu":
+        raise ValueError(
+            f"{name} must be one integer or one per sequence, shape (batch,), got {array.dtype} of shape {array.shape}"
+        )
+    return tuple(count(name, int(each)) for each in array)
+
+
+def per_sequence(values: int | tuple[int, ...]) -> npt.NDArray[np.int64]:
+    """Array (1,) or (batch,)."""
+    return np.atleast_1d(np.asarray(values, np.int64))
+
+
+def read_only(array: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+    """A copy that nobody can change: masks are immutable."""
+    array = array.copy()
+    array.flags.writeable = False
+    return array

@@ -1,0 +1,53 @@
+"""Instruction sets and threads."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from maskattn import _core
+from maskattn.version import __version__
+
+
+def info() -> dict[str, Any]:
+    """What this build can do on this machine.
+
+    Returns:
+        ``version``; ``isa`` (the instruction set in use), ``isas_built`` and ``isas_runnable`` (worst to best);
+        ``threads`` (of a call that does not say) and ``openmp`` (whether calls can use more than one).
+    """
+    return {
+        "version": __version__,
+        "isa": _core.current_isa(),
+        "isas_built": _core.built_isas(),
+        "isas_runnable": _core.runnable_isas(),
+        "threads": _core.num_threads(),
+        "openmp": _core.has_openmp(),
+    }
+
+
+def runnable_isas() -> list[str]:
+    """Names of the instruction sets that this machine can run, worst to best."""
+    return _core.runnable_isas()
+
+
+def set_isa(name: str) -> None:
+    """Use the kernels of one instruction set from now on, in every thread (``MASKATTN_ISA`` does so at import).
+
+    Raises:
+        ValueError: ``name`` is not one of :func:`runnable_isas`.
+    """
+    _core.set_isa(name)
+
+
+def num_threads() -> int:
+    """Threads of a call that does not say."""
+    return _core.num_threads()
+
+
+def set_num_threads(threads: int) -> None:
+    """Set the threads of calls that do not say; the default is ``OMP_NUM_THREADS`` or the machine's processors.
+
+    Raises:
+        TypeError, ValueError: ``threads`` is not an integer from 1 to 4096.
+    """
+    _core.set_num_threads(threads)

@@ -1,0 +1,59 @@
+"""The float64 oracle: attention by its definition, every matrix materialised. Slow, obvious, and shared by all tests."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from maskattn.masks import Mask
+
+
+def visible(
+    mask: Mask | None,
+    q_len: int,
+    kv_len: int,
+    *,
+    batch: int = 1,
+    heads: int = 1,
+    q_offset: Any = None,
+    kv_lengths: Any = None,
+) -> npt.NDArray[np.bool_]:
+    """Bool array (batch, heads, q_len, kv_len) from the mask's own definition, position by position."""
+    lengths = np.broadcast_to(kv_len if kv_lengths is None else kv_lengths, (batch,))
+    offsets = np.broadcast_to(lengths - q_len if q_offset is None else q_offset, (batch,))
+    seen = np.zeros((batch, heads, q_len, kv_len), np.bool_)
+    keys = np.arange(kv_len)[None, :]
+    for b in range(batch):
+        positions = offsets[b] + np.arange(q_len)[:, None]
+        for h in range(heads):
+            allowed = True if mask is None else mask.allows(b, h, positions, keys, q_offset=offsets[b])
+            seen[b, h] = allowed & (keys < lengths[b])
+    return seen
+
+
+def attention(
+    q: npt.NDArray[Any],
+    k: npt.NDArray[Any],
+    v: npt.NDArray[Any],
+    seen: npt.NDArray[np.bool_],
+    *,
+    bias: npt.NDArray[Any] | None = None,
+    scale: float | None = None,
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """(output, LSE, weights) in float64. Rows that see nothing: zeros, -inf, zeros. Unseen values do not count."""
+    group = q.shape[1] // k.shape[1]
+    q, k, v = (np.asarray(x, np.float64) for x in (q, np.repeat(k, group, axis=1), np.repeat(v, group, axis=1)))
+    with np.errstate(all="ignore"):
+        scores = q @ k.swapaxes(-1, -2) * (q.shape[-1] ** -0.5 if scale is None else scale)
+        if bias is not None:
+            scores = scores + bias
+        scores = np.where(seen, scores, -np.inf)
+        top = scores.max(axis=-1, keepdims=True, initial=-np.inf)
+        weights = np.exp(scores - np.where(np.isneginf(top), 0, top))
+        total = weights.sum(axis=-1, keepdims=True)
+        lse = np.log(total[..., 0]) + top[..., 0]
+        weights = np.where(total == 0, 0, weights / np.where(total == 0, 1, total))
+    used = (weights > 0).any(axis=2)[..., None]  # a value that no query uses may be anything
+    return weights @ np.where(used, v, 0), lse, weights
