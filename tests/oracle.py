@@ -33,6 +33,16 @@ def visible(
     return seen
 
 
+def scores(
+    q: npt.NDArray[Any], k: npt.NDArray[Any], *, bias: npt.NDArray[Any] | None = None, scale: float | None = None
+) -> npt.NDArray[np.float64]:
+    """scale * q.k (+ bias) of every pair, (batch, q_heads, q_len, kv_len)."""
+    k = np.repeat(k, q.shape[1] // k.shape[1], axis=1).astype(np.float64)
+    with np.errstate(all="ignore"):
+        result = q.astype(np.float64) @ k.swapaxes(-1, -2) * (q.shape[-1] ** -0.5 if scale is None else scale)
+        return result if bias is None else result + bias
+
+
 def attention(
     q: npt.NDArray[Any],
     k: npt.NDArray[Any],
@@ -43,15 +53,11 @@ def attention(
     scale: float | None = None,
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """(output, LSE, weights) in float64. Rows that see nothing: zeros, -inf, zeros. Unseen values do not count."""
-    group = q.shape[1] // k.shape[1]
-    q, k, v = (np.asarray(x, np.float64) for x in (q, np.repeat(k, group, axis=1), np.repeat(v, group, axis=1)))
+    v = np.repeat(v, q.shape[1] // k.shape[1], axis=1).astype(np.float64)
     with np.errstate(all="ignore"):
-        scores = q @ k.swapaxes(-1, -2) * (q.shape[-1] ** -0.5 if scale is None else scale)
-        if bias is not None:
-            scores = scores + bias
-        scores = np.where(seen, scores, -np.inf)
-        top = scores.max(axis=-1, keepdims=True, initial=-np.inf)
-        weights = np.exp(scores - np.where(np.isneginf(top), 0, top))
+        logits = np.where(seen, scores(q, k, bias=bias, scale=scale), -np.inf)
+        top = logits.max(axis=-1, keepdims=True, initial=-np.inf)
+        weights = np.exp(logits - np.where(np.isneginf(top), 0, top))
         total = weights.sum(axis=-1, keepdims=True)
         lse = np.log(total[..., 0]) + top[..., 0]
         weights = np.where(total == 0, 0, weights / np.where(total == 0, 1, total))

@@ -171,8 +171,8 @@ py::object attention_typed(const py::array& q, const py::array& k, const py::arr
   require_extent(v, "v", 2, "kv_len", in.kv_len, "k");
   require_contiguous_rows(v, "v");
   const std::int64_t v_head_dim = v.shape(3);
-  py::array result = output_array<T>(out, {in.batch, in.q_heads, in.q_len, v_head_dim},
-                                     {{"q", &q}, {"k", &k}, {"v", &v}, {"bias", &call.bias}});
+  py::array result =
+      output_array<T>(out, {in.batch, in.q_heads, in.q_len, v_head_dim}, {{"q", &q}, {"k", &k}, {"v", &v}, {"bias", &call.bias}});
   std::optional<py::array_t<T>> lse;
   if (return_lse) lse.emplace(std::vector<py::ssize_t>{in.batch, in.q_heads, in.q_len});
   Rows<T> rows{static_cast<T*>(result.mutable_data()), {}};
@@ -209,22 +209,22 @@ py::object weights_typed(const py::array& q, const py::array& k, Stage stage, co
 
 void register_attention(py::module_& m) {
   m.def("attention", [](const py::object& q_object, const py::object& k_object, const py::object& v_object, const MaskPlan* mask,
-                        const py::object& bias, const std::optional<double>& scale, const py::object& kv_lengths,
-                        bool return_lse, const py::object& out, const py::object& threads) {
+                        const py::object& bias, const std::optional<double>& scale, const py::object& kv_lengths, bool return_lse,
+                        const py::object& out, const py::object& threads) {
     const py::array q = as_array(q_object, "q"), k = as_array(k_object, "k"), v = as_array(v_object, "v");
     if (has_dtype<float>(q)) return attention_typed<float>(q, k, v, mask, bias, scale, kv_lengths, return_lse, out, threads);
     if (has_dtype<double>(q)) return attention_typed<double>(q, k, v, mask, bias, scale, kv_lengths, return_lse, out, threads);
     bad_dtype(q);
   });
-  m.def("attention_weights", [](const py::object& q_object, const py::object& k_object, const std::string& stage_name,
-                                const MaskPlan* mask, const py::object& bias, const std::optional<double>& scale,
-                                const py::object& kv_lengths, const py::object& threads) {
-    const py::array q = as_array(q_object, "q"), k = as_array(k_object, "k");
-    const Stage stage = stage_name == "softmax" ? Stage::softmax : stage_name == "bias" ? Stage::bias : Stage::scores;
-    if (has_dtype<float>(q)) return weights_typed<float>(q, k, stage, mask, bias, scale, kv_lengths, threads);
-    if (has_dtype<double>(q)) return weights_typed<double>(q, k, stage, mask, bias, scale, kv_lengths, threads);
-    bad_dtype(q);
-  });
+  m.def("attention_weights",
+        [](const py::object& q_object, const py::object& k_object, const std::string& stage_name, const MaskPlan* mask,
+           const py::object& bias, const std::optional<double>& scale, const py::object& kv_lengths, const py::object& threads) {
+          const py::array q = as_array(q_object, "q"), k = as_array(k_object, "k");
+          const Stage stage = stage_name == "softmax" ? Stage::softmax : stage_name == "bias" ? Stage::bias : Stage::scores;
+          if (has_dtype<float>(q)) return weights_typed<float>(q, k, stage, mask, bias, scale, kv_lengths, threads);
+          if (has_dtype<double>(q)) return weights_typed<double>(q, k, stage, mask, bias, scale, kv_lengths, threads);
+          bad_dtype(q);
+        });
 }
 
 }  // namespace maskattn

@@ -25,7 +25,8 @@ std::string shape_text(const std::vector<std::int64_t>& shape);
 
 template <class T>
 bool has_dtype(const py::array& a) {
-  return a.dtype().is(py::dtype::of<T>()) || a.dtype().equal(py::dtype::of<T>());
+  const py::dtype dtype = a.dtype();
+  return dtype.num() == py::dtype::num_of<T>() && dtype.byteorder() == '=';  // '=': the machine's own byte order
 }
 
 // `object` as an array, not converted; TypeError for anything else.

@@ -75,12 +75,10 @@ void register_masks(py::module_& m) {
   py::class_<MaskHandle>(m, "MaskExpr")
       .def_property_readonly("batch", [](const MaskHandle& h) { return mask_batch(h.mask); })
       .def_property_readonly("heads", [](const MaskHandle& h) { return mask_heads(h.mask); });
-  m.def("mask_band", [](std::optional<std::int64_t> left, std::optional<std::int64_t> right) {
-    return MaskHandle{mask_band(left, right)};
-  });
-  m.def("mask_key_range", [](const Integers& begin, const Integers& end) {
-    return MaskHandle{mask_key_range(to_vector(begin), to_vector(end))};
-  });
+  m.def("mask_band",
+        [](std::optional<std::int64_t> left, std::optional<std::int64_t> right) { return MaskHandle{mask_band(left, right)}; });
+  m.def("mask_key_range",
+        [](const Integers& begin, const Integers& end) { return MaskHandle{mask_key_range(to_vector(begin), to_vector(end))}; });
   m.def("mask_keys", [](const Bools& keep) { return MaskHandle{mask_keys(keep.data(), keep.shape(0), keep.shape(1))}; });
   m.def("mask_documents", [](const Integers& q_ids, const Integers& kv_ids) {
     return MaskHandle{mask_documents(q_ids.data(), q_ids.shape(1), kv_ids.data(), kv_ids.shape(1), q_ids.shape(0))};

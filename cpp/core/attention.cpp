@@ -26,7 +26,9 @@ class Attention {
   void run() {
     const std::int64_t blocks = in_.batch * in_.kv_heads * cut_.blocks;
     const std::int64_t segments = (in_.kv_len + kSegment - 1) / kSegment;
-    if (blocks < in_.threads && segments > 1) {
+    // Whole blocks leave threads idle when there are few of them and their number is no multiple of the threads'.
+    const bool uneven = blocks < in_.threads || (blocks % in_.threads != 0 && blocks < 4 * in_.threads);
+    if (uneven && in_.threads > 1 && segments >= 2 * in_.threads) {
       for (std::int64_t index = 0; index < blocks; ++index) split_over_keys(place(index));
     } else {
       parallel_for(blocks, in_.threads, [this](std::int64_t index) { whole(place(index)); });
@@ -132,11 +134,25 @@ class Attention {
   std::int64_t columns_;
 };
 
+// One thread where waking others costs more than the work: each key is packed and read once per key head, and then multiplied
+// with every query row of its group.
+template <class T>
+int worthwhile_threads(const AttentionInputs<T>& in, std::int64_t v_head_dim) {
+  constexpr double kSmall = 2e6, kPacking = 8;
+  const double rows = static_cast<double>(in.q_len) * static_cast<double>(in.q_heads);
+  const double keys = static_cast<double>(in.kv_len) * static_cast<double>(in.kv_heads);
+  const double heads = static_cast<double>(std::max<std::int64_t>(1, in.kv_heads));
+  const double work = static_cast<double>(in.batch * (in.head_dim + v_head_dim)) * keys * (rows / heads + kPacking);
+  return work < kSmall ? 1 : in.threads;
+}
+
 }  // namespace
 
 template <class T>
 void attention(const AttentionInputs<T>& in, Rows<const T> v, std::int64_t v_head_dim, Rows<T> out, T* lse) {
-  Attention<T>(in, v, v_head_dim, out, lse).run();
+  AttentionInputs<T> call = in;
+  call.threads = worthwhile_threads(in, v_head_dim);
+  Attention<T>(call, v, v_head_dim, out, lse).run();
 }
 
 template <class T>
@@ -187,8 +203,8 @@ void attention_weights(const AttentionInputs<T>& in, Stage stage, T* out) {
   });
 }
 
-#define MASKATTN_INSTANTIATE(T)                                                                               \
-  template void attention(const AttentionInputs<T>&, Rows<const T>, std::int64_t, Rows<T>, T*);             \
+#define MASKATTN_INSTANTIATE(T)                                                                 \
+  template void attention(const AttentionInputs<T>&, Rows<const T>, std::int64_t, Rows<T>, T*); \
   template void attention_weights(const AttentionInputs<T>&, Stage, T*);
 MASKATTN_INSTANTIATE(float)
 MASKATTN_INSTANTIATE(double)

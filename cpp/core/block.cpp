@@ -266,11 +266,11 @@ void merge_state(T& maximum, T& sum, T segment_maximum, T segment_sum, T& old_sc
   maximum = merged;
 }
 
-#define MASKATTN_INSTANTIATE(T)                                  \
+#define MASKATTN_INSTANTIATE(T)                                 \
   template Blocking Blocking::of<T>(const AttentionInputs<T>&); \
-  template struct Scratch<T>;                                    \
-  template class Block<T>;                                       \
-  template T power_of_two(T);                                    \
+  template struct Scratch<T>;                                   \
+  template class Block<T>;                                      \
+  template T power_of_two(T);                                   \
   template void merge_state(T&, T&, T, T, T&, T&);
 MASKATTN_INSTANTIATE(float)
 MASKATTN_INSTANTIATE(double)

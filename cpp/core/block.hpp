@@ -4,9 +4,9 @@
 
 #include <cstdint>
 
+#include "../kernels/table.hpp"
 #include "maskattn/attention.hpp"
 #include "maskattn/mask.hpp"
-#include "../kernels/table.hpp"
 
 namespace maskattn {
 

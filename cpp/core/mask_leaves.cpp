@@ -130,7 +130,8 @@ class Dense final : public MaskExpr {
   }
   void row(RowQuery& query, std::size_t, KeySet& out) const override {
     const auto pick = [](std::int64_t index, std::int64_t extent) { return extent == 1 ? 0 : index; };
-    const std::int64_t r = (pick(query.b, shape_[0]) * shape_[1] + pick(query.h, shape_[1])) * shape_[2] + pick(query.i, shape_[2]);
+    const std::int64_t r =
+        (pick(query.b, shape_[0]) * shape_[1] + pick(query.h, shape_[1])) * shape_[2] + pick(query.i, shape_[2]);
     const std::uint64_t* from = bits_.data() + r * words_;
     if (shape_[3] == 1) {  // one answer for every key
       if (*from & 1) push_clipped(out, 0, query.keys, query.keys);

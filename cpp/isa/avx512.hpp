@@ -3,8 +3,8 @@
 
 #define MASKATTN_VECTOR_BYTES 64
 #define MASKATTN_KEY_VECTORS 4  // 6 x 4 accumulators, four keys and a query: 29 of 32 registers
-#include "../kernels/simd.hpp"
 #include <immintrin.h>
+#include "../kernels/simd.hpp"
 
 namespace maskattn::MASKATTN_ISA {
 namespace {

@@ -3,8 +3,8 @@
 
 #define MASKATTN_VECTOR_BYTES 16
 #define MASKATTN_KEY_VECTORS 4
-#include "../kernels/simd.hpp"
 #include <arm_neon.h>
+#include "../kernels/simd.hpp"
 
 namespace maskattn::MASKATTN_ISA {
 namespace {

@@ -3,7 +3,11 @@
 
 #include MASKATTN_ISA_HEADER
 
+// The order matters: what an ISA header overloads must stand before the kernels that use it.
 #include "pack.hpp"
+#include "panel_mask.hpp"
+#include "tile_table.hpp"
+
 #include "scores.hpp"
 #include "softmax.hpp"
 #include "values.hpp"

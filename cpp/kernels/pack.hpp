@@ -28,6 +28,7 @@ void pack_keys(const T* k, std::ptrdiff_t stride, MaskWord seen, int head_dim, T
   constexpr MaskWord all = ~MaskWord{0} >> (64 - n);
   for (int key = 0; key < kPanel; key += n) {
     const MaskWord mine = seen >> key & all;
+    if (mine == 0) continue;
     const T* first = k + key * stride;
     for (int d = 0; d < head_dim; d += n) {
       const int coordinates = head_dim - d < n ? head_dim - d : n;

@@ -49,8 +49,8 @@ template <class T>
 inline constexpr int kLanes = MASKATTN_VECTOR_BYTES / sizeof(T);
 
 #define MASKATTN_INLINE inline __attribute__((always_inline))
-// Loops over register tiles must unroll fully, or the tile lives on the stack.
-#define MASKATTN_UNROLL _Pragma("GCC unroll 8")
+// Loops over register tiles unroll fully, or the tile would live on the stack.
+#define MASKATTN_UNROLLED(i, count) _Pragma("GCC unroll 8") for (int i = 0; i < (count); ++i)
 
 template <class T>
 MASKATTN_INLINE Vec<T> load(const T* p) {

@@ -43,8 +43,7 @@ void softmax_row(const SoftmaxArgs<T>& a, int row) {
     for (int i = 0; i < kPanel; i += n) {
       T* at = s + panel * kPanel + i;
       Vec<T> x = load<T>(at);
-      if (Biased)
-        x = fma(x, splat(a.scale_lo), fma(x, splat(a.scale_hi), load<T>(bias + panel * kPanel + i)));
+      if (Biased) x = fma(x, splat(a.scale_lo), fma(x, splat(a.scale_hi), load<T>(bias + panel * kPanel + i)));
       if (Masked) x = keep(x, words[panel] >> i);
       if (Masked || Biased) store<T>(at, x);
       top = vmax(x, top);  // passes over NaN, which the weights keep

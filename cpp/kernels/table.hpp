@@ -53,10 +53,11 @@ template <class T>
 struct KernelTable {
   int lanes;
   // Transposes up to 64 keys of head_dim elements, `stride` apart, into panel[head_dim][kPanel]. Keys whose bit in `seen` is
-  // clear are not read; their columns are zero.
+  // clear are not read; their columns are zero or stay as they were.
   void (*pack_keys)(const T* k, std::ptrdiff_t stride, MaskWord seen, int head_dim, T* panel);
   // Scores of `rows` packed queries against one packed panel: one FMA chain per 32 values of head_dim, chains added in order.
-  // scores[row * kSegment + key]. `mask` (word of row r: mask[r * kPanels]) or null; groups of rows that see nothing are skipped.
+  // scores[row * kSegment + key]. `mask` (word of row r: mask[r * kPanels]) or null; vectors of keys that a group of rows does
+  // not see are skipped.
   void (*scores)(const T* q, int rows, const T* panel, int head_dim, const MaskWord* mask, T* scores);
   void (*softmax)(const SoftmaxArgs<T>& args);
   void (*values)(const ValuesArgs<T>& args);

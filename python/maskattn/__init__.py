@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from maskattn import masks
 from maskattn._core import MaskPlan
 from maskattn.attention import attention, attention_weights
-from maskattn.runtime import info, num_threads, runnable_isas, set_isa, set_num_threads
+from maskattn.runtime import get_cmake_dir, get_include, info, num_threads, runnable_isas, set_isa, set_num_threads
 from maskattn.version import __version__
 
 if TYPE_CHECKING:
@@ -19,6 +19,8 @@ __all__ = [
     "__version__",
     "attention",
     "attention_weights",
+    "get_cmake_dir",
+    "get_include",
     "info",
     "load",
     "masks",

@@ -83,7 +83,8 @@ def attention(
         TypeError, ValueError: an argument is not as above; nothing is written then.
         NotImplementedError: softcap, sinks, a precision other than "highest", or arrays on a CUDA device.
     """
-    _check_not_there_yet(q, softcap, sinks, precision)
+    if softcap or sinks is not None or precision != "highest" or not isinstance(q, np.ndarray):
+        _check_not_there_yet(q, softcap, sinks, precision)
     plan = None if mask is None else _plan(mask, q, k, kv_lengths, q_offset, threads)
     return _core.attention(q, k, v, plan, bias, scale, kv_lengths, return_lse, out, threads)
 

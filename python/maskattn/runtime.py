@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from maskattn import _core
@@ -51,3 +52,13 @@ def set_num_threads(threads: int) -> None:
         TypeError, ValueError: ``threads`` is not an integer from 1 to 4096.
     """
     _core.set_num_threads(threads)
+
+
+def get_include() -> str:
+    """Folder of the C++ headers (``#include "maskattn/attention.hpp"``)."""
+    return str(Path(__file__).parent / "include")
+
+
+def get_cmake_dir() -> str:
+    """Folder of the CMake package, for ``CMAKE_PREFIX_PATH``; it defines ``maskattn::maskattn_core``."""
+    return str(Path(__file__).parent / "cmake")

@@ -22,9 +22,7 @@ struct Geometry {
   std::vector<std::int64_t> q_offset, kv_lengths;
 
   std::int64_t offset_of(std::int64_t b) const { return q_offset[q_offset.size() == 1 ? 0 : static_cast<std::size_t>(b)]; }
-  std::int64_t length_of(std::int64_t b) const {
-    return kv_lengths[kv_lengths.size() == 1 ? 0 : static_cast<std::size_t>(b)];
-  }
+  std::int64_t length_of(std::int64_t b) const { return kv_lengths[kv_lengths.size() == 1 ? 0 : static_cast<std::size_t>(b)]; }
   bool operator==(const Geometry&) const = default;
 };
 

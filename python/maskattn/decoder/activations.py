@@ -1,0 +1,43 @@
+"""Feed-forward activations, by the names that config.json uses. All map float32 to new float32 of the same shape."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from maskattn.decoder.arrays import FloatArray
+
+
+def relu(x: FloatArray) -> FloatArray:
+    """max(x, 0)."""
+    positive: FloatArray = np.maximum(x, np.float32(0))
+    return positive
+
+
+def silu(x: FloatArray) -> FloatArray:
+    """x * sigmoid(x), also called swish (arXiv:1710.05941)."""
+    # exp(-|x|) cannot overflow; the two quotients are sigmoid(x) on either side of zero.
+    decay = np.exp(-np.abs(x))
+    product: FloatArray = x * np.where(x >= 0, np.float32(1), decay) / (1 + decay)
+    return product
+
+
+def gelu(x: FloatArray) -> FloatArray:
+    """x * P(Z <= x) for a standard normal Z (arXiv:1606.08415), the exact form and not the tanh approximation."""
+    product: FloatArray = np.float32(0.5) * x * (1 + erf(x * np.float32(np.sqrt(0.5))))
+    return product
+
+
+def erf(x: FloatArray) -> FloatArray:
+    """Error function, within 2e-7 + float32 rounding: Abramowitz and Stegun, formula 7.1.26 (NumPy has none)."""
+    magnitude: FloatArray = np.abs(x)
+    t: FloatArray = np.reciprocal(1 + np.float32(0.3275911) * magnitude)
+    polynomial: FloatArray = np.full_like(t, 1.061405429)
+    for coefficient in (-1.453152027, 1.421413741, -0.284496736, 0.254829592):
+        polynomial = polynomial * t + np.float32(coefficient)
+    value: FloatArray = np.copysign(1 - polynomial * t * np.exp(-magnitude * magnitude), x)
+    return value
+
+
+ACTIVATIONS: dict[str, Callable[[FloatArray], FloatArray]] = {"relu": relu, "silu": silu, "swish": silu, "gelu": gelu}

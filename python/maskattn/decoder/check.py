@@ -1,0 +1,77 @@
+"""Argument checks of the decoder: everything is refused here, in one form, before any work."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from maskattn.decoder.arrays import IntArray
+
+
+def token_lists(name: str, value: object, vocab: int, longest: int) -> list[IntArray]:
+    """A batch of token ids as arrays.
+
+    Raises:
+        TypeError: not a list of lists (or 1-D arrays) of integers.
+        ValueError: one is empty, longer than ``longest``, or holds an id outside [0, vocab).
+    """
+    if isinstance(value, str) or not isinstance(value, Sequence | np.ndarray):
+        raise TypeError(f"{name} must be a list of lists of token ids, got {_kind(value)}; pass [[3, 1, 4]]")
+    return [_token_list(f"{name}[{i}]", sequence, vocab, longest) for i, sequence in enumerate(value)]
+
+
+def _token_list(name: str, value: object, vocab: int, longest: int) -> IntArray:
+    if isinstance(value, str) or not isinstance(value, Sequence | np.ndarray):
+        raise TypeError(f"{name} must be a list of token ids, got {_kind(value)}; pass one list per sequence")
+    if not len(value):
+        raise ValueError(f"{name} must hold at least one token id, got an empty list; end it with the end token")
+    if isinstance(value, np.ndarray):
+        is_ids = value.ndim == 1 and value.dtype.kind in "iu"
+    else:
+        is_ids = all(isinstance(i, int | np.integer) and not isinstance(i, bool) for i in value)
+    if not is_ids:
+        raise TypeError(f"{name} must hold integers, got {value!r:.80}; convert it to a list of int")
+    if len(value) > longest:
+        raise ValueError(f"{name} must have at most {longest} tokens, got {len(value)}; shorten it")
+    if (low := min(value)) < 0 or (high := max(value)) >= vocab:
+        wrong = low if low < 0 else high
+        raise ValueError(
+            f"{name} must hold token ids in [0, {vocab}), got {wrong}; use the tokenizer that belongs to the model"
+        )
+    return np.asarray(value, np.int64)
+
+
+def texts(name: str, value: object) -> list[str]:
+    """Raises TypeError unless ``value`` is a list (or tuple) of str."""
+    if isinstance(value, str):
+        raise TypeError(f"{name} must be a list of str, got one str; pass [{value!r:.40}]")
+    if not isinstance(value, Sequence):
+        raise TypeError(f"{name} must be a list of str, got {_kind(value)}; pass list({name})")
+    for i, text in enumerate(value):
+        if not isinstance(text, str):
+            raise TypeError(f"{name}[{i}] must be a str, got {_kind(text)}; use the *_ids method for token ids")
+    return list(value)
+
+
+def same_length(sources: Sequence[object], targets: Sequence[object]) -> None:
+    """Raises ValueError unless there is one target per source."""
+    if len(sources) != len(targets):
+        raise ValueError(
+            f"targets must have one entry per source, got {len(targets)} for {len(sources)} sources; "
+            "repeat a source that has several targets"
+        )
+
+
+def count(name: str, value: object, most: int | None = None, remedy: str = "pass at least 1") -> int:
+    """Raises TypeError unless ``value`` is an integer, ValueError unless it is in [1, most]."""
+    if not isinstance(value, int | np.integer) or isinstance(value, bool):
+        raise TypeError(f"{name} must be an int, got {_kind(value)}; {remedy}")
+    if value < 1 or (most is not None and value > most):
+        wanted = "at least 1" if most is None else f"in [1, {most}]"
+        raise ValueError(f"{name} must be {wanted}, got {value}; {remedy}")
+    return int(value)
+
+
+def _kind(value: object) -> str:
+    return f"{value!r:.40} ({type(value).__name__})"

@@ -1,0 +1,86 @@
+"""Tokenizers. So far one: a token per character."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+class CharacterTokenizer:
+    """One token per character, an end token behind them; what the vocabulary lacks becomes the unknown token.
+
+    Args:
+        vocab: token -> id; single characters, and the three special tokens.
+        lower: lower-case texts (``do_lower_case``).
+        unk_token, eos_token, pad_token: names of the special tokens in ``vocab``.
+
+    Raises:
+        ValueError: ``vocab`` lacks a special token, an id is not an integer of its own, or a token is neither special
+            nor a character.
+    """
+
+    def __init__(
+        self,
+        vocab: Mapping[str, int],
+        *,
+        lower: bool = False,
+        unk_token: str = "<unk>",
+        eos_token: str = "</s>",
+        pad_token: str = "<pad>",
+    ) -> None:
+        special = (unk_token, eos_token, pad_token)
+        for token in special:
+            if token not in vocab:
+                raise ValueError(f"vocab.json must have the token {token!r}, got none; add it with an id of its own")
+        if any(not isinstance(i, int) or isinstance(i, bool) for i in vocab.values()) or len(set(vocab.values())) < len(
+            vocab
+        ):
+            raise ValueError("vocab.json must give each token an integer of its own, got others; write it again")
+        if long := [token for token in vocab if len(token) != 1 and token not in special]:
+            raise ValueError(
+                f"vocab.json must hold single characters besides {', '.join(special)}, got {long[0]!r}; "
+                "name another tokenizer_class in tokenizer_config.json"
+            )
+        self._ids = dict(vocab)
+        self._lower = lower
+        self._unk, self._eos = vocab[unk_token], vocab[eos_token]
+        self._tokens = {i: token for token, i in vocab.items()}
+        self._special = {vocab[token] for token in special}
+
+    @classmethod
+    def read(cls, vocab: Mapping[str, int], config: Mapping[str, Any]) -> CharacterTokenizer:
+        """From the contents of vocab.json and tokenizer_config.json."""
+        names = {key: config[key] for key in ("unk_token", "eos_token", "pad_token") if key in config}
+        return cls(vocab, lower=bool(config.get("do_lower_case", False)), **names)
+
+    @property
+    def vocab_size(self) -> int:
+        """One more than the largest id."""
+        return max(self._tokens) + 1
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of the characters of ``text``, stripped of surrounding space, and the end token."""
+        text = text.strip()
+        return [self._ids.get(c, self._unk) for c in (text.lower() if self._lower else text)] + [self._eos]
+
+    def tokens(self, ids: Sequence[int]) -> list[str]:
+        """The token of each id, special ones included, for pictures.
+
+        Raises:
+            ValueError: an id is not in the vocabulary.
+        """
+        for i in ids:
+            if i not in self._tokens:
+                raise ValueError(f"ids must be in vocab.json, got {i}; use the vocab.json of the model that made them")
+        return [self._tokens[i] for i in ids]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of ``ids``, special tokens dropped.
+
+        Raises:
+            ValueError: an id is not in the vocabulary.
+        """
+        return "".join(self.tokens([i for i in ids if i not in self._special]))
+
+    def __repr__(self) -> str:
+        return f"CharacterTokenizer({len(self._ids)} tokens)"

@@ -1,0 +1,85 @@
+"""Masks from text, for the command line."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable
+from typing import Any
+
+from maskattn.masks.base import Mask
+from maskattn.masks.causal import Causal
+from maskattn.masks.documents import Documents
+from maskattn.masks.full import Full
+from maskattn.masks.key_padding import KeyPadding
+from maskattn.masks.padding import Padding
+from maskattn.masks.prefix_lm import PrefixLM
+from maskattn.masks.sliding_window import SlidingWindow
+
+
+def _documents(*ids: int) -> Mask:
+    return Documents(list(ids))
+
+
+def _keys(*keep: int) -> Mask:
+    import numpy as np
+
+    return KeyPadding(np.array(keep, np.bool_))
+
+
+KINDS: dict[str, Callable[..., Mask]] = {
+    "full": Full,
+    "causal": Causal,
+    "window": SlidingWindow,
+    "padding": Padding,
+    "prefix": PrefixLM,
+    "documents": _documents,
+    "keys": _keys,
+}
+
+
+def parse(text: str) -> Mask:
+    """A mask from text such as ``causal & window(4)``: names of :data:`KINDS` joined by ``&``, ``|``, ``~``.
+
+    Arguments are integers, None or lists of integers, by position or name, as the class takes them; ``documents(0, 0,
+    1)`` and ``keys(1, 0, 1)`` take one integer a position.
+
+    Raises:
+        ValueError: the text is not such an expression, or a mask refuses its arguments.
+    """
+    try:
+        tree = ast.parse(text.strip(), mode="eval")
+    except SyntaxError as error:
+        raise ValueError(f"mask must be an expression such as 'causal & window(4)', got {text!r}") from error
+    try:
+        return _mask(tree.body)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"mask {text!r}: {error}") from error
+
+
+def _mask(node: ast.expr) -> Mask:
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitAnd):
+        return _mask(node.left) & _mask(node.right)
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
+        return _mask(node.left) | _mask(node.right)
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Invert):
+        return ~_mask(node.operand)
+    if isinstance(node, ast.Name):
+        return _kind(node.id)()
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+        positional = [_argument(argument) for argument in node.args]
+        named = {keyword.arg: _argument(keyword.value) for keyword in node.keywords if keyword.arg}
+        return _kind(node.func.id)(*positional, **named)
+    raise ValueError(f"must be names joined by &, | and ~, got {ast.unparse(node)!r}")
+
+
+def _kind(name: str) -> Callable[..., Mask]:
+    if name not in KINDS:
+        raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {name!r}")
+    return KINDS[name]
+
+
+def _argument(node: ast.expr) -> Any:
+    try:
+        return ast.literal_eval(node)
+    except ValueError:
+        raise ValueError(f"arguments must be integers, None or lists of integers, got {ast.unparse(node)!r}") from None
