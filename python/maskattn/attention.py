@@ -86,7 +86,9 @@ def attention(
     if softcap or sinks is not None or precision != "highest" or not isinstance(q, np.ndarray):
         _check_not_there_yet(q, softcap, sinks, precision)
     plan = None if mask is None else _plan(mask, q, k, kv_lengths, q_offset, threads)
-    return _core.attention(q, k, v, plan, bias, scale, kv_lengths, return_lse, out, threads)
+    result: FloatArray | tuple[FloatArray, FloatArray]
+    result = _core.attention(q, k, v, plan, bias, scale, kv_lengths, return_lse, out, threads)
+    return result
 
 
 def attention_weights(

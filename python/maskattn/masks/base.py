@@ -150,8 +150,8 @@ def _fill(
     elif out.shape != shape or not out.flags.c_contiguous or not out.flags.writeable:
         raise ValueError(f"out must be a writeable C-contiguous array of shape {shape}, got shape {out.shape}")
     unsigned = np.dtype(f"u{dtype.itemsize}")
-    patterns = [int(np.array(value).astype(dtype).view(unsigned)) for value in (shown, hidden)]
-    _core.fill_from_plan(plan, out, *patterns, None)
+    shown_bits, hidden_bits = (int(np.array(value).astype(dtype).view(unsigned)) for value in (shown, hidden))
+    _core.fill_from_plan(plan, out, shown_bits, hidden_bits, None)
     return out
 
 
@@ -162,7 +162,7 @@ class All(Mask):
     terms: tuple[Mask, ...]
 
     def allows(self, b: Index, h: Index, q_pos: Index, kv_pos: Index, *, q_offset: Index = 0) -> BoolArray:
-        return np.logical_and.reduce(_broadcast(self.terms, b, h, q_pos, kv_pos, q_offset))
+        return np.asarray(np.logical_and.reduce(_broadcast(self.terms, b, h, q_pos, kv_pos, q_offset)), np.bool_)
 
     def _lower(self) -> _core.MaskExpr:
         return _core.mask_and([term.expr for term in self.terms])
@@ -178,7 +178,7 @@ class Any(Mask):
     terms: tuple[Mask, ...]
 
     def allows(self, b: Index, h: Index, q_pos: Index, kv_pos: Index, *, q_offset: Index = 0) -> BoolArray:
-        return np.logical_or.reduce(_broadcast(self.terms, b, h, q_pos, kv_pos, q_offset))
+        return np.asarray(np.logical_or.reduce(_broadcast(self.terms, b, h, q_pos, kv_pos, q_offset)), np.bool_)
 
     def _lower(self) -> _core.MaskExpr:
         return _core.mask_or([term.expr for term in self.terms])

@@ -6,6 +6,8 @@ import ast
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from maskattn.masks.base import Mask
 from maskattn.masks.causal import Causal
 from maskattn.masks.documents import Documents
@@ -17,12 +19,10 @@ from maskattn.masks.sliding_window import SlidingWindow
 
 
 def _documents(*ids: int) -> Mask:
-    return Documents(list(ids))
+    return Documents(np.array(ids))
 
 
 def _keys(*keep: int) -> Mask:
-    import numpy as np
-
     return KeyPadding(np.array(keep, np.bool_))
 
 

@@ -1,0 +1,38 @@
+"""Chores: ``nox -s tests``, ``nox -s parity``, ``nox -s lint``, ``nox -s bench``."""
+
+import nox
+
+nox.options.sessions = ["lint", "tests"]
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """The suite on every instruction set that this machine can run."""
+    session.install(".[test]")
+    session.run("pytest", *session.posargs)
+    names = session.run("python", "-c", "import maskattn; print(*maskattn.runnable_isas()[:-1])", silent=True)
+    for isa in str(names).split():
+        session.run("pytest", "-q", *session.posargs, env={"MASKATTN_ISA": isa})
+
+
+@nox.session
+def parity(session: nox.Session) -> None:
+    """Against PyTorch and transformers."""
+    session.install(".[parity]")
+    session.run("pytest", "tests/parity", *session.posargs)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    session.install(".[dev]")
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+    session.run("mypy")
+    sources = str(session.run("git", "ls-files", "cpp/*.hpp", "cpp/*.cpp", external=True, silent=True)).split()
+    session.run("clang-format", "--dry-run", "-Werror", *sources)
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    session.install(".[test]")
+    session.run("pytest", "bench", *session.posargs)

@@ -1,0 +1,143 @@
+"""The command line: what it prints, and what it says when it cannot."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from maskattn import cli, terminal
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    assert cli.main(list(arguments)) == 0
+    return capsys.readouterr().out
+
+
+def test_generate(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(capsys, "generate", "the 3rd of March, 2024") == "2024-03-03\n"
+    assert run(capsys, "generate", "3 March 2024", "5 Jan 50") == "2024-03-03\n1950-01-05\n"
+
+
+def test_generate_reads_lines(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("3 March 2024\n\n20240304\n"))
+    assert run(capsys, "generate") == "2024-03-03\n2024-03-04\n"
+
+
+def test_generate_json(capsys: pytest.CaptureFixture[str]) -> None:
+    record = json.loads(run(capsys, "generate", "--json", "--weights", "3 March 2024"))
+    assert record["source"] == "3 March 2024"
+    assert record["output"] == "2024-03-03"
+    weights = np.array(record["weights"])
+    assert weights.shape == (len(record["output_tokens"]), len(record["source_tokens"]))
+    np.testing.assert_allclose(weights.sum(axis=1), 1, atol=1e-4)
+    assert "".join(record["output_tokens"][:-1]) == "2024-03-03"
+
+
+def test_generate_draws_the_weights(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = run(capsys, "generate", "--weights", "3 March 2024").splitlines()
+    assert lines[0] == "2024-03-03"
+    assert lines[1].split() == ["3", "march", "2024<"]  # the source, one character a column, and the end token
+    assert [line.split()[0] for line in lines[2:]] == [*"2024-03-03", "</s>"]
+
+
+def test_a_bar_when_there_are_many_lines(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    stream = Terminal()
+    monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setattr(sys, "stdin", io.StringIO("3 March 2024\n" * 130))
+    assert run(capsys, "generate") == "2024-03-03\n" * 130
+    assert "130/130" in stream.getvalue()
+    assert stream.getvalue().endswith("\x1b[K")
+    stream.truncate(0)
+    assert run(capsys, "generate", "3 March 2024") == "2024-03-03\n"
+    assert "/" not in stream.getvalue()
+
+
+def test_mask(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = run(capsys, "mask", "causal & window(4)", "--q-len", "12").splitlines()
+    assert len(lines) == 13
+    assert lines[0] == " 0 #..........."
+    assert lines[5] == " 5 .#####......"
+    assert lines[12] == "50 of 144 positions attended"
+    assert run(capsys, "mask", "prefix(2)", "--q-len", "1", "--kv-len", "3", "--q-offset", "0").splitlines()[0] == "0 ##."
+
+
+@pytest.mark.parametrize(
+    ("text", "want"),
+    [
+        ("~causal", ["0 .##", "1 ..#", "2 ..."]),
+        ("window(left=0, right=1)", ["0 ##.", "1 .##", "2 ..#"]),
+        ("padding(1) | documents(0, 1, 1)", ["0 #..", "1 ###", "2 ###"]),
+        ("keys(1, 0, 1) & full", ["0 #.#", "1 #.#", "2 #.#"]),
+    ],
+)
+def test_mask_expressions(capsys: pytest.CaptureFixture[str], text: str, want: list[str]) -> None:
+    assert run(capsys, "mask", text, "--q-len", "3").splitlines()[:3] == want
+
+
+def test_info(capsys: pytest.CaptureFixture[str]) -> None:
+    facts = json.loads(run(capsys, "info", "--json"))
+    assert facts["isa"] in facts["isas_runnable"]
+    assert set(facts["isas_runnable"]) <= set(facts["isas_built"])
+    assert facts["threads"] >= 1
+    assert facts["version"] in run(capsys, "info")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["mask", "causal & foo(4)", "--q-len", "3"], "got 'foo'"),
+        (["mask", "causal &", "--q-len", "3"], "must be an expression"),
+        (["mask", "window(-1)", "--q-len", "3"], "left must be from 0"),
+        (["mask", "__import__('os')", "--q-len", "3"], "kind must be one of"),
+        (["mask", "causal", "--q-len", "-3"], "q_len must be at least 0"),
+        (["generate", "--model", "nowhere", "x"], "nowhere"),
+        (["generate", "--max-new-tokens", "0", "x"], "max_new_tokens"),
+    ],
+)
+def test_errors_are_one_line(capsys: pytest.CaptureFixture[str], arguments: list[str], said: str) -> None:
+    assert cli.main(arguments) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("maskattn: ")
+    assert captured.err.count("\n") == 1
+    assert said in captured.err
+
+
+def test_heat_map_breaks_long_sources_into_blocks() -> None:
+    weights = np.linspace(0, 1, 2 * 50).reshape(2, 50)
+    picture = terminal.heat_map(weights, ["a", "</s>"], ["x"] * 50, colour=False, width=35)
+    blocks = picture.split("\n\n")
+    assert len(blocks) == 2
+    assert blocks[0].splitlines()[0].count("x") == 30
+    assert blocks[1].splitlines()[0].count("x") == 20
+    assert picture.rstrip().endswith("█")
+    assert "\x1b[48;5;" in terminal.heat_map(weights, ["a", "b"], ["x"] * 50, colour=True, width=80)
+
+
+def test_the_console_script_is_installed() -> None:
+    from importlib.metadata import PackageNotFoundError, entry_points, version
+
+    try:
+        version("maskattn")
+    except PackageNotFoundError:
+        pytest.skip("needs an installed package")
+    (script,) = [point for point in entry_points(group="console_scripts") if point.name == "maskattn"]
+    assert script.load() is cli.main
+
+
+def test_readme_begins_with_the_two_commands() -> None:
+    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    block = readme.split("```sh\n")[1].split("```")[0]
+    assert block.splitlines() == [
+        'pip install . && maskattn generate "the 3rd of March, 2024"',
+        'pip install ".[test]" && pytest',
+    ]
