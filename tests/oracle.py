@@ -1,4 +1,4 @@
-"""The float64 oracle: attention by its definition, every matrix materialised. Slow, obvious, and shared by all tests."""
+"""The float64 oracle: attention by its definition, every matrix materialised. Slow, obvious, shared by all tests."""
 
 from __future__ import annotations
 

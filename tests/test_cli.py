@@ -67,7 +67,9 @@ def test_mask(capsys: pytest.CaptureFixture[str]) -> None:
     assert lines[0] == " 0 #..........."
     assert lines[5] == " 5 .#####......"
     assert lines[12] == "50 of 144 positions attended"
-    assert run(capsys, "mask", "prefix(2)", "--q-len", "1", "--kv-len", "3", "--q-offset", "0").splitlines()[0] == "0 ##."
+    assert (
+        run(capsys, "mask", "prefix(2)", "--q-len", "1", "--kv-len", "3", "--q-offset", "0").splitlines()[0] == "0 ##."
+    )
 
 
 @pytest.mark.parametrize(

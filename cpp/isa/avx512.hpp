@@ -36,5 +36,27 @@ MASKATTN_INLINE F64 times_pow2(F64 p, F64 k) {
   const __mmask8 normal = _mm512_cmp_pd_mask((__m512d)k, _mm512_set1_pd(-1022.), _CMP_NLE_UQ);
   return (F64)_mm512_maskz_scalef_pd(normal, (__m512d)p, (__m512d)k);
 }
+// Rows i, i + 4, i + 8, i + 12 are laid in the four quarters of a vector as they are loaded; what is left are 4 x 4 transposes
+// inside the quarters: half the shuffles of the portable form.
+MASKATTN_INLINE void load_transposed(const float* p, std::ptrdiff_t stride, F32 (&x)[16]) {
+  MASKATTN_UNROLLED(quarter, 4) {
+    __m512 row[4];
+    MASKATTN_UNROLLED(i, 4) {
+      const float* from = p + i * stride + 4 * quarter;
+      row[i] = _mm512_castps128_ps512(_mm_loadu_ps(from));
+      row[i] = _mm512_mask_broadcast_f32x4(row[i], 0x00f0, _mm_loadu_ps(from + 4 * stride));
+      row[i] = _mm512_mask_broadcast_f32x4(row[i], 0x0f00, _mm_loadu_ps(from + 8 * stride));
+      row[i] = _mm512_mask_broadcast_f32x4(row[i], 0xf000, _mm_loadu_ps(from + 12 * stride));
+    }
+    const __m512d low01 = _mm512_castps_pd(_mm512_unpacklo_ps(row[0], row[1]));
+    const __m512d high01 = _mm512_castps_pd(_mm512_unpackhi_ps(row[0], row[1]));
+    const __m512d low23 = _mm512_castps_pd(_mm512_unpacklo_ps(row[2], row[3]));
+    const __m512d high23 = _mm512_castps_pd(_mm512_unpackhi_ps(row[2], row[3]));
+    x[4 * quarter] = (F32)_mm512_unpacklo_pd(low01, low23);
+    x[4 * quarter + 1] = (F32)_mm512_unpackhi_pd(low01, low23);
+    x[4 * quarter + 2] = (F32)_mm512_unpacklo_pd(high01, high23);
+    x[4 * quarter + 3] = (F32)_mm512_unpackhi_pd(high01, high23);
+  }
+}
 }  // namespace
 }  // namespace maskattn::MASKATTN_ISA

@@ -4,22 +4,11 @@
 namespace maskattn::MASKATTN_ISA {
 namespace {
 
-// One square of lanes keys x lanes coordinates. AllSeen: every key may be read.
-template <class T, bool AllSeen>
-MASKATTN_INLINE void pack_square(const T* k, std::ptrdiff_t stride, MaskWord seen, int coordinates, T* panel) {
-  Vec<T> x[kLanes<T>];
-  for (int i = 0; i < kLanes<T>; ++i) {
-    const T* key = k + i * stride;
-    if (!AllSeen && !(seen >> i & 1))
-      x[i] = Vec<T>{};
-    else
-      x[i] = coordinates == kLanes<T> ? load<T>(key) : load_first(key, coordinates);
-  }
+// One square of lanes keys x lanes coordinates, some of which may not be read or not be there.
+template <class T>
+MASKATTN_INLINE void load_edge(const T* k, std::ptrdiff_t stride, MaskWord seen, int coordinates, Vec<T> (&x)[kLanes<T>]) {
+  for (int i = 0; i < kLanes<T>; ++i) x[i] = seen >> i & 1 ? load_first(k + i * stride, coordinates) : Vec<T>{};
   transpose<T>(x);
-  if (coordinates == kLanes<T>)
-    for (int d = 0; d < kLanes<T>; ++d) store(panel + d * kPanel, x[d]);
-  else
-    for (int d = 0; d < coordinates; ++d) store(panel + d * kPanel, x[d]);
 }
 
 template <class T>
@@ -32,11 +21,12 @@ void pack_keys(const T* k, std::ptrdiff_t stride, MaskWord seen, int head_dim, T
     const T* first = k + key * stride;
     for (int d = 0; d < head_dim; d += n) {
       const int coordinates = head_dim - d < n ? head_dim - d : n;
-      T* to = panel + d * kPanel + key;
-      if (mine == all)
-        pack_square<T, true>(first + d, stride, mine, coordinates, to);
+      Vec<T> x[n];
+      if (mine == all && coordinates == n)
+        load_transposed(first + d, stride, x);
       else
-        pack_square<T, false>(first + d, stride, mine, coordinates, to);
+        load_edge(first + d, stride, mine, coordinates, x);
+      for (int i = 0; i < coordinates; ++i) store(panel + (d + i) * kPanel + key, x[i]);
     }
   }
 }

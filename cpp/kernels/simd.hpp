@@ -162,5 +162,12 @@ MASKATTN_INLINE void transpose(Vec<T> (&x)[kLanes<T>]) {
   }
 }
 
+// x[d] = element d of the lanes rows at p, `stride` apart.
+template <class T>
+MASKATTN_INLINE void load_transposed(const T* p, std::ptrdiff_t stride, Vec<T> (&x)[kLanes<T>]) {
+  for (int i = 0; i < kLanes<T>; ++i) x[i] = load<T>(p + i * stride);
+  transpose<T>(x);
+}
+
 }  // namespace
 }  // namespace maskattn::MASKATTN_ISA

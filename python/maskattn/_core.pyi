@@ -38,15 +38,27 @@ def mask_not(term: MaskExpr) -> MaskExpr: ...
 def make_plan(
     expr: MaskExpr, q_len: int, kv_len: int, batch: int, heads: int, q_offset: Any, kv_lengths: Any, threads: int | None
 ) -> MaskPlan: ...
-def fill_from_plan(
-    plan: MaskPlan, out: npt.NDArray[Any], shown: int, hidden: int, threads: int | None
-) -> None: ...
+def fill_from_plan(plan: MaskPlan, out: npt.NDArray[Any], shown: int, hidden: int, threads: int | None) -> None: ...
 def attention(
-    q: Any, k: Any, v: Any, mask: MaskPlan | None, bias: Any, scale: float | None, kv_lengths: Any, return_lse: bool,
-    out: Any, threads: int | None,
+    q: Any,
+    k: Any,
+    v: Any,
+    mask: MaskPlan | None,
+    bias: Any,
+    scale: float | None,
+    kv_lengths: Any,
+    return_lse: bool,
+    out: Any,
+    threads: int | None,
 ) -> Any: ...
 def attention_weights(
-    q: Any, k: Any, stage: str, mask: MaskPlan | None, bias: Any, scale: float | None, kv_lengths: Any,
+    q: Any,
+    k: Any,
+    stage: str,
+    mask: MaskPlan | None,
+    bias: Any,
+    scale: float | None,
+    kv_lengths: Any,
     threads: int | None,
 ) -> npt.NDArray[Any]: ...
 def built_isas() -> list[str]: ...

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
 from typing import Any
 
 from maskattn import _core
@@ -56,9 +56,9 @@ def set_num_threads(threads: int) -> None:
 
 def get_include() -> str:
     """Folder of the C++ headers (``#include "maskattn/attention.hpp"``)."""
-    return str(Path(__file__).parent / "include")
+    return os.path.join(os.path.dirname(__file__), "include")
 
 
 def get_cmake_dir() -> str:
     """Folder of the CMake package, for ``CMAKE_PREFIX_PATH``; it defines ``maskattn::maskattn_core``."""
-    return str(Path(__file__).parent / "cmake")
+    return os.path.join(os.path.dirname(__file__), "cmake")

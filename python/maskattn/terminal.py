@@ -25,7 +25,9 @@ def mask_picture(seen: npt.NDArray[np.bool_], q_offset: int = 0) -> str:
     return "\n".join(f"{position:>{width}} {row}" for position, row in zip(positions, rows, strict=True))
 
 
-def heat_map(weights: npt.NDArray[Any], rows: Sequence[str], columns: Sequence[str], *, colour: bool, width: int) -> str:
+def heat_map(
+    weights: npt.NDArray[Any], rows: Sequence[str], columns: Sequence[str], *, colour: bool, width: int
+) -> str:
     """A (rows, columns) array of weights from 0 to 1 as text; columns that do not fit follow in further blocks.
 
     Args:

@@ -59,8 +59,8 @@ class CharacterTokenizer:
         return max(self._tokens) + 1
 
     def encode(self, text: str) -> list[int]:
-        """Ids of the characters of ``text``, stripped of surrounding space, and the end token."""
-        text = text.strip()
+        """Ids of the characters of ``text`` and the end token; white space is one space, and none at either end."""
+        text = " ".join(text.split())
         return [self._ids.get(c, self._unk) for c in (text.lower() if self._lower else text)] + [self._eos]
 
     def tokens(self, ids: Sequence[int]) -> list[str]:
