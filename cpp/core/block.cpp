@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
+#include <functional>
 #include <limits>
 #include <memory>
 #include <new>
@@ -35,13 +36,19 @@ void* thread_memory(std::size_t bytes) {
   return memory.get();
 }
 
+// Bits [begin, end) of a word, where they lie inside it.
+MaskWord word_of(std::int64_t begin, std::int64_t end) {
+  begin = std::max<std::int64_t>(begin, 0);
+  end = std::min<std::int64_t>(end, 64);
+  return begin < end ? ~MaskWord{0} >> (64 - (end - begin)) << begin : 0;
+}
+
 void mask_words(const PlanRow& row, std::int64_t begin, MaskWord* words) {
-  const std::int64_t end = begin + kSegment;
   std::fill_n(words, kPanels, 0);
   const Span* last = row.spans + row.count;
   const Span* span = row.count <= 4 ? row.spans : std::partition_point(row.spans, last, [&](Span s) { return s.end <= begin; });
-  for (; span < last && span->begin < end; ++span)
-    set_bits(words, std::max<std::int64_t>(span->begin - begin, 0), std::min<std::int64_t>(span->end - begin, kSegment));
+  for (; span < last && span->begin < begin + kSegment; ++span)
+    for (int p = 0; p < kPanels; ++p) words[p] |= word_of(span->begin - begin - p * kPanel, span->end - begin - p * kPanel);
   if (!row.bits) return;
   for (int p = 0; p < kPanels; ++p)
     if (words[p]) words[p] &= row.bits[begin / kPanel + p];
@@ -70,10 +77,10 @@ BlockPlace Blocking::place(std::int64_t b, std::int64_t kv_head, std::int64_t bl
 }
 
 template <class T>
-Scratch<T> Scratch<T>::get(std::int64_t head_dim, std::int64_t columns, bool with_bias) {
+Scratch<T> Scratch<T>::get(std::int64_t head_dim, std::int64_t columns, bool with_bias, bool negative_scale) {
   Scratch s;
   std::size_t sizes[8] = {
-      static_cast<std::size_t>(round_up(kBlockRows, kRowGroup) * head_dim) * sizeof(T),
+      negative_scale ? static_cast<std::size_t>(kBlockRows * head_dim) * sizeof(T) : 0,
       static_cast<std::size_t>(kPanel * head_dim) * sizeof(T),
       kBlockRows * kSegment * sizeof(T),
       with_bias ? kBlockRows * kSegment * sizeof(T) : 0,
@@ -88,7 +95,7 @@ Scratch<T> Scratch<T>::get(std::int64_t head_dim, std::int64_t columns, bool wit
     total += static_cast<std::size_t>(round_up(static_cast<std::int64_t>(sizes[i]), kAlign));
   }
   char* base = static_cast<char*>(thread_memory(total));
-  T** const arrays[7] = {&s.queries, &s.panel, &s.scores, &s.bias, &s.values, &s.partial, &s.out};
+  T** const arrays[7] = {&s.negated, &s.panel, &s.scores, &s.bias, &s.values, &s.partial, &s.out};
   for (int i = 0; i < 7; ++i) *arrays[i] = reinterpret_cast<T*>(base + offset[i]);
   s.mask = reinterpret_cast<MaskWord*>(base + offset[7]);
   return s;
@@ -101,12 +108,13 @@ Block<T>::Block(const AttentionInputs<T>& in, const Blocking& blocking, const Bl
       place_(place),
       group_(blocking.group),
       columns_(columns),
-      scratch_(Scratch<T>::get(in.head_dim, columns, in.bias.data != nullptr)) {
+      scratch_(Scratch<T>::get(in.head_dim, columns, in.bias.data != nullptr, in.scale < 0)) {
   whole_ = {0, static_cast<std::int32_t>(in.kv_lengths ? in.kv_lengths[place.b] : in.kv_len)};
   std::int64_t begin = std::numeric_limits<std::int32_t>::max(), end = 0;
   full_begin_ = 0;
   full_end_ = std::numeric_limits<std::int32_t>::max();
   for (int r = 0; r < place.rows; ++r) {
+    queries_[r] = in.q.at(place.b, head(r), query(r));
     PlanRow& row = plan_[r];
     row = in.mask ? in.mask->row(place.b, head(r), query(r)) : PlanRow{&whole_, whole_.end > 0 ? 1 : 0, nullptr};
     if (row.count > 0) {
@@ -119,17 +127,16 @@ Block<T>::Block(const AttentionInputs<T>& in, const Blocking& blocking, const Bl
   }
   first_segment_ = begin / kSegment;
   last_segment_ = std::max(first_segment_, (end + kSegment - 1) / kSegment);
-  if (last_segment_ > first_segment_) pack_queries();
+  if (in.scale < 0) negate_queries();
 }
 
-// To [row / 6][head_dim][6], so that the 6 values of a step stand side by side; a negative scale turns their signs.
+// Scores take the scale's size; its sign goes to the queries, so that the largest score has the largest weight.
 template <class T>
-void Block<T>::pack_queries() {
-  const T sign = in_.scale < 0 ? T{-1} : T{1};
+void Block<T>::negate_queries() {
   for (int r = 0; r < place_.rows; ++r) {
-    const T* from = in_.q.at(place_.b, head(r), query(r));
-    T* to = scratch_.queries + r / kRowGroup * kRowGroup * in_.head_dim + r % kRowGroup;
-    for (std::int64_t d = 0; d < in_.head_dim; ++d) to[d * kRowGroup] = from[d] * sign;
+    T* to = scratch_.negated + r * in_.head_dim;
+    std::transform(queries_[r], queries_[r] + in_.head_dim, to, std::negate<T>());
+    queries_[r] = to;
   }
 }
 
@@ -201,8 +208,7 @@ bool Block<T>::score(std::int64_t segment) {
     const T* keys = in_.k.at(place_.b, place_.kv_head, segment * kSegment + p * kPanel);
     const int head_dim = static_cast<int>(in_.head_dim);
     kernels_.pack_keys(keys, stride, seen, head_dim, scratch_.panel);
-    kernels_.scores(scratch_.queries, place_.rows, scratch_.panel, head_dim, mask_ ? mask_ + p : nullptr,
-                    scratch_.scores + p * kPanel);
+    kernels_.scores(queries_, place_.rows, scratch_.panel, head_dim, mask_ ? mask_ + p : nullptr, scratch_.scores + p * kPanel);
   }
   return any;
 }
@@ -248,7 +254,7 @@ void Block<T>::values(std::int64_t segment, const T* v, std::ptrdiff_t v_stride,
 
 template <class T>
 T power_of_two(T k) {
-  if (k != k) return k;
+  if (k == 0 || k != k) return k == 0 ? T{1} : k;
   return k < std::numeric_limits<T>::min_exponent - 1 ? T{0} : std::ldexp(T{1}, static_cast<int>(k));
 }
 

@@ -29,9 +29,9 @@ struct Blocking {
 // Memory of one thread, kept between calls.
 template <class T>
 struct Scratch {
-  T *queries, *panel, *scores, *bias, *values, *partial, *out;
+  T *negated, *panel, *scores, *bias, *values, *partial, *out;  // negated: queries, where the scale is negative
   MaskWord* mask;
-  static Scratch get(std::int64_t head_dim, std::int64_t columns, bool with_bias);
+  static Scratch get(std::int64_t head_dim, std::int64_t columns, bool with_bias, bool negative_scale);
 };
 
 template <class T>
@@ -61,7 +61,7 @@ class Block {
   const Scratch<T>& scratch() const { return scratch_; }
 
  private:
-  void pack_queries();
+  void negate_queries();
   bool mask_segment(std::int64_t segment);
   void add_bias(std::int64_t segment);
   MaskWord any_row(int panel) const;
@@ -72,6 +72,7 @@ class Block {
   const std::int64_t group_, columns_;
   Scratch<T> scratch_;
   Span whole_;  // where there is no mask: every key that exists
+  const T* queries_[kBlockRows];
   PlanRow plan_[kBlockRows];
   // Every row sees [full_begin_, full_end_), if that is not empty.
   std::int64_t full_begin_, full_end_, first_segment_, last_segment_;

@@ -50,7 +50,7 @@ inline constexpr int kLanes = MASKATTN_VECTOR_BYTES / sizeof(T);
 
 #define MASKATTN_INLINE inline __attribute__((always_inline))
 // Loops over register tiles unroll fully, or the tile would live on the stack.
-#define MASKATTN_UNROLLED(i, count) _Pragma("GCC unroll 8") for (int i = 0; i < (count); ++i)
+#define MASKATTN_UNROLLED(i, count) _Pragma("GCC unroll 16") for (int i = 0; i < (count); ++i)
 
 template <class T>
 MASKATTN_INLINE Vec<T> load(const T* p) {

@@ -15,7 +15,7 @@ inline constexpr int kSegment = 256;
 inline constexpr int kPanel = 64;
 inline constexpr int kPanels = kSegment / kPanel;
 // Query rows that share one load of a key: 6 rows x 4 vectors of keys fill 24 of the 32 registers of AVX-512,
-// 6 x 2 fill 12 of 16 elsewhere. Queries are packed [row / 6][head_dim][6].
+// 6 x 2 fill 12 of 16 elsewhere.
 inline constexpr int kRowGroup = 6;
 // Query rows of a block: the scores of a block (rows x 256) stay in the second-level cache.
 inline constexpr int kBlockRows = 192;
@@ -55,10 +55,10 @@ struct KernelTable {
   // Transposes up to 64 keys of head_dim elements, `stride` apart, into panel[head_dim][kPanel]. Keys whose bit in `seen` is
   // clear are not read; their columns are zero or stay as they were.
   void (*pack_keys)(const T* k, std::ptrdiff_t stride, MaskWord seen, int head_dim, T* panel);
-  // Scores of `rows` packed queries against one packed panel: one FMA chain per 32 values of head_dim, chains added in order.
-  // scores[row * kSegment + key]. `mask` (word of row r: mask[r * kPanels]) or null; vectors of keys that a group of rows does
-  // not see are skipped.
-  void (*scores)(const T* q, int rows, const T* panel, int head_dim, const MaskWord* mask, T* scores);
+  // Scores of `rows` queries, each where its pointer says, against one packed panel: one FMA chain per 32 values of head_dim,
+  // chains added in order. scores[row * kSegment + key]. `mask` (word of row r: mask[r * kPanels]) or null; vectors of keys that
+  // a group of rows does not see are skipped.
+  void (*scores)(const T* const* q, int rows, const T* panel, int head_dim, const MaskWord* mask, T* scores);
   void (*softmax)(const SoftmaxArgs<T>& args);
   void (*values)(const ValuesArgs<T>& args);
   // out = out * old_scale + part * new_scale for one row, in the arithmetic of `values`.

@@ -5,6 +5,8 @@
 namespace maskattn::MASKATTN_ISA {
 namespace {
 
+inline constexpr int kPrefetchValues = 16;  // keys between a read and its prefetch
+
 template <class T>
 struct ValuesTile {
   // Rows x Columns vectors of `partial`, over the keys of one panel that are set in `any`.
@@ -21,6 +23,8 @@ struct ValuesTile {
       for (int key = begin; key < end; ++key, ++w, from += v_stride) {
         Vec<T> value[Columns];
         MASKATTN_UNROLLED(c, Columns) value[c] = load<T>(from + c * kLanes<T>);
+        if (Rows < kRowGroup)  // a decode: values come from memory, and only once
+          MASKATTN_UNROLLED(c, Columns) __builtin_prefetch(from + kPrefetchValues * v_stride + c * kLanes<T>);
         MASKATTN_UNROLLED(r, Rows) {
           const Vec<T> p = splat<T>(w[r * kSegment]);
           MASKATTN_UNROLLED(c, Columns) acc[r][c] = fma(p, value[c], acc[r][c]);
