@@ -6,35 +6,16 @@
 #include <cstring>
 #include <functional>
 #include <limits>
-#include <memory>
-#include <new>
 
 #include "dispatch.hpp"
-#include "mask_expr.hpp"
+#include "memory.hpp"
 
 namespace maskattn {
 namespace {
 
 constexpr double kLog2E = 1.4426950408889634074;
 
-constexpr std::size_t kAlign = 64;
 std::int64_t round_up(std::int64_t x, std::int64_t to) { return (x + to - 1) / to * to; }
-
-// Grows, never shrinks, and is freed with its thread.
-void* thread_memory(std::size_t bytes) {
-  struct Free {
-    void operator()(void* p) const { ::operator delete(p, std::align_val_t{kAlign}); }
-  };
-  thread_local std::unique_ptr<void, Free> memory;
-  thread_local std::size_t size = 0;
-  if (size < bytes) {
-    memory.reset();
-    size = 0;
-    memory.reset(::operator new(bytes, std::align_val_t{kAlign}));
-    size = bytes;
-  }
-  return memory.get();
-}
 
 // Bits [begin, end) of a word, where they lie inside it.
 MaskWord word_of(std::int64_t begin, std::int64_t end) {

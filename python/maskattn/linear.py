@@ -1,15 +1,20 @@
-"""The one matrix product of the decoder: every projection multiplies here, so that a core kernel can take it over."""
+"""The one matrix product of the decoder: every projection multiplies here."""
 
 from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
 
+from maskattn import _core
+
 FloatArray = npt.NDArray[np.float32]
 
 
 def linear(x: FloatArray, weight: FloatArray, bias: FloatArray | None = None) -> FloatArray:
     """Affine map ``x @ weight.T + bias`` over the last axis.
+
+    The bits of a row of the result depend on that row of ``x`` alone: NumPy's product promises no such thing, and a
+    token would depend on what else is in its batch.
 
     Args:
         x: shape (..., in_features), float32.
@@ -29,9 +34,5 @@ def linear(x: FloatArray, weight: FloatArray, bias: FloatArray | None = None) ->
         )
     if bias is not None and bias.shape != weight.shape[:1]:
         raise ValueError(f"bias must have shape ({weight.shape[0]},), got {bias.shape}; pass one value per output")
-    # One 2-D product: a (batch, 1, in) operand would otherwise become `batch` separate products.
-    out: FloatArray = x.reshape(-1, x.shape[-1]) @ weight.T
-    if bias is not None:
-        out += bias
-    out = out.reshape(*x.shape[:-1], weight.shape[0])
-    return out
+    out = _core.linear(x.reshape(-1, x.shape[-1]), weight, bias, None)
+    return out.reshape(*x.shape[:-1], weight.shape[0])
