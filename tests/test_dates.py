@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import importlib.util
 import random
 import string
@@ -74,8 +75,9 @@ def test_dates_that_training_never_saw(model: Model, dates: ModuleType) -> None:
 
 
 # A second generator that shares no code with the one the model was trained on.
-_MONTHS = ("January February March April May June July August September October November December").split()
-_DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
+_MONTHS = ["January", "February", "March", "April", "May", "June"]
+_MONTHS += ["July", "August", "September", "October", "November", "December"]
+_DAYS = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"]
 
 
 def _typo(rng: random.Random, name: str) -> str:
@@ -85,8 +87,6 @@ def _typo(rng: random.Random, name: str) -> str:
 
 
 def _plain_pair(rng: random.Random) -> tuple[str, str]:
-    import datetime
-
     date = datetime.date(1900, 1, 1) + datetime.timedelta(days=rng.randrange(73049))
     y, m, d = date.year, date.month, date.day
     name = _MONTHS[m - 1]

@@ -114,11 +114,11 @@ void take_bias(Call<T>& call, const py::object& bias) {
 
 template <class T>
 void take_common(Call<T>& call, const py::array& q, const py::array& k, const MaskPlan* mask, const py::object& bias,
-                 const std::optional<double>& scale, const py::object& kv_lengths, const py::object& threads) {
+                 const py::object& scale, const py::object& kv_lengths, const py::object& threads) {
   take_queries_and_keys(call.in, q, k);
   take_mask(call, mask, kv_lengths);
   take_bias(call, bias);
-  call.in.scale = scale ? *scale : 1 / std::sqrt(static_cast<double>(call.in.head_dim));
+  call.in.scale = scale.is_none() ? 1 / std::sqrt(static_cast<double>(call.in.head_dim)) : number(scale, "scale");
   if (!std::isfinite(call.in.scale)) bad_value("scale must be finite, got " + std::to_string(call.in.scale));
   call.in.threads = thread_count(threads);
 }
@@ -159,8 +159,8 @@ py::array output_array(const py::object& out, const std::vector<std::int64_t>& s
 
 template <class T>
 py::object attention_typed(const py::array& q, const py::array& k, const py::array& v, const MaskPlan* mask,
-                           const py::object& bias, const std::optional<double>& scale, const py::object& kv_lengths,
-                           bool return_lse, const py::object& out, const py::object& threads) {
+                           const py::object& bias, const py::object& scale, const py::object& kv_lengths, bool return_lse,
+                           const py::object& out, const py::object& threads) {
   Call<T> call;
   take_common(call, q, k, mask, bias, scale, kv_lengths, threads);
   const AttentionInputs<T>& in = call.in;
@@ -189,7 +189,7 @@ py::object attention_typed(const py::array& q, const py::array& k, const py::arr
 
 template <class T>
 py::object weights_typed(const py::array& q, const py::array& k, Stage stage, const MaskPlan* mask, const py::object& bias,
-                         const std::optional<double>& scale, const py::object& kv_lengths, const py::object& threads) {
+                         const py::object& scale, const py::object& kv_lengths, const py::object& threads) {
   Call<T> call;
   take_common(call, q, k, mask, bias, scale, kv_lengths, threads);
   py::array_t<T> result(std::vector<std::int64_t>{call.in.batch, call.in.q_heads, call.in.q_len, call.in.kv_len});
@@ -209,7 +209,7 @@ py::object weights_typed(const py::array& q, const py::array& k, Stage stage, co
 
 void register_attention(py::module_& m) {
   m.def("attention", [](const py::object& q_object, const py::object& k_object, const py::object& v_object, const MaskPlan* mask,
-                        const py::object& bias, const std::optional<double>& scale, const py::object& kv_lengths, bool return_lse,
+                        const py::object& bias, const py::object& scale, const py::object& kv_lengths, bool return_lse,
                         const py::object& out, const py::object& threads) {
     const py::array q = as_array(q_object, "q"), k = as_array(k_object, "k"), v = as_array(v_object, "v");
     if (has_dtype<float>(q)) return attention_typed<float>(q, k, v, mask, bias, scale, kv_lengths, return_lse, out, threads);
@@ -218,7 +218,7 @@ void register_attention(py::module_& m) {
   });
   m.def("attention_weights",
         [](const py::object& q_object, const py::object& k_object, const std::string& stage_name, const MaskPlan* mask,
-           const py::object& bias, const std::optional<double>& scale, const py::object& kv_lengths, const py::object& threads) {
+           const py::object& bias, const py::object& scale, const py::object& kv_lengths, const py::object& threads) {
           const py::array q = as_array(q_object, "q"), k = as_array(k_object, "k");
           const Stage stage = stage_name == "softmax" ? Stage::softmax : stage_name == "bias" ? Stage::bias : Stage::scores;
           if (has_dtype<float>(q)) return weights_typed<float>(q, k, stage, mask, bias, scale, kv_lengths, threads);

@@ -41,8 +41,29 @@ void require_contiguous_rows(const py::array& a, const char* name) {
                 std::to_string(a.strides(axis)) + " bytes; pass np.ascontiguousarray(" + name + ")");
 }
 
+std::int64_t integer(const py::object& object, const char* name) {
+  const auto index = py::reinterpret_steal<py::object>(PyNumber_Index(object.ptr()));
+  if (!index) {
+    PyErr_Clear();
+    bad_type(std::string(name) + " must be an integer, got " + describe(object));
+  }
+  int overflow = 0;
+  const std::int64_t value = PyLong_AsLongLongAndOverflow(index.ptr(), &overflow);
+  if (overflow) bad_value(std::string(name) + " must fit in 64 bits, got " + std::string(py::str(object)));
+  return value;
+}
+
+double number(const py::object& object, const char* name) {
+  const double value = PyFloat_AsDouble(object.ptr());
+  if (value == -1 && PyErr_Occurred()) {
+    PyErr_Clear();
+    bad_type(std::string(name) + " must be a number, got " + describe(object));
+  }
+  return value;
+}
+
 std::vector<std::int64_t> integers_per_sequence(const py::object& object, const char* name, std::int64_t batch) {
-  if (py::isinstance<py::int_>(object)) return {object.cast<std::int64_t>()};
+  if (py::isinstance<py::int_>(object)) return {integer(object, name)};
   const py::array any = py::array::ensure(object);
   if (!any || (any.dtype().kind() != 'i' && any.dtype().kind() != 'u'))
     bad_type(std::string(name) + " must be an integer or an integer array of shape (batch,), got " + describe(object));
@@ -54,8 +75,7 @@ std::vector<std::int64_t> integers_per_sequence(const py::object& object, const 
 
 int thread_count(const py::object& threads) {
   if (threads.is_none()) return num_threads();
-  if (!py::isinstance<py::int_>(threads)) bad_type("threads must be an integer or None, got " + describe(threads));
-  const auto count = threads.cast<std::int64_t>();
+  const std::int64_t count = integer(threads, "threads");
   if (count < 1 || count > 4096) bad_value("threads must be from 1 to 4096, got " + std::to_string(count));
   return static_cast<int>(count);
 }

@@ -34,6 +34,10 @@ bool has_dtype(const py::array& a) {
 py::array as_array(const py::handle& object, const char* name);
 void require_contiguous_rows(const py::array& a, const char* name);
 
+// A Python integer (anything with __index__); TypeError for another type, ValueError past 64 bits.
+std::int64_t integer(const py::object& object, const char* name);
+// A Python number; TypeError for another type.
+double number(const py::object& object, const char* name);
 // int64 values of a scalar or one-dimensional integer array-like: 1 value or `batch` of them.
 std::vector<std::int64_t> integers_per_sequence(const py::object& object, const char* name, std::int64_t batch);
 

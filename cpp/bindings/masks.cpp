@@ -32,9 +32,11 @@ MaskRef dense(const py::array& keep) {  // bool, 4 axes: checked by the Python c
   return mask_dense(static_cast<const bool*>(keep.data()), shape, strides);
 }
 
-std::shared_ptr<MaskPlan> make_plan(const MaskHandle& handle, std::int64_t q_len, std::int64_t kv_len, std::int64_t batch,
-                                    std::int64_t heads, const py::object& q_offset, const py::object& kv_lengths,
-                                    const py::object& threads) {
+std::shared_ptr<MaskPlan> make_plan(const MaskHandle& handle, const py::object& q_length, const py::object& kv_length,
+                                    const py::object& sequences, const py::object& head_count, const py::object& q_offset,
+                                    const py::object& kv_lengths, const py::object& threads) {
+  const std::int64_t q_len = integer(q_length, "q_len"), kv_len = integer(kv_length, "kv_len");
+  const std::int64_t batch = integer(sequences, "batch"), heads = integer(head_count, "heads");
   for (const auto& [name, value] : {std::pair{"q_len", q_len}, {"kv_len", kv_len}, {"batch", batch}, {"heads", heads}})
     if (value < 0) bad_value(std::string(name) + " must be at least 0, got " + std::to_string(value));
   Geometry geometry{batch, heads, q_len, kv_len, {}, {kv_len}};

@@ -7,7 +7,6 @@
 namespace maskattn {
 
 void register_runtime(py::module_& m) {
-  current_isa();  // an unusable MASKATTN_ISA is an error of the import, not of the first call
   m.def("built_isas", &built_isas);
   m.def("runnable_isas", &runnable_isas);
   m.def("current_isa", &current_isa);

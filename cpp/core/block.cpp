@@ -39,7 +39,8 @@ void mask_words(const PlanRow& row, std::int64_t begin, MaskWord* words) {
 
 template <class T>
 Blocking Blocking::of(const AttentionInputs<T>& in) {
-  Blocking cut;
+  Blocking cut{};
+  if (in.kv_heads == 0) return cut;
   cut.group = in.q_heads / in.kv_heads;
   cut.rows = cut.group * in.q_len;
   // Blocks of equal size, and enough of them to keep every thread busy.

@@ -31,8 +31,8 @@ MaskPlan::MaskPlan(const MaskRef& mask, Geometry geometry, int threads) : geomet
   check_extent("batch", mask->batch(), g.batch);
   check_extent("head count", mask->heads(), g.heads);
   mask->check(g);
-  plan_batch_ = mask->batch() == 1 && uniform(g.q_offset) && uniform(g.kv_lengths) ? 1 : g.batch;
-  plan_heads_ = mask->heads();
+  plan_batch_ = g.batch == 0 ? 0 : mask->batch() == 1 && uniform(g.q_offset) && uniform(g.kv_lengths) ? 1 : g.batch;
+  plan_heads_ = g.heads == 0 ? 0 : mask->heads();
 
   struct Piece {
     std::vector<Row> rows;

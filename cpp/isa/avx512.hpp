@@ -12,6 +12,8 @@ MASKATTN_INLINE F32 fma(F32 a, F32 b, F32 c) { return (F32)_mm512_fmadd_ps((__m5
 MASKATTN_INLINE F64 fma(F64 a, F64 b, F64 c) { return (F64)_mm512_fmadd_pd((__m512d)a, (__m512d)b, (__m512d)c); }
 MASKATTN_INLINE F32 vmax(F32 a, F32 b) { return (F32)_mm512_max_ps((__m512)a, (__m512)b); }
 MASKATTN_INLINE F64 vmax(F64 a, F64 b) { return (F64)_mm512_max_pd((__m512d)a, (__m512d)b); }
+MASKATTN_INLINE F32 vmin(F32 a, F32 b) { return (F32)_mm512_min_ps((__m512)a, (__m512)b); }
+MASKATTN_INLINE F64 vmin(F64 a, F64 b) { return (F64)_mm512_min_pd((__m512d)a, (__m512d)b); }
 MASKATTN_INLINE F32 round_even(F32 x) { return (F32)_mm512_roundscale_ps((__m512)x, 0); }
 MASKATTN_INLINE F64 round_even(F64 x) { return (F64)_mm512_roundscale_pd((__m512d)x, 0); }
 MASKATTN_INLINE F32 load_first(const float* p, int count) {
@@ -20,13 +22,11 @@ MASKATTN_INLINE F32 load_first(const float* p, int count) {
 MASKATTN_INLINE F64 load_first(const double* p, int count) {
   return (F64)_mm512_maskz_loadu_pd(static_cast<__mmask8>((1u << count) - 1), p);
 }
-MASKATTN_INLINE F32 keep(F32 x, std::uint64_t bits) {
-  const __m512 hidden = _mm512_set1_ps(-__builtin_inff());
-  return (F32)_mm512_mask_mov_ps(hidden, static_cast<__mmask16>(bits), (__m512)x);
+MASKATTN_INLINE F32 keep(F32 x, std::uint64_t bits, F32 otherwise) {
+  return (F32)_mm512_mask_mov_ps((__m512)otherwise, static_cast<__mmask16>(bits), (__m512)x);
 }
-MASKATTN_INLINE F64 keep(F64 x, std::uint64_t bits) {
-  const __m512d hidden = _mm512_set1_pd(-__builtin_inf());
-  return (F64)_mm512_mask_mov_pd(hidden, static_cast<__mmask8>(bits), (__m512d)x);
+MASKATTN_INLINE F64 keep(F64 x, std::uint64_t bits, F64 otherwise) {
+  return (F64)_mm512_mask_mov_pd((__m512d)otherwise, static_cast<__mmask8>(bits), (__m512d)x);
 }
 MASKATTN_INLINE F32 times_pow2(F32 p, F32 k) {
   const __mmask16 normal = _mm512_cmp_ps_mask((__m512)k, _mm512_set1_ps(-126.f), _CMP_NLE_UQ);

@@ -85,6 +85,10 @@ template <class V>
 MASKATTN_INLINE V vmax(V a, V b) {
   return a > b ? a : b;
 }
+template <class V>
+MASKATTN_INLINE V vmin(V a, V b) {
+  return a < b ? a : b;
+}
 MASKATTN_INLINE float round_one(float x) { return __builtin_rintf(x); }
 MASKATTN_INLINE double round_one(double x) { return __builtin_rint(x); }
 template <class V>
@@ -93,14 +97,14 @@ MASKATTN_INLINE V round_even(V x) {
   for (std::size_t i = 0; i < sizeof(V) / sizeof(x[0]); ++i) r[i] = round_one(x[i]);
   return r;
 }
-// x where the lane's bit is set, else -inf.
+// x where the lane's bit is set, else `otherwise`.
 template <class V>
-MASKATTN_INLINE V keep(V x, std::uint64_t bits) {
+MASKATTN_INLINE V keep(V x, std::uint64_t bits, V otherwise) {
   using T = typename ElementOf<V>::T;
   using Lane = typename VectorOf<T>::Lane;
   typename VectorOf<T>::I lane_bit;
   for (int i = 0; i < kLanes<T>; ++i) lane_bit[i] = Lane{1} << i;
-  return (lane_bit & static_cast<Lane>(bits)) != 0 ? x : splat<T>(-static_cast<T>(__builtin_inff()));
+  return (lane_bit & static_cast<Lane>(bits)) != 0 ? x : otherwise;
 }
 
 // p * 2^k for p in [0.7, 1.42] and an integer k <= 0; zero where k is below the normal range (no subnormal weights: they are

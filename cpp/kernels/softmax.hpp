@@ -20,12 +20,23 @@ MASKATTN_INLINE F64 exp2_fraction(F64 f) {
   return fma(r, f, splat<double>(1));
 }
 
+// x in [-bound, bound]; NaN stays NaN.
+template <class T>
+MASKATTN_INLINE Vec<T> clamp(Vec<T> x, T bound) {
+  return vmin(splat(bound), vmax(splat(-bound), x));
+}
+
+// A score with its bias is kept where z is finite: float's lowest number, the "minus infinity" of many masks, would overflow.
+template <class T>
+inline constexpr T kLargestScore = static_cast<T>(sizeof(T) == 4 ? 1e38 : 1e308);
+
 // 2^(s * factor - m): the integer part is split off the score itself and not off its distance to m, so that m only moves the
-// exponent. The factor comes as high + low, for its rounding would show where scores are large.
+// exponent. The factor comes as high + low, for its rounding would show where scores are large. Beyond 2^22 a score's own spacing
+// is coarser than f should be; there f is kept small, so that equal scores still get equal weights near 1.
 template <class T>
 MASKATTN_INLINE Vec<T> weight(Vec<T> s, Vec<T> high, Vec<T> low, Vec<T> m) {
   const Vec<T> n = round_even(s * high);
-  const Vec<T> f = fma(s, low, fma(s, high, -n));
+  const Vec<T> f = clamp<T>(fma(s, low, fma(s, high, -n)), T{1});
   return times_pow2(exp2_fraction(f), n - m);
 }
 
@@ -43,8 +54,9 @@ void softmax_row(const SoftmaxArgs<T>& a, int row) {
     for (int i = 0; i < kPanel; i += n) {
       T* at = s + panel * kPanel + i;
       Vec<T> x = load<T>(at);
-      if (Biased) x = fma(x, splat(a.scale_lo), fma(x, splat(a.scale_hi), load<T>(bias + panel * kPanel + i)));
-      if (Masked) x = keep(x, words[panel] >> i);
+      if (Biased)
+        x = clamp<T>(fma(x, splat(a.scale_lo), fma(x, splat(a.scale_hi), load<T>(bias + panel * kPanel + i))), kLargestScore<T>);
+      if (Masked) x = keep(x, words[panel] >> i, hidden);
       if (Masked || Biased) store<T>(at, x);
       top = vmax(x, top);  // passes over NaN, which the weights keep
     }
@@ -59,6 +71,7 @@ void softmax_row(const SoftmaxArgs<T>& a, int row) {
       T* at = s + panel * kPanel + i;
       Vec<T> p = {};
       if (!Masked || words[panel] != 0) p = weight<T>(load<T>(at), high, low, splat(m));
+      if (Masked) p = keep(p, words[panel] >> i, Vec<T>{});  // a scale of 0 makes NaN of a hidden score
       store<T>(at, p);
       sum += p;
     }

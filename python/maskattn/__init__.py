@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from maskattn import masks
+from maskattn import _core, masks
 from maskattn._core import MaskPlan
 from maskattn.attention import attention, attention_weights
 from maskattn.runtime import get_cmake_dir, get_include, info, num_threads, runnable_isas, set_isa, set_num_threads
@@ -29,6 +29,8 @@ __all__ = [
     "set_isa",
     "set_num_threads",
 ]
+
+_core.current_isa()  # an unusable MASKATTN_ISA is an error of the import, not of the first call
 
 
 def __getattr__(name: str) -> Any:

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from maskattn import _core
-from maskattn.masks import Dense, Mask
+from maskattn.masks import Dense, Full, Mask
 
 FloatArray = npt.NDArray[Any]
 BoolArray = npt.NDArray[np.bool_]
@@ -85,7 +85,7 @@ def attention(
     """
     if softcap or sinks is not None or precision != "highest" or not isinstance(q, np.ndarray):
         _check_not_there_yet(q, softcap, sinks, precision)
-    plan = None if mask is None else _plan(mask, q, k, kv_lengths, q_offset, threads)
+    plan = None if mask is None and q_offset is None else _plan(mask, q, k, kv_lengths, q_offset, threads)
     result: FloatArray | tuple[FloatArray, FloatArray]
     result = _core.attention(q, k, v, plan, bias, scale, kv_lengths, return_lse, out, threads)
     return result
@@ -125,7 +125,7 @@ def attention_weights(
     _check_not_there_yet(q, softcap, sinks, precision)
     if stage in ("scores", "softcap"):
         mask, bias = None, None
-    plan = None if mask is None else _plan(mask, q, k, kv_lengths, q_offset, threads)
+    plan = None if mask is None and q_offset is None else _plan(mask, q, k, kv_lengths, q_offset, threads)
     return _core.attention_weights(q, k, stage, plan, bias, scale, kv_lengths, threads)
 
 
@@ -143,7 +143,7 @@ def _check_not_there_yet(q: object, softcap: float, sinks: object, precision: st
 
 
 def _plan(
-    mask: Mask | _core.MaskPlan | BoolArray,
+    mask: MaskLike,
     q: FloatArray,
     k: FloatArray,
     kv_lengths: Lengths,
@@ -159,6 +159,8 @@ def _plan(
         return mask
     if isinstance(mask, np.ndarray):
         mask = Dense(mask)
+    elif mask is None:
+        mask = Full()
     elif not isinstance(mask, Mask):
         raise TypeError(
             f"mask must be a Mask, a MaskPlan or a bool array (True = attend), got {type(mask).__name__}; "

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from maskattn import _core
 
 Index = npt.NDArray[np.int64] | int
+_FLOATS = (np.dtype(np.float16), np.dtype(np.float32), np.dtype(np.float64))
 BoolArray = npt.NDArray[np.bool_]
 Lengths = int | npt.NDArray[np.integer[typing.Any]] | list[int] | None
 
@@ -133,7 +134,7 @@ class Mask:
             TypeError: ``dtype`` has no -inf (float16, bfloat16, float32 and float64 do).
         """
         floating = np.dtype(dtype)
-        if floating.itemsize not in (2, 4, 8) or not np.isneginf(np.array(-np.inf).astype(floating).astype(np.float64)):
+        if floating not in _FLOATS and floating.name != "bfloat16":
             raise TypeError(f"dtype must be a floating type with -inf, got {floating}; pass np.float32")
         plan = self.plan(q_len, kv_len, batch=batch, heads=heads, q_offset=q_offset, kv_lengths=kv_lengths)
         return _fill(plan, floating, 0, -np.inf, out)

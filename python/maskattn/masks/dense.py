@@ -42,5 +42,5 @@ class Dense(Mask):
         return cls(~array)
 
     def allows(self, b: Index, h: Index, q_pos: Index, kv_pos: Index, *, q_offset: Index = 0) -> BoolArray:
-        index = [np.minimum(i, n - 1) for i, n in zip((b, h, np.subtract(q_pos, q_offset), kv_pos), self.keep.shape)]
-        return np.asarray(self.keep[tuple(index)])
+        at = (b, h, np.subtract(q_pos, q_offset), kv_pos)
+        return np.asarray(self.keep[tuple(np.minimum(i, n - 1) for i, n in zip(at, self.keep.shape, strict=True))])

@@ -12,10 +12,10 @@ from maskattn.masks.parameters import read_only
 
 @dataclass(frozen=True, eq=False)
 class Documents(Mask):
-    """Packed sequences: a query sees the keys whose document id is its own; ids by position, (length,) or (batch, length).
+    """Packed sequences: a query sees the keys whose document id is its own.
 
-    ``ids`` are those of the query positions, ``kv_ids`` those of the keys (default: the same). A position below 0
-    belongs to no document.
+    ``ids`` are those of the query positions, ``kv_ids`` those of the keys (default: the same): integers by position,
+    shape (length,) or (batch, length). A position below 0 belongs to no document.
 
     >>> Documents([7, 7, 9]).to_bool(3, 3).astype(int).tolist()
     [[[[1, 1, 0], [1, 1, 0], [0, 0, 1]]]]
@@ -47,6 +47,6 @@ def _as_ids(name: str, value: npt.ArrayLike) -> npt.NDArray[np.int64]:
     ids = np.asarray(value)
     if ids.dtype.kind not in "iu":
         raise TypeError(f"{name} must be integers, got {ids.dtype}")
-    if ids.ndim not in (1, 2) or ids.shape[0] == 0:
+    if ids.ndim not in (1, 2) or (ids.ndim == 2 and len(ids) == 0):
         raise ValueError(f"{name} must have shape (length,) or (batch, length), got {ids.shape}")
     return np.asarray(read_only(np.atleast_2d(ids.astype(np.int64))), np.int64)

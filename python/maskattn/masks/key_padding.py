@@ -25,7 +25,7 @@ class KeyPadding(Mask):
         keep = np.asarray(self.keep)
         if keep.dtype != np.bool_:
             raise TypeError(f"keep must be a bool array (True = attend), got {keep.dtype}; pass keep.astype(bool)")
-        if keep.ndim not in (1, 2) or keep.shape[0] == 0:
+        if keep.ndim not in (1, 2) or (keep.ndim == 2 and len(keep) == 0):
             raise ValueError(f"keep must have shape (batch, kv_len) or (kv_len,), got {keep.shape}")
         object.__setattr__(self, "keep", read_only(np.atleast_2d(keep)))
 
