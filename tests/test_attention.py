@@ -380,3 +380,27 @@ def test_weights_are_those_of_attention(isa: str, rng: np.random.Generator) -> N
     weights = maskattn.attention_weights(q, k, mask=Causal())
     got = maskattn.attention(q, k, v, mask=Causal())
     np.testing.assert_allclose(weights @ np.repeat(v, 2, axis=1), got, rtol=0, atol=4e-6)
+
+
+def test_scores_of_a_plan_keep_its_lengths(rng: np.random.Generator) -> None:
+    q, k, _ = qkv(rng, 2, 2, 2, 3, 9)
+    k[1, :, 4:] = np.nan
+    scores = maskattn.attention_weights(q, k, stage="scores", mask=Causal().plan(3, 9, batch=2, kv_lengths=[9, 4]))
+    assert np.isfinite(scores[0]).all()
+    assert np.isneginf(scores[1, :, :, 4:]).all()
+    assert np.isfinite(scores[1, :, :, :4]).all()
+
+
+def test_identical_keys_do_not_bias_the_sum(isa: str) -> None:
+    """Sums of equal terms round the same way each time: what long chains would show."""
+    q, k = np.ones((1, 1, 1, 8), np.float32), np.ones((1, 1, 4099, 8), np.float32)
+    v = np.full((1, 1, 4099, 3), 3.3, np.float32)
+    np.testing.assert_allclose(maskattn.attention(q, k, v), v[:, :, :1], rtol=0, atol=4e-6)
+
+
+def test_a_dense_mask_is_immutable() -> None:
+    array = np.ones((5, 9), bool)
+    mask = Dense(array)
+    array[:] = False
+    assert mask.to_bool(5, 9).all()
+    assert mask.allows(0, 0, 1, 1).all()

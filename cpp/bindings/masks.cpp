@@ -18,6 +18,8 @@ std::vector<MaskRef> refs(const std::vector<MaskHandle>& handles) {
   return masks;
 }
 
+constexpr std::int64_t kFarthest = std::int64_t{1} << 62;  // positions: room to add lengths and windows
+
 using Integers = py::array_t<std::int64_t, py::array::c_style>;
 using Bools = py::array_t<bool, py::array::c_style>;
 
@@ -48,6 +50,9 @@ std::shared_ptr<MaskPlan> make_plan(const MaskHandle& handle, const py::object& 
     for (const std::int64_t length : geometry.kv_lengths) geometry.q_offset.push_back(length - q_len);
   else
     geometry.q_offset = integers_per_sequence(q_offset, "q_offset", batch);
+  for (const std::int64_t offset : geometry.q_offset)
+    if (offset < -kFarthest || offset > kFarthest)
+      bad_value("q_offset must be from -2**62 to 2**62, got " + std::to_string(offset));
   const int count = thread_count(threads);
   const py::gil_scoped_release unlocked;
   return std::make_shared<MaskPlan>(handle.mask, std::move(geometry), count);
@@ -95,6 +100,8 @@ void register_masks(py::module_& m) {
       .def_property_readonly("heads", [](const MaskPlan& p) { return p.geometry().heads; })
       .def_property_readonly("q_len", [](const MaskPlan& p) { return p.geometry().q_len; })
       .def_property_readonly("kv_len", [](const MaskPlan& p) { return p.geometry().kv_len; })
+      .def_property_readonly("kv_lengths", [](const MaskPlan& p) { return p.geometry().kv_lengths; })
+      .def_property_readonly("q_offset", [](const MaskPlan& p) { return p.geometry().q_offset; })
       .def_property_readonly("nbytes", &MaskPlan::bytes)
       .def("agrees",
            [](const MaskPlan& plan, const py::object& kv_lengths, const py::object& q_offset) {

@@ -1,5 +1,6 @@
-// Weights times values: one FMA chain per output element over the segment's keys in key order, then merged into the running
-// output. Keys that no row of a group sees are skipped; a key that some rows see adds 0 * v to the others.
+// Weights times values: per output element one FMA chain over the keys of each panel, in key order and from zero, the panels
+// added in order, and the segment then merged into the running output. Keys that no row of a group sees are skipped; a key that
+// some rows see adds 0 * v to the others.
 #pragma once
 
 namespace maskattn::MASKATTN_ISA {
@@ -15,7 +16,7 @@ struct ValuesTile {
                                             int columns, bool first) {
     Vec<T> acc[Rows][Columns];
     MASKATTN_UNROLLED(r, Rows)
-      MASKATTN_UNROLLED(c, Columns) acc[r][c] = first ? Vec<T>{} : load<T>(partial + r * columns + c * kLanes<T>);
+      MASKATTN_UNROLLED(c, Columns) acc[r][c] = Vec<T>{};
     Runs runs{any};
     for (int begin = 0, end = 0; runs.next(begin, end);) {
       const T* w = weights + begin;
@@ -32,19 +33,26 @@ struct ValuesTile {
       }
     }
     MASKATTN_UNROLLED(r, Rows)
-      MASKATTN_UNROLLED(c, Columns) store<T>(partial + r * columns + c * kLanes<T>, acc[r][c]);
+      MASKATTN_UNROLLED(c, Columns) {
+        T* to = partial + r * columns + c * kLanes<T>;
+        store<T>(to, first ? acc[r][c] : load<T>(to) + acc[r][c]);
+      }
   }
 };
 
-// The same chain for one row, over the keys that the row itself sees. Needed where a hidden key's value is not finite:
+// The same chains for one row, over the keys that the row itself sees. Needed where a hidden key's value is not finite:
 // its 0 * v was NaN.
 template <class T>
 void values_row_guarded(const T* weights, const MaskWord* mask, const T* v, std::ptrdiff_t v_stride, int columns, T* partial) {
   for (int c = 0; c < columns; c += kLanes<T>) {
-    Vec<T> acc = {};
-    for (int key = 0; key < kSegment; ++key)
-      if (mask[key / kPanel] >> (key % kPanel) & 1) acc = fma(splat<T>(weights[key]), load<T>(v + key * v_stride + c), acc);
-    store<T>(partial + c, acc);
+    Vec<T> total = {};
+    for (int panel = 0; panel < kPanels; ++panel) {
+      Vec<T> acc = {};
+      for (int key = panel * kPanel; key < (panel + 1) * kPanel; ++key)
+        if (mask[panel] >> (key % kPanel) & 1) acc = fma(splat<T>(weights[key]), load<T>(v + key * v_stride + c), acc);
+      total += acc;
+    }
+    store<T>(partial + c, total);
   }
 }
 

@@ -8,11 +8,12 @@ import numpy as np
 import numpy.typing as npt
 
 from maskattn import _core
-from maskattn.masks import Dense, Full, Mask
+from maskattn.masks import Full, Mask
+from maskattn.masks.dense import four_axes
 
 FloatArray = npt.NDArray[Any]
 BoolArray = npt.NDArray[np.bool_]
-Lengths = int | npt.NDArray[np.integer[Any]] | list[int] | None
+Lengths = int | npt.NDArray[np.integer[Any]] | list[int] | tuple[int, ...] | None
 MaskLike = Mask | _core.MaskPlan | BoolArray | None
 Stage = Literal["scores", "softcap", "bias", "softmax"]
 
@@ -123,7 +124,8 @@ def attention_weights(
     if stage not in _STAGES:
         raise ValueError(f"stage must be one of {', '.join(_STAGES)}, got {stage!r}")
     _check_not_there_yet(q, softcap, sinks, precision)
-    if stage in ("scores", "softcap"):
+    if stage in ("scores", "softcap"):  # before bias and mask; what does not exist has no score all the same
+        kv_lengths = mask.kv_lengths if isinstance(mask, _core.MaskPlan) and kv_lengths is None else kv_lengths
         mask, bias = None, None
     plan = None if mask is None and q_offset is None else _plan(mask, q, k, kv_lengths, q_offset, threads)
     return _core.attention_weights(q, k, stage, plan, bias, scale, kv_lengths, threads)
@@ -157,19 +159,16 @@ def _plan(
                 "leave them out, or pass the mask itself"
             )
         return mask
+    if not all(isinstance(a, np.ndarray) and a.ndim == 4 for a in (q, k)):
+        return None  # the core says what is wrong with them
     if isinstance(mask, np.ndarray):
-        mask = Dense(mask)
-    elif mask is None:
-        mask = Full()
-    elif not isinstance(mask, Mask):
+        expr = _core.mask_dense(four_axes(mask))
+    elif mask is None or isinstance(mask, Mask):
+        expr = (mask or Full()).expr
+    else:
         raise TypeError(
             f"mask must be a Mask, a MaskPlan or a bool array (True = attend), got {type(mask).__name__}; "
             "see maskattn.masks"
         )
-    for a in (q, k):
-        if not isinstance(a, np.ndarray) or a.ndim != 4:
-            return None  # the core says what is wrong with it
-    return mask.plan(
-        q.shape[2], k.shape[2], batch=q.shape[0], heads=q.shape[1], kv_lengths=kv_lengths, q_offset=q_offset,
-        threads=threads,
-    )  # fmt: skip
+    batch, heads, q_len, _ = q.shape
+    return _core.make_plan(expr, q_len, k.shape[2], batch, heads, q_offset, kv_lengths, threads)

@@ -35,8 +35,11 @@ def set_isa(name: str) -> None:
     """Use the kernels of one instruction set from now on, in every thread (``MASKATTN_ISA`` does so at import).
 
     Raises:
+        TypeError: ``name`` is not a str.
         ValueError: ``name`` is not one of :func:`runnable_isas`.
     """
+    if not isinstance(name, str):
+        raise TypeError(f"name must be a str, one of {', '.join(runnable_isas())}, got {type(name).__name__}")
     _core.set_isa(name)
 
 
