@@ -28,7 +28,9 @@ def visible(
     for b in range(batch):
         positions = offsets[b] + np.arange(q_len)[:, None]
         for h in range(heads):
-            allowed = True if mask is None else mask.allows(b, h, positions, keys, q_offset=offsets[b])
+            allowed = (
+                True if mask is None else mask.allows(b, h, positions, keys, q_offset=offsets[b], kv_length=lengths[b])
+            )
             seen[b, h] = allowed & (keys < lengths[b])
     return seen
 

@@ -10,7 +10,26 @@ import numpy as np
 import numpy.typing as npt
 from hypothesis import strategies as st
 
-from maskattn.masks import Causal, Dense, Documents, Full, KeyPadding, Mask, Padding, PrefixLM, SlidingWindow
+from maskattn.masks import (
+    BlockDiffusion,
+    BlockSparse,
+    Causal,
+    Chunked,
+    Dense,
+    Dilated,
+    Documents,
+    FirstTokens,
+    Full,
+    GlobalTokens,
+    KeyPadding,
+    Mask,
+    Neighborhood,
+    Padding,
+    PrefixLM,
+    QueryPadding,
+    SlidingWindow,
+    Tree,
+)
 
 Array = npt.NDArray[Any]
 PerSequence = int | list[int] | None
@@ -101,9 +120,48 @@ def documents(draw: st.DrawFn, g: Geometry) -> Documents:
     return Documents(ids(queries), ids(g.kv_len))
 
 
+@st.composite
+def query_padding(draw: st.DrawFn, g: Geometry) -> QueryPadding:
+    length = max(1, g.last_position() + 1 + draw(st.integers(0, 3)))
+    return QueryPadding(bools(draw(seeds), *draw(st.sampled_from([(length,), (1, length), (g.batch, length)]))))
+
+
+@st.composite
+def trees(draw: st.DrawFn, g: Geometry) -> Tree:
+    nodes = draw(st.integers(0, 12))
+    parents = [draw(st.integers(-1, node - 1)) for node in range(nodes)]
+    return Tree(parents, draw(st.none() | st.integers(0, g.kv_len + 5)))
+
+
+@st.composite
+def block_sparse(draw: st.DrawFn, g: Geometry) -> BlockSparse:
+    size = draw(st.sampled_from([1, 3, 16, 64]))
+    rows, columns = (max(1, -(-n // size)) for n in (g.last_position() + 1, g.kv_len))
+    front = draw(st.sampled_from([(), (1, 1), (g.batch, 1), (1, g.heads), (g.batch, g.heads)]))
+    return BlockSparse(bools(draw(seeds), *front, rows, columns), size)
+
+
+@st.composite
+def neighborhoods(draw: st.DrawFn, g: Geometry) -> Neighborhood:
+    shape = draw(st.tuples(st.integers(1, 12), st.integers(1, 30)))
+    kernel = tuple(draw(st.integers(1, n)) for n in shape)
+    return Neighborhood(kernel[1], shape[1]) if draw(st.booleans()) else Neighborhood(kernel, shape)
+
+
 def leaves(g: Geometry) -> st.SearchStrategy[Mask]:
     side = st.none() | st.integers(0, 5) | st.integers(0, g.kv_len + 5)
+    size = st.integers(1, 9) | st.integers(1, g.kv_len + 5)
     return st.one_of(
+        st.builds(Padding, per_sequence(g.batch, 0, g.kv_len + 3), st.sampled_from(["right", "left"])),
+        query_padding(g),
+        st.builds(Chunked, size),
+        st.builds(Dilated, st.integers(0, 9), size),
+        st.builds(GlobalTokens, st.lists(st.integers(0, g.kv_len + 5), max_size=5)),
+        st.builds(FirstTokens, st.integers(0, g.kv_len + 3)),
+        trees(g),
+        block_sparse(g),
+        neighborhoods(g),
+        st.builds(BlockDiffusion, size, st.none() | size),
         st.builds(Full),
         st.builds(Causal),
         st.builds(SlidingWindow, side, side),

@@ -344,7 +344,7 @@ def test_repr_of_an_expression_rebuilds_it(mask: Mask) -> None:
 
 
 def test_repr_reads_as_written() -> None:
-    assert repr(~(Causal() | Padding(2)) & Full()) == "~(Causal() | Padding(lengths=2)) & Full()"
+    assert repr(~(Causal() | Padding(2)) & Full()) == "~(Causal() | Padding(lengths=2, side='right')) & Full()"
     assert repr(Causal() & (Full() | ~Causal())) == "Causal() & (Full() | ~Causal())"
 
 

@@ -25,7 +25,8 @@ using Bools = py::array_t<bool, py::array::c_style>;
 
 std::vector<std::int64_t> to_vector(const Integers& a) { return {a.data(), a.data() + a.size()}; }
 
-MaskRef dense(const py::array& keep) {  // bool, 4 axes: checked by the Python class
+// Arrays reach these functions as the Python classes have checked and shaped them.
+MaskRef dense(const py::array& keep) {
   std::int64_t shape[4], strides[4];
   for (int axis = 0; axis < 4; ++axis) {
     shape[axis] = keep.shape(axis);
@@ -91,6 +92,22 @@ void register_masks(py::module_& m) {
     return MaskHandle{mask_documents(q_ids.data(), q_ids.shape(1), kv_ids.data(), kv_ids.shape(1), q_ids.shape(0))};
   });
   m.def("mask_dense", [](const py::array& keep) { return MaskHandle{dense(keep)}; });
+  m.def("mask_last_keys", [](const Integers& counts) { return MaskHandle{mask_last_keys(to_vector(counts))}; });
+  m.def("mask_queries", [](const Bools& keep) { return MaskHandle{mask_queries(keep.data(), keep.shape(0), keep.shape(1))}; });
+  m.def("mask_chunks", [](std::int64_t size, bool earlier) { return MaskHandle{mask_chunks(size, earlier)}; });
+  m.def("mask_dilated", [](std::int64_t window, std::int64_t stride) { return MaskHandle{mask_dilated(window, stride)}; });
+  m.def("mask_global_tokens", [](const Integers& at) { return MaskHandle{mask_global_tokens(to_vector(at))}; });
+  m.def("mask_tree", [](const Integers& parents, std::optional<std::int64_t> start) {
+    return MaskHandle{mask_tree(to_vector(parents), start)};
+  });
+  m.def("mask_block_sparse", [](const Bools& keep, std::int64_t size) {
+    return MaskHandle{mask_block_sparse(keep.data(), {keep.shape(0), keep.shape(1), keep.shape(2), keep.shape(3)}, size)};
+  });
+  m.def("mask_neighborhood", [](std::pair<std::int64_t, std::int64_t> shape, std::pair<std::int64_t, std::int64_t> kernel) {
+    return MaskHandle{mask_neighborhood({shape.first, shape.second}, {kernel.first, kernel.second})};
+  });
+  m.def("mask_block_diffusion",
+        [](std::int64_t size, std::int64_t length) { return MaskHandle{mask_block_diffusion(size, length)}; });
   m.def("mask_and", [](const std::vector<MaskHandle>& terms) { return MaskHandle{mask_and(refs(terms))}; });
   m.def("mask_or", [](const std::vector<MaskHandle>& terms) { return MaskHandle{mask_or(refs(terms))}; });
   m.def("mask_not", [](const MaskHandle& term) { return MaskHandle{mask_not(term.mask)}; });

@@ -1,6 +1,7 @@
 // The nodes of a mask expression. A node answers one question: which keys does a row see?
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <deque>
 #include <vector>
@@ -42,6 +43,34 @@ class MaskExpr {
   // Throws std::invalid_argument where the node cannot speak of this geometry.
   virtual void check(const Geometry&) const {}
 };
+
+// Keys [begin, end), clipped to those that exist, behind the spans that `out` holds.
+inline void push_clipped(KeySet& out, std::int64_t begin, std::int64_t end, std::int64_t keys) {
+  begin = std::max<std::int64_t>(begin, 0);
+  end = std::min(end, keys);
+  if (begin < end) out.spans.push_back({static_cast<std::int32_t>(begin), static_cast<std::int32_t>(end)});
+}
+inline void push_clipped(KeySet& out, const std::vector<Span>& spans, std::int64_t keys) {
+  for (const Span span : spans) push_clipped(out, span.begin, span.end, keys);
+}
+
+// The runs of equal values in [0, count), as emit(value, span).
+template <class Value, class Emit>
+void for_each_equal_run(const Value* values, std::int64_t count, const Emit& emit) {
+  for (std::int64_t begin = 0, end; begin < count; begin = end) {
+    for (end = begin + 1; end < count && values[end] == values[begin];) ++end;
+    emit(values[begin], Span{static_cast<std::int32_t>(begin), static_cast<std::int32_t>(end)});
+  }
+}
+
+// The index of sequence b (or head h) in an array that has one entry for all of them, or one for each.
+inline std::size_t pick(std::int64_t index, std::size_t extent) { return extent == 1 ? 0 : static_cast<std::size_t>(index); }
+
+// x / size, rounded down.
+inline std::int64_t floor_div(std::int64_t x, std::int64_t size) { return x >= 0 ? x / size : -((-x + size - 1) / size); }
+
+// Throws std::invalid_argument where a mask that was made for `have` of something is asked about `want`.
+void check_covers(const char* what, std::int64_t have, std::int64_t want, const char* unit);
 
 // Set algebra, in core/key_set.cpp. Bits have (keys + 63) / 64 words, none set past `keys`.
 void make_bits(KeySet& set, std::int64_t keys);

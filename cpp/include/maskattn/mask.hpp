@@ -33,6 +33,8 @@ using MaskRef = std::shared_ptr<const MaskExpr>;
 MaskRef mask_band(std::optional<std::int64_t> left, std::optional<std::int64_t> right);
 // Keys begin[b] <= key < end[b]; one element serves every sequence.
 MaskRef mask_key_range(std::vector<std::int64_t> begin, std::vector<std::int64_t> end);
+// The last counts[b] of the keys that exist.
+MaskRef mask_last_keys(std::vector<std::int64_t> counts);
 // Keys whose byte is not zero, [sequences][keys].
 MaskRef mask_keys(const bool* keep, std::int64_t sequences, std::int64_t keys);
 // Keys whose id is the id at the query's position, [sequences][length] each. Positions outside belong to no document.
@@ -40,6 +42,24 @@ MaskRef mask_documents(const std::int64_t* q_ids, std::int64_t q_length, const s
                        std::int64_t sequences);
 // keep[b][h][i][key], each extent 1 or the call's; strides in bytes.
 MaskRef mask_dense(const bool* keep, const std::int64_t (&shape)[4], const std::int64_t (&strides)[4]);
+// Query positions whose byte is not zero see every key, others none, [sequences][length].
+MaskRef mask_queries(const bool* keep, std::int64_t sequences, std::int64_t length);
+// Keys of the query's own chunk of `size` positions, and, if asked for, of all earlier ones.
+MaskRef mask_chunks(std::int64_t size, bool earlier);
+// Keys at position + t * stride, -window <= t <= window.
+MaskRef mask_dilated(std::int64_t window, std::int64_t stride);
+// Pairs of which the query or the key is at one of the positions.
+MaskRef mask_global_tokens(std::vector<std::int64_t> positions);
+// Node t stands at start + t (no start: the nodes are the last keys); it sees itself, its ancestors, and the keys before the
+// tree. Queries that are no nodes see the keys before the tree that are not after them. Throws for parents that are not earlier
+// nodes.
+MaskRef mask_tree(std::vector<std::int64_t> parents, std::optional<std::int64_t> start);
+// keep[b][h][position of the query / size][key / size], the first two extents 1 or the call's.
+MaskRef mask_block_sparse(const bool* keep, const std::int64_t (&shape)[4], std::int64_t size);
+// The kernel[0] x kernel[1] cells nearest to the query's on a grid of shape[0] x shape[1] positions.
+MaskRef mask_neighborhood(const std::int64_t (&shape)[2], const std::int64_t (&kernel)[2]);
+// Training of a block diffusion model on [noisy; clean] of `length` positions each.
+MaskRef mask_block_diffusion(std::int64_t size, std::int64_t length);
 MaskRef mask_and(std::vector<MaskRef> terms);
 MaskRef mask_or(std::vector<MaskRef> terms);
 MaskRef mask_not(MaskRef term);

@@ -1,26 +1,44 @@
 """Masks: immutable expressions over positions, combined with ``&``, ``|`` and ``~``. True means attend."""
 
 from maskattn.masks.base import All, Any, Mask, Not
+from maskattn.masks.block_diffusion import BlockDiffusion
+from maskattn.masks.block_sparse import BlockSparse
 from maskattn.masks.causal import Causal
+from maskattn.masks.chunked import Chunked
 from maskattn.masks.dense import Dense
+from maskattn.masks.dilated import Dilated
 from maskattn.masks.documents import Documents
+from maskattn.masks.first_tokens import FirstTokens
 from maskattn.masks.full import Full
+from maskattn.masks.global_tokens import GlobalTokens
 from maskattn.masks.key_padding import KeyPadding
+from maskattn.masks.neighborhood import Neighborhood
 from maskattn.masks.padding import Padding
 from maskattn.masks.prefix_lm import PrefixLM
+from maskattn.masks.query_padding import QueryPadding
 from maskattn.masks.sliding_window import SlidingWindow
+from maskattn.masks.tree import Tree
 
 __all__ = [
     "All",
     "Any",
+    "BlockDiffusion",
+    "BlockSparse",
     "Causal",
+    "Chunked",
     "Dense",
+    "Dilated",
     "Documents",
+    "FirstTokens",
     "Full",
+    "GlobalTokens",
     "KeyPadding",
     "Mask",
+    "Neighborhood",
     "Not",
     "Padding",
     "PrefixLM",
+    "QueryPadding",
     "SlidingWindow",
+    "Tree",
 ]

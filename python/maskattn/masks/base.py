@@ -24,10 +24,13 @@ class Mask:
     ``q_offset[b] + i``, key ``j`` at ``j``, and keys at or past ``kv_lengths[b]`` do not exist.
     """
 
-    def allows(self, b: Index, h: Index, q_pos: Index, kv_pos: Index, *, q_offset: Index = 0) -> BoolArray:
+    def allows(
+        self, b: Index, h: Index, q_pos: Index, kv_pos: Index, *, q_offset: Index = 0, kv_length: Index | None = None
+    ) -> BoolArray:
         """The definition: whether the query at ``q_pos`` sees the key at ``kv_pos``; integers or arrays that broadcast.
 
-        ``q_offset`` is the position of the call's first query; only a mask that speaks of rows (Dense) asks for it.
+        ``q_offset`` is the position of the call's first query, which a mask that speaks of rows (Dense) asks for;
+        ``kv_length`` the keys that exist, which one that counts from the end asks for (Padding on the left, Tree).
         """
         raise NotImplementedError
 
@@ -162,8 +165,12 @@ class All(Mask):
 
     terms: tuple[Mask, ...]
 
-    def allows(self, b: Index, h: Index, q_pos: Index, kv_pos: Index, *, q_offset: Index = 0) -> BoolArray:
-        return np.asarray(np.logical_and.reduce(_broadcast(self.terms, b, h, q_pos, kv_pos, q_offset)), np.bool_)
+    def allows(
+        self, b: Index, h: Index, q_pos: Index, kv_pos: Index, *, q_offset: Index = 0, kv_length: Index | None = None
+    ) -> BoolArray:
+        return np.asarray(
+            np.logical_and.reduce(_broadcast(self.terms, b, h, q_pos, kv_pos, q_offset, kv_length)), np.bool_
+        )
 
     def _lower(self) -> _core.MaskExpr:
         return _core.mask_and([term.expr for term in self.terms])
@@ -178,8 +185,12 @@ class Any(Mask):
 
     terms: tuple[Mask, ...]
 
-    def allows(self, b: Index, h: Index, q_pos: Index, kv_pos: Index, *, q_offset: Index = 0) -> BoolArray:
-        return np.asarray(np.logical_or.reduce(_broadcast(self.terms, b, h, q_pos, kv_pos, q_offset)), np.bool_)
+    def allows(
+        self, b: Index, h: Index, q_pos: Index, kv_pos: Index, *, q_offset: Index = 0, kv_length: Index | None = None
+    ) -> BoolArray:
+        return np.asarray(
+            np.logical_or.reduce(_broadcast(self.terms, b, h, q_pos, kv_pos, q_offset, kv_length)), np.bool_
+        )
 
     def _lower(self) -> _core.MaskExpr:
         return _core.mask_or([term.expr for term in self.terms])
@@ -194,8 +205,10 @@ class Not(Mask):
 
     term: Mask
 
-    def allows(self, b: Index, h: Index, q_pos: Index, kv_pos: Index, *, q_offset: Index = 0) -> BoolArray:
-        return np.logical_not(self.term.allows(b, h, q_pos, kv_pos, q_offset=q_offset))
+    def allows(
+        self, b: Index, h: Index, q_pos: Index, kv_pos: Index, *, q_offset: Index = 0, kv_length: Index | None = None
+    ) -> BoolArray:
+        return np.logical_not(self.term.allows(b, h, q_pos, kv_pos, q_offset=q_offset, kv_length=kv_length))
 
     def _lower(self) -> _core.MaskExpr:
         return _core.mask_not(self.term.expr)
@@ -205,9 +218,10 @@ class Not(Mask):
 
 
 def _broadcast(
-    terms: tuple[Mask, ...], b: Index, h: Index, q_pos: Index, kv_pos: Index, q_offset: Index
+    terms: tuple[Mask, ...], b: Index, h: Index, q_pos: Index, kv_pos: Index, q_offset: Index, kv_length: Index | None
 ) -> list[BoolArray]:
-    return list(np.broadcast_arrays(*(term.allows(b, h, q_pos, kv_pos, q_offset=q_offset) for term in terms)))
+    answers = (term.allows(b, h, q_pos, kv_pos, q_offset=q_offset, kv_length=kv_length) for term in terms)
+    return list(np.broadcast_arrays(*answers))
 
 
 def _operand(term: Mask, inside: type[Mask]) -> str:

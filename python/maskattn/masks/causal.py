@@ -16,7 +16,9 @@ class Causal(Mask):
     [[[[1, 1, 0], [1, 1, 1]]]]
     """
 
-    def allows(self, b: Index, h: Index, q_pos: Index, kv_pos: Index, *, q_offset: Index = 0) -> BoolArray:
+    def allows(
+        self, b: Index, h: Index, q_pos: Index, kv_pos: Index, *, q_offset: Index = 0, kv_length: Index | None = None
+    ) -> BoolArray:
         return np.less_equal(kv_pos, q_pos)
 
     def _lower(self) -> _core.MaskExpr:

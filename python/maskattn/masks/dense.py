@@ -32,7 +32,9 @@ class Dense(Mask):
             raise TypeError(f"ignore must be a bool array (True = ignore), got {array.dtype}; pass ignore.astype(bool)")
         return cls(~array)
 
-    def allows(self, b: Index, h: Index, q_pos: Index, kv_pos: Index, *, q_offset: Index = 0) -> BoolArray:
+    def allows(
+        self, b: Index, h: Index, q_pos: Index, kv_pos: Index, *, q_offset: Index = 0, kv_length: Index | None = None
+    ) -> BoolArray:
         at = (b, h, np.subtract(q_pos, q_offset), kv_pos)
         return np.asarray(self.keep[tuple(np.minimum(i, n - 1) for i, n in zip(at, self.keep.shape, strict=True))])
 

@@ -32,7 +32,19 @@ class Documents(Mask):
         object.__setattr__(self, "ids", ids)
         object.__setattr__(self, "kv_ids", kv_ids)
 
-    def allows(self, b: Index, h: Index, q_pos: Index, kv_pos: Index, *, q_offset: Index = 0) -> BoolArray:
+    @classmethod
+    def from_cu_seqlens(cls, cu_seqlens: npt.ArrayLike, kv_cu_seqlens: npt.ArrayLike | None = None) -> Documents:
+        """From cumulative lengths, shape (documents + 1,): 0 first, then the end of each (flash-attn's ``cu_seqlens``).
+
+        >>> Documents.from_cu_seqlens([0, 2, 3]).ids.tolist()
+        [[0, 0, 1]]
+        """
+        kv_ids = None if kv_cu_seqlens is None else _ids_of("kv_cu_seqlens", kv_cu_seqlens)
+        return cls(_ids_of("cu_seqlens", cu_seqlens), kv_ids)
+
+    def allows(
+        self, b: Index, h: Index, q_pos: Index, kv_pos: Index, *, q_offset: Index = 0, kv_length: Index | None = None
+    ) -> BoolArray:
         assert self.kv_ids is not None
         sequence = np.minimum(b, len(self.ids) - 1)
         same = self.ids[sequence, np.maximum(q_pos, 0)] == self.kv_ids[sequence, kv_pos]
@@ -50,3 +62,12 @@ def _as_ids(name: str, value: npt.ArrayLike) -> npt.NDArray[np.int64]:
     if ids.ndim not in (1, 2) or (ids.ndim == 2 and len(ids) == 0):
         raise ValueError(f"{name} must have shape (length,) or (batch, length), got {ids.shape}")
     return np.asarray(read_only(np.atleast_2d(ids.astype(np.int64))), np.int64)
+
+
+def _ids_of(name: str, cu_seqlens: npt.ArrayLike) -> npt.NDArray[np.int64]:
+    ends = np.asarray(cu_seqlens)
+    if ends.dtype.kind not in "iu":
+        raise TypeError(f"{name} must be integers, got {ends.dtype}")
+    if ends.ndim != 1 or len(ends) == 0 or ends[0] != 0 or (np.diff(ends) < 0).any():
+        raise ValueError(f"{name} must start at 0 and not decrease, shape (documents + 1,), got {ends.tolist()}")
+    return np.repeat(np.arange(len(ends) - 1), np.diff(ends))

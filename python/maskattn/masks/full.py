@@ -16,7 +16,9 @@ class Full(Mask):
     [[[[1, 1, 1]]]]
     """
 
-    def allows(self, b: Index, h: Index, q_pos: Index, kv_pos: Index, *, q_offset: Index = 0) -> BoolArray:
+    def allows(
+        self, b: Index, h: Index, q_pos: Index, kv_pos: Index, *, q_offset: Index = 0, kv_length: Index | None = None
+    ) -> BoolArray:
         return np.greater_equal(kv_pos, 0) & np.ones(np.shape(q_pos), np.bool_)
 
     def _lower(self) -> _core.MaskExpr:

@@ -6,7 +6,7 @@ import numpy as np
 
 from maskattn import _core
 from maskattn.masks.base import BoolArray, Index, Mask
-from maskattn.masks.parameters import read_only
+from maskattn.masks.parameters import read_only, sequences_of_bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,14 +22,11 @@ class KeyPadding(Mask):
     keep: BoolArray
 
     def __post_init__(self) -> None:
-        keep = np.asarray(self.keep)
-        if keep.dtype != np.bool_:
-            raise TypeError(f"keep must be a bool array (True = attend), got {keep.dtype}; pass keep.astype(bool)")
-        if keep.ndim not in (1, 2) or (keep.ndim == 2 and len(keep) == 0):
-            raise ValueError(f"keep must have shape (batch, kv_len) or (kv_len,), got {keep.shape}")
-        object.__setattr__(self, "keep", read_only(np.atleast_2d(keep)))
+        object.__setattr__(self, "keep", read_only(sequences_of_bool("keep", self.keep)))
 
-    def allows(self, b: Index, h: Index, q_pos: Index, kv_pos: Index, *, q_offset: Index = 0) -> BoolArray:
+    def allows(
+        self, b: Index, h: Index, q_pos: Index, kv_pos: Index, *, q_offset: Index = 0, kv_length: Index | None = None
+    ) -> BoolArray:
         seen = self.keep[np.minimum(b, len(self.keep) - 1), kv_pos]
         return np.asarray(seen & np.ones(np.shape(q_pos), np.bool_))
 

@@ -9,13 +9,21 @@ from typing import Any
 import numpy as np
 
 from maskattn.masks.base import Mask
+from maskattn.masks.block_diffusion import BlockDiffusion
 from maskattn.masks.causal import Causal
+from maskattn.masks.chunked import Chunked
+from maskattn.masks.dilated import Dilated
 from maskattn.masks.documents import Documents
+from maskattn.masks.first_tokens import FirstTokens
 from maskattn.masks.full import Full
+from maskattn.masks.global_tokens import GlobalTokens
 from maskattn.masks.key_padding import KeyPadding
+from maskattn.masks.neighborhood import Neighborhood
 from maskattn.masks.padding import Padding
 from maskattn.masks.prefix_lm import PrefixLM
+from maskattn.masks.query_padding import QueryPadding
 from maskattn.masks.sliding_window import SlidingWindow
+from maskattn.masks.tree import Tree
 
 
 def _documents(*ids: int) -> Mask:
@@ -26,6 +34,18 @@ def _keys(*keep: int) -> Mask:
     return KeyPadding(np.array(keep, np.bool_))
 
 
+def _queries(*keep: int) -> Mask:
+    return QueryPadding(np.array(keep, np.bool_))
+
+
+def _global_tokens(*indices: int) -> Mask:
+    return GlobalTokens(indices)
+
+
+def _tree(*parents: int, start: int | None = None) -> Mask:
+    return Tree(parents, start)
+
+
 KINDS: dict[str, Callable[..., Mask]] = {
     "full": Full,
     "causal": Causal,
@@ -34,14 +54,23 @@ KINDS: dict[str, Callable[..., Mask]] = {
     "prefix": PrefixLM,
     "documents": _documents,
     "keys": _keys,
+    "queries": _queries,
+    "chunked": Chunked,
+    "dilated": Dilated,
+    "global_tokens": _global_tokens,
+    "first_tokens": FirstTokens,
+    "tree": _tree,
+    "neighborhood": Neighborhood,
+    "block_diffusion": BlockDiffusion,
 }
 
 
 def parse(text: str) -> Mask:
     """A mask from text such as ``causal & window(4)``: names of :data:`KINDS` joined by ``&``, ``|``, ``~``.
 
-    Arguments are integers, None or lists of integers, by position or name, as the class takes them; ``documents(0, 0,
-    1)`` and ``keys(1, 0, 1)`` take one integer a position.
+    Arguments are integers, None, strings or lists of integers, by position or name, as the class takes them;
+    ``documents(0, 0, 1)``, ``keys(1, 0, 1)`` and ``queries(1, 0, 1)`` take one integer a position,
+    ``global_tokens(0, 5)`` the positions, ``tree(-1, 0, 0)`` the parents.
 
     Raises:
         ValueError: the text is not such an expression, or a mask refuses its arguments.
@@ -82,4 +111,6 @@ def _argument(node: ast.expr) -> Any:
     try:
         return ast.literal_eval(node)
     except ValueError:
-        raise ValueError(f"arguments must be integers, None or lists of integers, got {ast.unparse(node)!r}") from None
+        raise ValueError(
+            f"arguments must be integers, None, strings or lists of integers, got {ast.unparse(node)!r}"
+        ) from None

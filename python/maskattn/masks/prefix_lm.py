@@ -24,7 +24,9 @@ class PrefixLM(Mask):
     def __post_init__(self) -> None:
         object.__setattr__(self, "lengths", counts_per_sequence("lengths", self.lengths))
 
-    def allows(self, b: Index, h: Index, q_pos: Index, kv_pos: Index, *, q_offset: Index = 0) -> BoolArray:
+    def allows(
+        self, b: Index, h: Index, q_pos: Index, kv_pos: Index, *, q_offset: Index = 0, kv_length: Index | None = None
+    ) -> BoolArray:
         lengths = per_sequence(self.lengths)
         return np.less(kv_pos, lengths[np.minimum(b, len(lengths) - 1)]) | np.less_equal(kv_pos, q_pos)
 

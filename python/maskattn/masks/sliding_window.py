@@ -28,7 +28,9 @@ class SlidingWindow(Mask):
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, count(name, getattr(self, name), also="or None (unbounded)"))
 
-    def allows(self, b: Index, h: Index, q_pos: Index, kv_pos: Index, *, q_offset: Index = 0) -> BoolArray:
+    def allows(
+        self, b: Index, h: Index, q_pos: Index, kv_pos: Index, *, q_offset: Index = 0, kv_length: Index | None = None
+    ) -> BoolArray:
         ahead = np.subtract(kv_pos, q_pos)
         left = np.ones(ahead.shape, np.bool_) if self.left is None else ahead >= -self.left
         return left if self.right is None else left & (ahead <= self.right)

@@ -1,0 +1,78 @@
+// The nodes above the leaves, and what all nodes tell of themselves.
+#include <algorithm>
+#include <stdexcept>
+#include <string>
+
+#include "mask_expr.hpp"
+
+namespace maskattn {
+namespace {
+
+// `&` and `|`: terms are evaluated one by one into scratch and folded into the result.
+template <void (*fold)(KeySet&, KeySet&, std::int64_t)>
+class Combined final : public MaskExpr {
+ public:
+  explicit Combined(std::vector<MaskRef> terms) : terms_(std::move(terms)) {
+    if (terms_.empty()) throw std::invalid_argument("terms must hold at least one mask, got none");
+    for (const auto& term : terms_) {
+      batch_ = agree("batch", batch_, term->batch());
+      heads_ = agree("head count", heads_, term->heads());
+    }
+  }
+  std::int64_t batch() const override { return batch_; }
+  std::int64_t heads() const override { return heads_; }
+  void check(const Geometry& geometry) const override {
+    for (const auto& term : terms_) term->check(geometry);
+  }
+  void row(RowQuery& query, std::size_t depth, KeySet& out) const override {
+    terms_[0]->row(query, depth, out);
+    for (std::size_t t = 1; t < terms_.size(); ++t) {
+      KeySet& other = query.scratch(depth);
+      other.spans.clear();
+      other.irregular = false;
+      terms_[t]->row(query, depth + 1, other);
+      fold(out, other, query.keys);
+    }
+  }
+
+ private:
+  static std::int64_t agree(const char* what, std::int64_t a, std::int64_t b) {
+    if (a != 1 && b != 1 && a != b)
+      throw std::invalid_argument(std::string("masks that are combined must agree in ") + what + ", got " + std::to_string(a) +
+                                  " and " + std::to_string(b));
+    return std::max(a, b);
+  }
+  std::vector<MaskRef> terms_;
+  std::int64_t batch_ = 1, heads_ = 1;
+};
+
+class Not final : public MaskExpr {
+ public:
+  explicit Not(MaskRef term) : term_(std::move(term)) {}
+  std::int64_t batch() const override { return term_->batch(); }
+  std::int64_t heads() const override { return term_->heads(); }
+  void check(const Geometry& geometry) const override { term_->check(geometry); }
+  void row(RowQuery& query, std::size_t depth, KeySet& out) const override {
+    term_->row(query, depth, out);
+    complement(out, query.keys);
+  }
+
+ private:
+  MaskRef term_;
+};
+
+}  // namespace
+
+void check_covers(const char* what, std::int64_t have, std::int64_t want, const char* unit) {
+  if (have < want)
+    throw std::invalid_argument(std::string(what) + " must cover the call's " + std::to_string(want) + " " + unit + ", got " +
+                                std::to_string(have) + "; build the mask for the longer sequence");
+}
+
+MaskRef mask_and(std::vector<MaskRef> terms) { return std::make_shared<Combined<intersect>>(std::move(terms)); }
+MaskRef mask_or(std::vector<MaskRef> terms) { return std::make_shared<Combined<unite>>(std::move(terms)); }
+MaskRef mask_not(MaskRef term) { return std::make_shared<Not>(std::move(term)); }
+std::int64_t mask_batch(const MaskRef& mask) { return mask->batch(); }
+std::int64_t mask_heads(const MaskRef& mask) { return mask->heads(); }
+
+}  // namespace maskattn
