@@ -72,6 +72,44 @@ def test_mask(capsys: pytest.CaptureFixture[str]) -> None:
     )
 
 
+def test_large_masks_are_scaled_down(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    *picture, scale, count = run(capsys, "mask", "causal & window(99)", "--q-len", "3000").splitlines()
+    assert max(map(len, picture)) <= 60
+    assert scale.startswith("a character is 112 queries x 55 keys: ")
+    assert count == "295050 of 9000000 positions attended"
+
+
+def test_mask_of_one_sequence(capsys: pytest.CaptureFixture[str]) -> None:
+    command = ("mask", "padding([1, 2])", "--q-len", "1", "--kv-len", "3")
+    assert run(capsys, *command).splitlines()[0] == "2 #.."
+    assert run(capsys, *command, "--batch-index", "1", "--head", "3").splitlines()[0] == "2 ##."
+
+
+def test_mask_explains(capsys: pytest.CaptureFixture[str]) -> None:
+    command = ("mask", "causal & window(128) & padding(500)", "--q-len", "600", "--explain")
+    assert run(capsys, *command, "131,0") == (
+        "hidden by SlidingWindow(left=128): distance 131; Causal allows; Padding(lengths=500) allows\n"
+    )
+    assert run(capsys, *command, "131, 100").startswith("seen: Causal allows and ")
+    assert run(capsys, *command, "131,600") == "does not exist: key 600 is at or past kv_length 600\n"
+
+
+def test_mask_writes_a_picture(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="needs the extra plot")
+    path = tmp_path / "mask.png"
+    assert run(capsys, "mask", "causal", "--q-len", "20", "--png", str(path)) == ""
+    assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_mask_names_the_extra_that_a_picture_needs(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    assert cli.main(["mask", "causal", "--q-len", "20", "--png", str(tmp_path / "mask.png")]) == 1
+    assert capsys.readouterr().err == "maskattn: plot needs matplotlib; pip install 'maskattn[plot]'\n"
+
+
 @pytest.mark.parametrize(
     ("text", "want"),
     [
@@ -101,6 +139,12 @@ def test_info(capsys: pytest.CaptureFixture[str]) -> None:
         (["mask", "window(-1)", "--q-len", "3"], "left must be from 0"),
         (["mask", "__import__('os')", "--q-len", "3"], "kind must be one of"),
         (["mask", "causal", "--q-len", "-3"], "q_len must be at least 0"),
+        (["mask", "causal", "--q-len", "3", "--explain", "1"], "--explain must be Q,K"),
+        (["mask", "causal", "--q-len", "3", "--explain", "3,0"], "must name a query from 0 to 2, got 3"),
+        (["mask", "causal", "--q-len", "0", "--explain", "0,0"], "there are none"),
+        (["mask", "causal", "--q-len", "3", "--explain", "0,-1"], "kv_pos must be at least 0"),
+        (["mask", "documents(0, 1)", "--q-len", "3"], "3"),
+        (["mask", "padding([1, 2])", "--q-len", "3", "--batch-index", "2"], "batch_index must be"),
         (["generate", "--model", "nowhere", "x"], "nowhere"),
         (["generate", "--max-new-tokens", "0", "x"], "max_new_tokens"),
     ],

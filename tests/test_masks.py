@@ -125,7 +125,7 @@ def test_spans_are_the_runs_of_the_row_or_bits_where_those_are_smaller(drawn: tu
         spans, irregular = plan.spans(b, h, i)
         runs = runs_of(want[b, h, i])
         if irregular:
-            assert spans == [(0, exist[b])]
+            assert spans == [(runs[0][0], runs[-1][1])]
             assert len(runs) > exist[b] / 64
         else:
             assert spans == runs
@@ -423,3 +423,33 @@ def test_docstring_examples(name: str) -> None:
 @pytest.mark.parametrize("kind", sorted(set(masks.__all__) - {"All", "Any", "Mask", "Not"}))
 def test_every_mask_has_an_example(kind: str) -> None:
     assert ">>> " in (getattr(masks, kind).__doc__ or "")
+
+
+# What a plan tells without being materialised
+
+
+@given(geometries_and_masks(), st.integers(1, 70), st.integers(1, 70))
+def test_facts_say_what_the_definition_says(drawn: tuple[Geometry, Mask], q_size: int, kv_size: int) -> None:
+    g, mask = drawn
+    seen = oracle.visible(mask, g.q_len, g.kv_len, **g.options())
+    options = g.options()
+    assert mask.count(g.q_len, g.kv_len, **options) == seen.sum()
+    assert mask.density(g.q_len, g.kv_len, **options) == (seen.mean() if seen.size else 0)
+    assert mask.flops(g.q_len, g.kv_len, 64, **options) == 256 * seen.sum()
+    np.testing.assert_array_equal(mask.empty_rows(g.q_len, g.kv_len, **options), ~seen.any(axis=-1))
+    tiles = mask.plan(g.q_len, g.kv_len, **options).tiles(q_size, kv_size)
+    assert tiles.shape == (g.batch, g.heads, -(-g.q_len // q_size), -(-g.kv_len // kv_size))
+    for b, h, i, j in np.ndindex(tiles.shape):
+        tile = seen[b, h, i * q_size : (i + 1) * q_size, j * kv_size : (j + 1) * kv_size]
+        assert tiles[b, h, i, j] == (2 if tile.all() else 1 if tile.any() else 0)
+
+
+def test_tiles_of_a_size_below_one() -> None:
+    with pytest.raises(ValueError, match=r"^q_size and kv_size must be at least 1, got \(0, 64\)"):
+        Causal().plan(3, 3).tiles(0)
+
+
+def test_a_regular_plan_of_a_million_tokens_is_small() -> None:
+    n = 1 << 20
+    mask = Causal() & SlidingWindow(4095) & Documents(np.arange(n) // 512)
+    assert mask.plan(n, n).nbytes < 64 << 20

@@ -120,6 +120,35 @@ void register_masks(py::module_& m) {
       .def_property_readonly("kv_lengths", [](const MaskPlan& p) { return p.geometry().kv_lengths; })
       .def_property_readonly("q_offset", [](const MaskPlan& p) { return p.geometry().q_offset; })
       .def_property_readonly("nbytes", &MaskPlan::bytes)
+      .def("count", &count_pairs, py::call_guard<py::gil_scoped_release>())
+      .def("empty_rows",
+           [](const MaskPlan& plan) {
+             const Geometry& g = plan.geometry();
+             py::array_t<bool> out(std::vector<std::int64_t>{g.batch, g.heads, g.q_len});
+             bool* data = out.mutable_data();
+             {
+               const py::gil_scoped_release unlocked;
+               empty_rows(plan, data);
+             }
+             return out;
+           })
+      .def(
+          "tiles",
+          [](const MaskPlan& plan, const py::object& q_size, const py::object& kv_size, const py::object& threads) {
+            const std::int64_t rows = integer(q_size, "q_size"), columns = integer(kv_size, "kv_size");
+            if (rows < 1 || columns < 1) bad_value("q_size and kv_size must be at least 1, got " + shape_text({rows, columns}));
+            const Geometry& g = plan.geometry();
+            py::array_t<std::uint8_t> out(
+                std::vector<std::int64_t>{g.batch, g.heads, (g.q_len + rows - 1) / rows, (g.kv_len + columns - 1) / columns});
+            Tile* data = reinterpret_cast<Tile*>(out.mutable_data());
+            const int count = thread_count(threads);
+            {
+              const py::gil_scoped_release unlocked;
+              tile_map(plan, rows, columns, data, count);
+            }
+            return out;
+          },
+          py::arg("q_size") = 64, py::arg("kv_size") = 64, py::arg("threads") = py::none())
       .def("agrees",
            [](const MaskPlan& plan, const py::object& kv_lengths, const py::object& q_offset) {
              const Geometry& g = plan.geometry();

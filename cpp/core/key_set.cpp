@@ -111,12 +111,21 @@ void complement(KeySet& set, std::int64_t keys) {
 void normalize(KeySet& set, std::int64_t keys) {
   if (set.irregular) {
     std::size_t runs = 0;
-    for_each_run(set.bits, keys, [&](Span) { ++runs; });
-    if (runs > word_count(keys)) return;
+    Span all{};
+    for_each_run(set.bits, keys, [&](Span run) {
+      if (runs++ == 0) all.begin = run.begin;
+      all.end = run.end;
+    });
+    if (runs > word_count(keys)) {
+      set.spans.push_back(all);
+      return;
+    }
     for_each_run(set.bits, keys, [&](Span run) { set.spans.push_back(run); });
     set.irregular = false;
   } else if (set.spans.size() > word_count(keys)) {  // a span takes as many bytes as a word
+    const Span all{set.spans.front().begin, set.spans.back().end};
     make_bits(set, keys);
+    set.spans.push_back(all);
   }
 }
 

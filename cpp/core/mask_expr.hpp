@@ -77,7 +77,7 @@ void make_bits(KeySet& set, std::int64_t keys);
 void intersect(KeySet& into, KeySet& other, std::int64_t keys);
 void unite(KeySet& into, KeySet& other, std::int64_t keys);
 void complement(KeySet& set, std::int64_t keys);
-// The smaller of the two forms.
+// The smaller of the two forms; bits with one span from the first key to the last.
 void normalize(KeySet& set, std::int64_t keys);
 
 void set_bits(std::uint64_t* words, std::int64_t begin, std::int64_t end);

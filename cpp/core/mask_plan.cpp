@@ -63,14 +63,9 @@ MaskPlan::MaskPlan(const MaskRef& mask, Geometry geometry, int threads) : geomet
         continue;
       }
       Row row{static_cast<std::int64_t>(piece.spans.size()), 0, set.irregular, static_cast<std::int64_t>(piece.bits.size())};
-      if (set.irregular) {
-        piece.bits.insert(piece.bits.end(), set.bits.begin(), set.bits.end());
-        row.count = 1;
-        piece.spans.push_back({0, static_cast<std::int32_t>(query.keys)});
-      } else {
-        row.count = static_cast<std::int32_t>(set.spans.size());
-        piece.spans.insert(piece.spans.end(), set.spans.begin(), set.spans.end());
-      }
+      row.count = static_cast<std::int32_t>(set.spans.size());
+      piece.spans.insert(piece.spans.end(), set.spans.begin(), set.spans.end());
+      if (set.irregular) piece.bits.insert(piece.bits.end(), set.bits.begin(), set.bits.end());
       piece.rows.push_back(row);
       std::swap(set, former);
     }

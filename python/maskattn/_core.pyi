@@ -30,6 +30,12 @@ class MaskPlan:
         """One, or one per sequence."""
     @property
     def nbytes(self) -> int: ...
+    def count(self) -> int:
+        """Pairs of query and key that attend, over all sequences and heads."""
+    def empty_rows(self) -> npt.NDArray[np.bool_]:
+        """(batch, heads, q_len), True where the query sees no key."""
+    def tiles(self, q_size: int = 64, kv_size: int = 64, threads: int | None = None) -> npt.NDArray[np.uint8]:
+        """(batch, heads, query blocks, key blocks): 0 where a tile is empty, 1 partial, 2 full."""
     def spans(self, b: int, h: int, i: int) -> tuple[list[tuple[int, int]], bool]: ...
     def agrees(self, kv_lengths: Any, q_offset: Any) -> bool: ...
 

@@ -100,6 +100,17 @@ class MaskPlan {
   std::vector<std::uint64_t> bits_;
 };
 
+// Pairs of query and key that attend, over all sequences and heads.
+std::int64_t count_pairs(const MaskPlan& plan);
+
+// Writes [batch][heads][query blocks][key blocks] bytes: how much of each tile of q_size x kv_size is attended. The last tiles of
+// an axis may be smaller.
+enum class Tile : std::uint8_t { empty, partial, full };
+void tile_map(const MaskPlan& plan, std::int64_t q_size, std::int64_t kv_size, Tile* out, int threads);
+
+// Writes [batch][heads][q_len] bytes: 1 where the row sees no key.
+void empty_rows(const MaskPlan& plan, bool* out);
+
 // Writes [batch][heads][q_len][kv_len] elements of `element_bytes` (1, 2, 4 or 8) each: the pattern `shown` or `hidden`.
 void fill_from_plan(const MaskPlan& plan, void* out, std::size_t element_bytes, std::uint64_t shown, std::uint64_t hidden,
                     int threads);
