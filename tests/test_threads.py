@@ -179,3 +179,21 @@ def test_large_calls_use_the_threads_they_are_given() -> None:
     assert python(COUNT + "print(call(8, 512, 512, threads=1))") == "0"
     assert python(COUNT + "maskattn.set_num_threads(1); print(call(8, 512, 512))") == "0"
     assert python(COUNT + "print(call(8, 512, 512))", OMP_NUM_THREADS="2") == "1"
+
+
+@pytest.mark.skipif("MASKATTN_ISA" in os.environ, reason="the instruction set is forced")
+def test_calls_under_way_finish_with_their_instruction_set(rng: np.random.Generator) -> None:
+    q, k, v = normal(rng, 2, 4, 200, 33), normal(rng, 2, 4, 700, 33), normal(rng, 2, 4, 700, 21)
+    before, runnable, results = maskattn.info()["isa"], maskattn.runnable_isas(), {}
+    try:
+        for name in runnable:
+            maskattn.set_isa(name)
+            results[name] = maskattn.attention(q, k, v, mask=Causal()).tobytes()
+        with ThreadPoolExecutor(2) as pool:
+            calls = [pool.submit(maskattn.attention, q, k, v, mask=Causal(), threads=1) for _ in range(60)]
+            while not all(call.done() for call in calls):
+                for name in runnable:
+                    maskattn.set_isa(name)
+        assert {call.result().tobytes() for call in calls} <= set(results.values())
+    finally:
+        maskattn.set_isa(before)

@@ -18,10 +18,14 @@ template <class T>
 class Attention {
  public:
   Attention(const AttentionInputs<T>& in, Rows<const T> v, std::int64_t v_head_dim, Rows<T> out, T* lse)
-      : in_(in), v_(v), v_head_dim_(v_head_dim), out_(out), lse_(lse), cut_(Blocking::of(in)) {
-    const int lanes = kernel_table<T>().lanes;
-    columns_ = (v_head_dim + lanes - 1) / lanes * lanes;
-  }
+      : in_(in),
+        kernels_(kernel_table<T>()),
+        v_(v),
+        v_head_dim_(v_head_dim),
+        columns_((v_head_dim + kernels_.lanes - 1) / kernels_.lanes * kernels_.lanes),
+        out_(out),
+        lse_(lse),
+        cut_(Blocking::of(in)) {}
 
   void run() {
     const std::int64_t blocks = in_.batch * in_.kv_heads * cut_.blocks;
@@ -49,7 +53,7 @@ class Attention {
   const T* values_of(const BlockPlace& place) const { return v_.at(place.b, place.kv_head, 0); }
 
   void whole(const BlockPlace& place) const {
-    Block<T> block(in_, cut_, place, columns_);
+    Block<T> block(in_, kernels_, cut_, place, columns_);
     State state;
     std::fill_n(state.maximum, block.rows(), -std::numeric_limits<T>::infinity());
     std::fill_n(state.sum, block.rows(), T{0});
@@ -74,7 +78,7 @@ class Attention {
         sums(maxima.size());
     const std::int64_t per_piece = std::max<std::int64_t>(1, all / (4 * in_.threads));
     parallel_for((all + per_piece - 1) / per_piece, in_.threads, [&](std::int64_t piece) {
-      Block<T> block(in_, cut_, place, columns_);
+      Block<T> block(in_, kernels_, cut_, place, columns_);
       T ones[kBlockRows];
       std::fill_n(ones, rows, T{1});
       for (std::int64_t s = piece * per_piece; s < std::min(all, (piece + 1) * per_piece); ++s) {
@@ -90,7 +94,7 @@ class Attention {
                      &parts[static_cast<std::size_t>(s * rows * columns_)]);
       }
     });
-    Block<T> block(in_, cut_, place, columns_);
+    Block<T> block(in_, kernels_, cut_, place, columns_);
     State state;
     T* out = block.scratch().out;
     std::fill_n(out, rows * columns_, T{0});
@@ -102,8 +106,8 @@ class Attention {
         T old_scale, new_scale;
         merge_state(state.maximum[r], state.sum[r], maxima[at], sums[at], old_scale, new_scale);
         if (new_scale != 0)
-          kernel_table<T>().merge(out + r * columns_, &parts[at * static_cast<std::size_t>(columns_)], old_scale, new_scale,
-                                  static_cast<int>(columns_));
+          kernels_.merge(out + r * columns_, &parts[at * static_cast<std::size_t>(columns_)], old_scale, new_scale,
+                         static_cast<int>(columns_));
       }
     }
     finish(block, state, out, place.b);
@@ -126,12 +130,12 @@ class Attention {
   }
 
   const AttentionInputs<T>& in_;
+  const KernelTable<T>& kernels_;  // looked up once: set_isa may be called meanwhile
   const Rows<const T> v_;
-  const std::int64_t v_head_dim_;
+  const std::int64_t v_head_dim_, columns_;
   const Rows<T> out_;
   T* const lse_;
   const Blocking cut_;
-  std::int64_t columns_;
 };
 
 // One thread where waking others costs more than the work: each key is packed and read once per key head, and then multiplied
@@ -158,11 +162,12 @@ void attention(const AttentionInputs<T>& in, Rows<const T> v, std::int64_t v_hea
 template <class T>
 void attention_weights(const AttentionInputs<T>& in, Stage stage, T* out) {
   constexpr T infinity = std::numeric_limits<T>::infinity();
+  const KernelTable<T>& kernels = kernel_table<T>();
   const Blocking cut = Blocking::of(in);
   const std::int64_t segments = (in.kv_len + kSegment - 1) / kSegment;
   parallel_for(in.batch * in.kv_heads * cut.blocks, in.threads, [&](std::int64_t index) {
     const BlockPlace place = cut.place(index / cut.blocks / in.kv_heads, index / cut.blocks % in.kv_heads, index % cut.blocks);
-    Block<T> block(in, cut, place, 0);
+    Block<T> block(in, kernels, cut, place, 0);
     const auto row_of = [&](int r) {
       return out + ((place.b * in.q_heads + block.head(r)) * in.q_len + block.query(r)) * in.kv_len;
     };

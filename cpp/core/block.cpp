@@ -7,7 +7,6 @@
 #include <functional>
 #include <limits>
 
-#include "dispatch.hpp"
 #include "memory.hpp"
 
 namespace maskattn {
@@ -84,9 +83,10 @@ Scratch<T> Scratch<T>::get(std::int64_t head_dim, std::int64_t columns, bool wit
 }
 
 template <class T>
-Block<T>::Block(const AttentionInputs<T>& in, const Blocking& blocking, const BlockPlace& place, std::int64_t columns)
+Block<T>::Block(const AttentionInputs<T>& in, const KernelTable<T>& kernels, const Blocking& blocking, const BlockPlace& place,
+                std::int64_t columns)
     : in_(in),
-      kernels_(kernel_table<T>()),
+      kernels_(kernels),
       place_(place),
       group_(blocking.group),
       columns_(columns),

@@ -23,7 +23,7 @@ struct Blocking {
 
   template <class T>
   static Blocking of(const AttentionInputs<T>& in);
-  BlockPlace place(const std::int64_t b, std::int64_t kv_head, std::int64_t block) const;
+  BlockPlace place(std::int64_t b, std::int64_t kv_head, std::int64_t block) const;
 };
 
 // Memory of one thread, kept between calls.
@@ -37,8 +37,9 @@ struct Scratch {
 template <class T>
 class Block {
  public:
-  // `columns`: v_head_dim rounded up to whole vectors, 0 where there are no values.
-  Block(const AttentionInputs<T>& in, const Blocking& blocking, const BlockPlace& place, std::int64_t columns);
+  // `kernels`: the same for all blocks of a call. `columns`: v_head_dim rounded up to their vectors, 0 where there are no values.
+  Block(const AttentionInputs<T>& in, const KernelTable<T>& kernels, const Blocking& blocking, const BlockPlace& place,
+        std::int64_t columns);
 
   // Segments [first, last) hold every key that some row may see.
   std::int64_t first_segment() const { return first_segment_; }
