@@ -27,7 +27,7 @@ int main(int, char** argv) {
   maskattn::AttentionInputs<float> in{1, 1, 1, length, length, dim, {q, {0, 0, dim}}, {q, {0, 0, dim}}};
   in.mask = &plan;
   in.scale = 0.5;
-  maskattn::attention<float>(in, {q, {0, 0, dim}}, dim, {out, {0, 0, dim}}, nullptr);
+  maskattn::attention<float>(in, {q, {0, 0, dim}}, dim, {out, {0, 0, dim}}, {});
   for (const float x : out) std::printf("%a\\n", x);
 }
 """

@@ -2,6 +2,7 @@
 
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "borrow.hpp"
@@ -35,6 +36,26 @@ void require_dtype(const py::array& a, const char* name) {
              std::string(py::str(a.dtype())) + "; pass " + name + ".astype(q.dtype)");
 }
 
+// Sequences laid one behind the other in arrays of batch 1: where each begins, and how long it is.
+struct Packed {
+  std::vector<std::int64_t> q_starts, q_lengths, kv_starts, kv_lengths;
+
+  // From cumulative lengths, which the Python function has checked.
+  Packed(const std::vector<std::int64_t>& cu_q, const std::vector<std::int64_t>& cu_kv) {
+    split(cu_q, q_starts, q_lengths);
+    split(cu_kv, kv_starts, kv_lengths);
+  }
+
+ private:
+  static void split(const std::vector<std::int64_t>& cumulative, std::vector<std::int64_t>& starts,
+                    std::vector<std::int64_t>& lengths) {
+    for (std::size_t i = 0; i + 1 < cumulative.size(); ++i) {
+      starts.push_back(cumulative[i]);
+      lengths.push_back(cumulative[i + 1] - cumulative[i]);
+    }
+  }
+};
+
 // What attention() and attention_weights() have in common: q, k, mask, bias, lengths.
 template <class T>
 struct Call {
@@ -42,6 +63,21 @@ struct Call {
   std::vector<std::int64_t> kv_lengths;
   py::array bias;
 };
+
+template <class T>
+void take_packed(AttentionInputs<T>& in, const Packed& packed) {
+  const auto longest = [](const std::vector<std::int64_t>& lengths) {
+    return lengths.empty() ? 0 : *std::max_element(lengths.begin(), lengths.end());
+  };
+  in.batch = static_cast<std::int64_t>(packed.q_starts.size());
+  in.q_len = longest(packed.q_lengths);
+  in.kv_len = longest(packed.kv_lengths);
+  in.q_lengths = packed.q_lengths.data();
+  in.kv_lengths = packed.kv_lengths.data();
+  in.q.stride[0] = in.k.stride[0] = 0;
+  in.q.starts = packed.q_starts.data();
+  in.k.starts = packed.kv_starts.data();
+}
 
 template <class T>
 void take_queries_and_keys(AttentionInputs<T>& in, const py::array& q, const py::array& k) {
@@ -113,9 +149,10 @@ void take_bias(Call<T>& call, const py::object& bias) {
 }
 
 template <class T>
-void take_common(Call<T>& call, const py::array& q, const py::array& k, const MaskPlan* mask, const py::object& bias,
-                 const py::object& scale, const py::object& kv_lengths, const py::object& threads) {
+void take_common(Call<T>& call, const py::array& q, const py::array& k, const Packed* packed, const MaskPlan* mask,
+                 const py::object& bias, const py::object& scale, const py::object& kv_lengths, const py::object& threads) {
   take_queries_and_keys(call.in, q, k);
+  if (packed) take_packed(call.in, *packed);
   take_mask(call, mask, kv_lengths);
   take_bias(call, bias);
   call.in.scale = scale.is_none() ? 1 / std::sqrt(static_cast<double>(call.in.head_dim)) : number(scale, "scale");
@@ -158,30 +195,41 @@ py::array output_array(const py::object& out, const std::vector<std::int64_t>& s
 }
 
 template <class T>
-py::object attention_typed(const py::array& q, const py::array& k, const py::array& v, const MaskPlan* mask,
+py::object attention_typed(const py::array& q, const py::array& k, const py::array& v, const Packed* packed, const MaskPlan* mask,
                            const py::object& bias, const py::object& scale, const py::object& kv_lengths, bool return_lse,
                            const py::object& out, const py::object& threads) {
   Call<T> call;
-  take_common(call, q, k, mask, bias, scale, kv_lengths, threads);
+  take_common(call, q, k, packed, mask, bias, scale, kv_lengths, threads);
   const AttentionInputs<T>& in = call.in;
   require_dtype<T>(v, "v");
   require_rank4(v, "v", "(batch, kv_heads, kv_len, v_head_dim)");
-  require_extent(v, "v", 0, "batch", in.batch, "q");
+  require_extent(v, "v", 0, "batch", q.shape(0), "q");
   require_extent(v, "v", 1, "kv_heads", in.kv_heads, "k");
-  require_extent(v, "v", 2, "kv_len", in.kv_len, "k");
+  require_extent(v, "v", 2, "kv_len", k.shape(2), "k");
   require_contiguous_rows(v, "v");
   const std::int64_t v_head_dim = v.shape(3);
-  py::array result =
-      output_array<T>(out, {in.batch, in.q_heads, in.q_len, v_head_dim}, {{"q", &q}, {"k", &k}, {"v", &v}, {"bias", &call.bias}});
-  std::optional<py::array_t<T>> lse;
-  if (return_lse) lse.emplace(std::vector<py::ssize_t>{in.batch, in.q_heads, in.q_len});
+  py::array result = output_array<T>(out, {q.shape(0), in.q_heads, q.shape(2), v_head_dim},
+                                     {{"q", &q}, {"k", &k}, {"v", &v}, {"bias", &call.bias}});
   Rows<T> rows{static_cast<T*>(result.mutable_data()), {}};
   for (int axis = 0; axis < 3; ++axis) rows.stride[axis] = result.strides(axis) / result.itemsize();
-  const Rows<const T> values = rows_of<T>(v);
-  T* lse_data = lse ? lse->mutable_data() : nullptr;
+  Rows<const T> values = rows_of<T>(v);
+  std::optional<py::array_t<T>> lse;
+  Rows<T> lse_rows;
+  if (return_lse && packed) {
+    lse.emplace(std::vector<py::ssize_t>{q.shape(2), in.q_heads});
+    lse_rows = {lse->mutable_data(), {0, 1, in.q_heads}};
+  } else if (return_lse) {
+    lse.emplace(std::vector<py::ssize_t>{in.batch, in.q_heads, in.q_len});
+    lse_rows = {lse->mutable_data(), {in.q_heads * in.q_len, in.q_len, 1}};
+  }
+  if (packed) {
+    rows.stride[0] = values.stride[0] = 0;
+    rows.starts = lse_rows.starts = packed->q_starts.data();
+    values.starts = packed->kv_starts.data();
+  }
   {
     const py::gil_scoped_release unlocked;
-    attention(in, values, v_head_dim, rows, lse_data);
+    attention(in, values, v_head_dim, rows, lse_rows);
   }
   if (lse) return py::make_tuple(result, *lse);
   return result;
@@ -191,7 +239,7 @@ template <class T>
 py::object weights_typed(const py::array& q, const py::array& k, Stage stage, const MaskPlan* mask, const py::object& bias,
                          const py::object& scale, const py::object& kv_lengths, const py::object& threads) {
   Call<T> call;
-  take_common(call, q, k, mask, bias, scale, kv_lengths, threads);
+  take_common<T>(call, q, k, nullptr, mask, bias, scale, kv_lengths, threads);
   py::array_t<T> result(std::vector<std::int64_t>{call.in.batch, call.in.q_heads, call.in.q_len, call.in.kv_len});
   T* data = result.mutable_data();
   {
@@ -208,14 +256,21 @@ py::object weights_typed(const py::array& q, const py::array& k, Stage stage, co
 }  // namespace
 
 void register_attention(py::module_& m) {
-  m.def("attention", [](const py::object& q_object, const py::object& k_object, const py::object& v_object, const MaskPlan* mask,
-                        const py::object& bias, const py::object& scale, const py::object& kv_lengths, bool return_lse,
-                        const py::object& out, const py::object& threads) {
-    const py::array q = as_array(q_object, "q"), k = as_array(k_object, "k"), v = as_array(v_object, "v");
-    if (has_dtype<float>(q)) return attention_typed<float>(q, k, v, mask, bias, scale, kv_lengths, return_lse, out, threads);
-    if (has_dtype<double>(q)) return attention_typed<double>(q, k, v, mask, bias, scale, kv_lengths, return_lse, out, threads);
-    bad_dtype(q);
-  });
+  m.def("attention",
+        [](const py::object& q_object, const py::object& k_object, const py::object& v_object, const py::object& cu_q,
+           const py::object& cu_kv, const MaskPlan* mask, const py::object& bias, const py::object& scale,
+           const py::object& kv_lengths, bool return_lse, const py::object& out, const py::object& threads) {
+          const py::array q = as_array(q_object, "q"), k = as_array(k_object, "k"), v = as_array(v_object, "v");
+          std::optional<Packed> packed;
+          if (!cu_q.is_none()) packed.emplace(cu_q.cast<std::vector<std::int64_t>>(), cu_kv.cast<std::vector<std::int64_t>>());
+          const auto call = [&](auto type) {
+            return attention_typed<decltype(type)>(q, k, v, packed ? &*packed : nullptr, mask, bias, scale, kv_lengths,
+                                                   return_lse, out, threads);
+          };
+          if (has_dtype<float>(q)) return call(float{});
+          if (has_dtype<double>(q)) return call(double{});
+          bad_dtype(q);
+        });
   m.def("attention_weights",
         [](const py::object& q_object, const py::object& k_object, const std::string& stage_name, const MaskPlan* mask,
            const py::object& bias, const py::object& scale, const py::object& kv_lengths, const py::object& threads) {

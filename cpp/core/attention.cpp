@@ -17,7 +17,7 @@ constexpr double kLn2 = 0.69314718055994530942;
 template <class T>
 class Attention {
  public:
-  Attention(const AttentionInputs<T>& in, Rows<const T> v, std::int64_t v_head_dim, Rows<T> out, T* lse)
+  Attention(const AttentionInputs<T>& in, Rows<const T> v, std::int64_t v_head_dim, Rows<T> out, Rows<T> lse)
       : in_(in),
         kernels_(kernel_table<T>()),
         v_(v),
@@ -47,12 +47,13 @@ class Attention {
   // Blocks of late queries come first: under a causal mask they are the longest.
   BlockPlace place(std::int64_t index) const {
     const std::int64_t pairs = in_.batch * in_.kv_heads, pair = index % pairs;
-    return cut_.place(pair / in_.kv_heads, pair % in_.kv_heads, cut_.blocks - 1 - index / pairs);
+    return cut_.place(in_, pair / in_.kv_heads, pair % in_.kv_heads, cut_.blocks - 1 - index / pairs);
   }
 
   const T* values_of(const BlockPlace& place) const { return v_.at(place.b, place.kv_head, 0); }
 
   void whole(const BlockPlace& place) const {
+    if (place.rows == 0) return;
     Block<T> block(in_, kernels_, cut_, place, columns_);
     State state;
     std::fill_n(state.maximum, block.rows(), -std::numeric_limits<T>::infinity());
@@ -73,6 +74,7 @@ class Attention {
   // Too few blocks for the threads: each segment's part is computed on its own, and the parts are merged in the order, and with
   // the arithmetic, of the walk above.
   void split_over_keys(const BlockPlace& place) const {
+    if (place.rows == 0) return;
     const std::int64_t rows = place.rows, all = (in_.kv_len + kSegment - 1) / kSegment;
     std::vector<T> parts(static_cast<std::size_t>(all * rows * columns_)), maxima(static_cast<std::size_t>(all * rows)),
         sums(maxima.size());
@@ -122,8 +124,8 @@ class Attention {
         std::fill_n(to, v_head_dim_, T{0});
       else
         for (std::int64_t c = 0; c < v_head_dim_; ++c) to[c] = from[c] / sum + T{0};  // + 0: a zero's sign tells of nothing
-      if (lse_)
-        lse_[(b * in_.q_heads + h) * in_.q_len + i] =
+      if (lse_.data)
+        *lse_.at(b, h, i) =
             sum == 0 ? -std::numeric_limits<T>::infinity()
                      : static_cast<T>(static_cast<double>(state.maximum[r]) * kLn2 + std::log(static_cast<double>(sum)));
     }
@@ -134,7 +136,7 @@ class Attention {
   const Rows<const T> v_;
   const std::int64_t v_head_dim_, columns_;
   const Rows<T> out_;
-  T* const lse_;
+  const Rows<T> lse_;
   const Blocking cut_;
 };
 
@@ -153,7 +155,7 @@ int worthwhile_threads(const AttentionInputs<T>& in, std::int64_t v_head_dim) {
 }  // namespace
 
 template <class T>
-void attention(const AttentionInputs<T>& in, Rows<const T> v, std::int64_t v_head_dim, Rows<T> out, T* lse) {
+void attention(const AttentionInputs<T>& in, Rows<const T> v, std::int64_t v_head_dim, Rows<T> out, Rows<T> lse) {
   AttentionInputs<T> call = in;
   call.threads = worthwhile_threads(in, v_head_dim);
   Attention<T>(call, v, v_head_dim, out, lse).run();
@@ -166,7 +168,8 @@ void attention_weights(const AttentionInputs<T>& in, Stage stage, T* out) {
   const Blocking cut = Blocking::of(in);
   const std::int64_t segments = (in.kv_len + kSegment - 1) / kSegment;
   parallel_for(in.batch * in.kv_heads * cut.blocks, in.threads, [&](std::int64_t index) {
-    const BlockPlace place = cut.place(index / cut.blocks / in.kv_heads, index / cut.blocks % in.kv_heads, index % cut.blocks);
+    const BlockPlace place =
+        cut.place(in, index / cut.blocks / in.kv_heads, index / cut.blocks % in.kv_heads, index % cut.blocks);
     Block<T> block(in, kernels, cut, place, 0);
     const auto row_of = [&](int r) {
       return out + ((place.b * in.q_heads + block.head(r)) * in.q_len + block.query(r)) * in.kv_len;
@@ -208,8 +211,8 @@ void attention_weights(const AttentionInputs<T>& in, Stage stage, T* out) {
   });
 }
 
-#define MASKATTN_INSTANTIATE(T)                                                                 \
-  template void attention(const AttentionInputs<T>&, Rows<const T>, std::int64_t, Rows<T>, T*); \
+#define MASKATTN_INSTANTIATE(T)                                                                      \
+  template void attention(const AttentionInputs<T>&, Rows<const T>, std::int64_t, Rows<T>, Rows<T>); \
   template void attention_weights(const AttentionInputs<T>&, Stage, T*);
 MASKATTN_INSTANTIATE(float)
 MASKATTN_INSTANTIATE(double)

@@ -41,20 +41,21 @@ Blocking Blocking::of(const AttentionInputs<T>& in) {
   Blocking cut{};
   if (in.kv_heads == 0) return cut;
   cut.group = in.q_heads / in.kv_heads;
-  cut.rows = cut.group * in.q_len;
+  const std::int64_t rows = cut.group * in.q_len;
   // Blocks of equal size, and enough of them to keep every thread busy.
   const std::int64_t pairs = std::max<std::int64_t>(1, in.batch * in.kv_heads);
   const std::int64_t wanted = in.threads > 1 ? (4 * in.threads + pairs - 1) / pairs : 1;
-  const std::int64_t least = (cut.rows + kBlockRows - 1) / kBlockRows, most = std::max<std::int64_t>(1, cut.rows / 48);
+  const std::int64_t least = (rows + kBlockRows - 1) / kBlockRows, most = std::max<std::int64_t>(1, rows / 48);
   cut.blocks = std::max<std::int64_t>(1, std::max(least, std::min(wanted, most)));
-  cut.block_rows = std::min<std::int64_t>(kBlockRows, round_up((cut.rows + cut.blocks - 1) / cut.blocks, kRowGroup));
-  cut.blocks = cut.block_rows ? (cut.rows + cut.block_rows - 1) / cut.block_rows : 0;
+  cut.block_rows = std::min<std::int64_t>(kBlockRows, round_up((rows + cut.blocks - 1) / cut.blocks, kRowGroup));
+  cut.blocks = cut.block_rows ? (rows + cut.block_rows - 1) / cut.block_rows : 0;
   return cut;
 }
 
-BlockPlace Blocking::place(std::int64_t b, std::int64_t kv_head, std::int64_t block) const {
-  const std::int64_t first = block * block_rows;
-  return {b, kv_head, first, static_cast<int>(std::min(block_rows, rows - first))};
+template <class T>
+BlockPlace Blocking::place(const AttentionInputs<T>& in, std::int64_t b, std::int64_t kv_head, std::int64_t block) const {
+  const std::int64_t rows = group * (in.q_lengths ? in.q_lengths[b] : in.q_len), first = block * block_rows;
+  return {b, kv_head, first, static_cast<int>(std::clamp<std::int64_t>(rows - first, 0, block_rows))};
 }
 
 template <class T>
@@ -254,11 +255,12 @@ void merge_state(T& maximum, T& sum, T segment_maximum, T segment_sum, T& old_sc
   maximum = merged;
 }
 
-#define MASKATTN_INSTANTIATE(T)                                 \
-  template Blocking Blocking::of<T>(const AttentionInputs<T>&); \
-  template struct Scratch<T>;                                   \
-  template class Block<T>;                                      \
-  template T power_of_two(T);                                   \
+#define MASKATTN_INSTANTIATE(T)                                                                                      \
+  template Blocking Blocking::of<T>(const AttentionInputs<T>&);                                                      \
+  template BlockPlace Blocking::place<T>(const AttentionInputs<T>&, std::int64_t, std::int64_t, std::int64_t) const; \
+  template struct Scratch<T>;                                                                                        \
+  template class Block<T>;                                                                                           \
+  template T power_of_two(T);                                                                                        \
   template void merge_state(T&, T&, T, T, T&, T&);
 MASKATTN_INSTANTIATE(float)
 MASKATTN_INSTANTIATE(double)

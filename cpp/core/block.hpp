@@ -19,11 +19,13 @@ struct BlockPlace {
 
 // How a call is cut into blocks. Results do not depend on it.
 struct Blocking {
-  std::int64_t group, rows, block_rows, blocks;  // rows: query rows of a (sequence, key head); blocks: of the same
+  std::int64_t group, block_rows, blocks;  // blocks: of a (sequence, key head) with q_len queries
 
   template <class T>
   static Blocking of(const AttentionInputs<T>& in);
-  BlockPlace place(std::int64_t b, std::int64_t kv_head, std::int64_t block) const;
+  // No rows where the block lies past the queries that sequence b has.
+  template <class T>
+  BlockPlace place(const AttentionInputs<T>& in, std::int64_t b, std::int64_t kv_head, std::int64_t block) const;
 };
 
 // Memory of one thread, kept between calls.

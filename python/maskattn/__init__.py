@@ -8,6 +8,7 @@ from maskattn import _core, masks
 from maskattn._core import MaskPlan
 from maskattn.attention import attention, attention_weights
 from maskattn.runtime import get_cmake_dir, get_include, info, num_threads, runnable_isas, set_isa, set_num_threads
+from maskattn.varlen import attention_varlen, repad, unpad
 from maskattn.version import __version__
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ __all__ = [
     "Model",
     "__version__",
     "attention",
+    "attention_varlen",
     "attention_weights",
     "get_cmake_dir",
     "get_include",
@@ -25,9 +27,11 @@ __all__ = [
     "load",
     "masks",
     "num_threads",
+    "repad",
     "runnable_isas",
     "set_isa",
     "set_num_threads",
+    "unpad",
 ]
 
 _core.current_isa()  # an unusable MASKATTN_ISA is an error of the import, not of the first call

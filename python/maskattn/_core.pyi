@@ -64,6 +64,8 @@ def attention(
     q: Any,
     k: Any,
     v: Any,
+    cu_q: list[int] | None,
+    cu_kv: list[int] | None,
     mask: MaskPlan | None,
     bias: Any,
     scale: float | None,

@@ -88,7 +88,7 @@ def attention(
         _check_not_there_yet(q, softcap, sinks, precision)
     plan = None if mask is None and q_offset is None else _plan(mask, q, k, kv_lengths, q_offset, threads)
     result: FloatArray | tuple[FloatArray, FloatArray]
-    result = _core.attention(q, k, v, plan, bias, scale, kv_lengths, return_lse, out, threads)
+    result = _core.attention(q, k, v, None, None, plan, bias, scale, kv_lengths, return_lse, out, threads)
     return result
 
 
