@@ -2,6 +2,8 @@
 
 #include <pybind11/stl.h>
 
+#include <cstring>
+
 #include "borrow.hpp"
 
 namespace maskattn {
@@ -33,6 +35,21 @@ MaskRef dense(const py::array& keep) {
     strides[axis] = keep.strides(axis);
   }
   return mask_dense(static_cast<const bool*>(keep.data()), shape, strides);
+}
+
+// A Python function (b, h, q_pos, keys) -> uint8 array of packed bits, called with the GIL, which the lowering threads lack.
+MaskRef rows_from_python(py::function function, bool per_sequence, bool per_head) {
+  const std::shared_ptr<py::function> held(new py::function(std::move(function)), [](py::function* f) {
+    const py::gil_scoped_acquire locked;
+    delete f;
+  });
+  const auto fill = [held](std::int64_t b, std::int64_t h, std::int64_t q, std::int64_t keys, std::uint64_t* words) {
+    const py::gil_scoped_acquire locked;
+    const auto bits = (*held)(b, h, q, keys).cast<py::array_t<std::uint8_t, py::array::c_style>>();
+    if (bits.size() != (keys + 7) / 8) bad_value("a mask function must answer for each key");
+    std::memcpy(words, bits.data(), static_cast<std::size_t>(bits.size()));  // little-endian: bit j of byte i is key 8 i + j
+  };
+  return mask_rows(fill, per_sequence, per_head);
 }
 
 std::shared_ptr<MaskPlan> make_plan(const MaskHandle& handle, const py::object& q_length, const py::object& kv_length,
@@ -108,6 +125,13 @@ void register_masks(py::module_& m) {
   });
   m.def("mask_block_diffusion",
         [](std::int64_t size, std::int64_t length) { return MaskHandle{mask_block_diffusion(size, length)}; });
+  m.def("mask_function", [](std::uintptr_t function, std::uintptr_t data, bool per_sequence, bool per_head) {
+    return MaskHandle{
+        mask_function(reinterpret_cast<MaskFunction>(function), reinterpret_cast<void*>(data), per_sequence, per_head)};
+  });
+  m.def("mask_rows", [](py::function function, bool per_sequence, bool per_head) {
+    return MaskHandle{rows_from_python(std::move(function), per_sequence, per_head)};
+  });
   m.def("mask_and", [](const std::vector<MaskHandle>& terms) { return MaskHandle{mask_and(refs(terms))}; });
   m.def("mask_or", [](const std::vector<MaskHandle>& terms) { return MaskHandle{mask_or(refs(terms))}; });
   m.def("mask_not", [](const MaskHandle& term) { return MaskHandle{mask_not(term.mask)}; });

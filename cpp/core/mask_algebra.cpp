@@ -21,6 +21,12 @@ class Combined final : public MaskExpr {
   }
   std::int64_t batch() const override { return batch_; }
   std::int64_t heads() const override { return heads_; }
+  bool varies_by_batch() const override {
+    return std::any_of(terms_.begin(), terms_.end(), [](const MaskRef& term) { return term->varies_by_batch(); });
+  }
+  bool varies_by_head() const override {
+    return std::any_of(terms_.begin(), terms_.end(), [](const MaskRef& term) { return term->varies_by_head(); });
+  }
   void check(const Geometry& geometry) const override {
     for (const auto& term : terms_) term->check(geometry);
   }
@@ -51,6 +57,8 @@ class Not final : public MaskExpr {
   explicit Not(MaskRef term) : term_(std::move(term)) {}
   std::int64_t batch() const override { return term_->batch(); }
   std::int64_t heads() const override { return term_->heads(); }
+  bool varies_by_batch() const override { return term_->varies_by_batch(); }
+  bool varies_by_head() const override { return term_->varies_by_head(); }
   void check(const Geometry& geometry) const override { term_->check(geometry); }
   void row(RowQuery& query, std::size_t depth, KeySet& out) const override {
     term_->row(query, depth, out);

@@ -40,6 +40,9 @@ class MaskExpr {
   // Extents that parameters fix: 1 where any sequence count (head count) will do.
   virtual std::int64_t batch() const { return 1; }
   virtual std::int64_t heads() const { return 1; }
+  // Whether rows differ between sequences (heads) though no parameter fixes how many there are.
+  virtual bool varies_by_batch() const { return false; }
+  virtual bool varies_by_head() const { return false; }
   // Throws std::invalid_argument where the node cannot speak of this geometry.
   virtual void check(const Geometry&) const {}
 };

@@ -31,8 +31,9 @@ MaskPlan::MaskPlan(const MaskRef& mask, Geometry geometry, int threads) : geomet
   check_extent("batch", mask->batch(), g.batch);
   check_extent("head count", mask->heads(), g.heads);
   mask->check(g);
-  plan_batch_ = g.batch == 0 ? 0 : mask->batch() == 1 && uniform(g.q_offset) && uniform(g.kv_lengths) ? 1 : g.batch;
-  plan_heads_ = g.heads == 0 ? 0 : mask->heads();
+  const bool one_batch = mask->batch() == 1 && !mask->varies_by_batch() && uniform(g.q_offset) && uniform(g.kv_lengths);
+  plan_batch_ = one_batch ? std::min<std::int64_t>(1, g.batch) : g.batch;
+  plan_heads_ = mask->varies_by_head() ? g.heads : std::min(mask->heads(), g.heads);
 
   struct Piece {
     std::vector<Row> rows;

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <vector>
@@ -60,6 +61,13 @@ MaskRef mask_block_sparse(const bool* keep, const std::int64_t (&shape)[4], std:
 MaskRef mask_neighborhood(const std::int64_t (&shape)[2], const std::int64_t (&kernel)[2]);
 // Training of a block diffusion model on [noisy; clean] of `length` positions each.
 MaskRef mask_block_diffusion(std::int64_t size, std::int64_t length);
+// What function(b, h, q_pos, kv_pos, data) says (not 0: attend). It is called from several threads, once per pair and plan.
+// Without `per_sequence` (`per_head`) it is asked for b = 0 (h = 0) only.
+using MaskFunction = int (*)(std::int64_t, std::int64_t, std::int64_t, std::int64_t, void*);
+MaskRef mask_function(MaskFunction function, void* data, bool per_sequence, bool per_head);
+// The same by rows: fill(b, h, q_pos, keys, words) sets the bits of the keys that attend in zeroed words.
+using MaskRowFunction = std::function<void(std::int64_t, std::int64_t, std::int64_t, std::int64_t, std::uint64_t*)>;
+MaskRef mask_rows(MaskRowFunction fill, bool per_sequence, bool per_head);
 MaskRef mask_and(std::vector<MaskRef> terms);
 MaskRef mask_or(std::vector<MaskRef> terms);
 MaskRef mask_not(MaskRef term);

@@ -1,4 +1,11 @@
-"""Masks: immutable expressions over positions, combined with ``&``, ``|`` and ``~``. True means attend."""
+"""Masks: immutable expressions over positions, combined with ``&``, ``|`` and ``~``. True means attend.
+
+Other libraries' conventions come in and leave by the names of :mod:`maskattn.masks.conventions` (``from_hf``,
+``to_torch_mha``, ``check``, ...), which are found here too.
+"""
+
+import importlib
+import typing
 
 from maskattn.masks.base import All, Any, Mask, Not
 from maskattn.masks.block_diffusion import BlockDiffusion
@@ -10,6 +17,7 @@ from maskattn.masks.dilated import Dilated
 from maskattn.masks.documents import Documents
 from maskattn.masks.first_tokens import FirstTokens
 from maskattn.masks.full import Full
+from maskattn.masks.function import Function
 from maskattn.masks.global_tokens import GlobalTokens
 from maskattn.masks.key_padding import KeyPadding
 from maskattn.masks.neighborhood import Neighborhood
@@ -31,6 +39,7 @@ __all__ = [
     "Documents",
     "FirstTokens",
     "Full",
+    "Function",
     "GlobalTokens",
     "KeyPadding",
     "Mask",
@@ -42,3 +51,15 @@ __all__ = [
     "SlidingWindow",
     "Tree",
 ]
+
+if typing.TYPE_CHECKING:
+    from maskattn.masks.conventions import *  # noqa: F403
+
+
+def __getattr__(name: str) -> typing.Any:
+    # Imported on first use: who does not convert masks need not wait for it.
+    if not name.startswith("_") and name != "conventions":
+        conventions = importlib.import_module("maskattn.masks.conventions")
+        if name in conventions.__all__:
+            return getattr(conventions, name)
+    raise AttributeError(f"module 'maskattn.masks' has no attribute {name!r}")
