@@ -178,12 +178,3 @@ def test_the_console_script_is_installed() -> None:
         pytest.skip("needs an installed package")
     (script,) = [point for point in entry_points(group="console_scripts") if point.name == "maskattn"]
     assert script.load() is cli.main
-
-
-def test_readme_begins_with_the_two_commands() -> None:
-    readme = (Path(__file__).parent.parent / "README.md").read_text()
-    block = readme.split("```sh\n")[1].split("```")[0]
-    assert block.splitlines() == [
-        'pip install . && maskattn generate "the 3rd of March, 2024"',
-        'pip install ".[test]" && pytest',
-    ]

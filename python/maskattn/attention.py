@@ -8,8 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from maskattn import _core
-from maskattn.masks import Full, Mask
+from maskattn.masks.base import Mask
 from maskattn.masks.dense import four_axes
+from maskattn.masks.full import Full
 
 FloatArray = npt.NDArray[Any]
 BoolArray = npt.NDArray[np.bool_]

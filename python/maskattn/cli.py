@@ -13,6 +13,7 @@ from maskattn.version import __version__
 
 if TYPE_CHECKING:
     from maskattn.decoder import Model
+    from maskattn.masks.view import View
 
 _MANY_LINES = 100  # from here on a progress bar is worth its line
 
@@ -22,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         options.run(options)
-    except (ValueError, TypeError, OSError, NotImplementedError) as error:
+    except (ValueError, TypeError, OSError, ImportError, NotImplementedError) as error:
         print(f"maskattn: {error}", file=sys.stderr)
         return 1
     return 0
@@ -46,6 +47,10 @@ def _parser() -> argparse.ArgumentParser:
     mask.add_argument("--q-len", type=int, required=True, metavar="N", help="queries")
     mask.add_argument("--kv-len", type=int, metavar="N", help="keys; default: as many as queries")
     mask.add_argument("--q-offset", type=int, metavar="N", help="position of the first query; default: kv-len - q-len")
+    mask.add_argument("--batch-index", type=int, default=0, metavar="N", help="the sequence to show; default: 0")
+    mask.add_argument("--head", type=int, default=0, metavar="N", help="the head to show; default: 0")
+    mask.add_argument("--explain", metavar="Q,K", help="instead: why query position Q sees key K, or does not")
+    mask.add_argument("--png", metavar="FILE", help="instead of drawing in the terminal: write a picture (extra: plot)")
     mask.set_defaults(run=_mask)
 
     info = commands.add_parser("info", help="version, instruction sets, threads")
@@ -95,13 +100,32 @@ def _cross_attention(model: Model, text: str, output: str) -> tuple[Any, list[st
 
 def _mask(options: argparse.Namespace) -> None:
     from maskattn.masks.parse import parse
-    from maskattn.terminal import mask_picture
+    from maskattn.masks.picture import draw_and_count, save
+    from maskattn.masks.view import View
 
-    kv_len = options.q_len if options.kv_len is None else options.kv_len
-    q_offset = kv_len - options.q_len if options.q_offset is None else options.q_offset
-    seen = parse(options.expression).to_bool(options.q_len, kv_len, q_offset=q_offset)[0, 0]
-    print(mask_picture(seen, q_offset))
-    print(f"{seen.sum()} of {seen.size} positions attended")
+    mask, q_len = parse(options.expression), options.q_len
+    kv_len = q_len if options.kv_len is None else options.kv_len
+    view = View.of(mask, q_len, kv_len, options.q_offset, None, options.batch_index, options.head)
+    if options.png:
+        save(view, options.png)
+    if options.explain:
+        print(_explain(view, options.explain))
+    if not options.png and not options.explain:
+        picture, seen = draw_and_count(view)
+        print(picture)
+        print(f"{seen} of {q_len * kv_len} positions attended")
+
+
+def _explain(view: View, pair: str) -> str:
+    try:
+        query, key = (int(part) for part in pair.split(","))
+    except ValueError:
+        raise ValueError(f"--explain must be Q,K: a query and a key position, got {pair!r}") from None
+    first, end = view.q_offset, view.q_offset + view.plan.q_len
+    if not first <= query < end:
+        queries = f"from {first} to {end - 1}" if end > first else "position, but there are none"
+        raise ValueError(f"--explain must name a query {queries}, got {query}")
+    return view.mask.explain(view.b, view.h, query, key, q_offset=first, kv_length=view.kv_length)
 
 
 def _info(options: argparse.Namespace) -> None:

@@ -12,17 +12,46 @@ import numpy as np
 import numpy.typing as npt
 
 _SHADES = " ·░▒▓█"
+_MASK_SHADES = "·░▒▓█"  # none, three parts of some, all
 # From dark to light in the 256-colour palette, for weights from 0 to 1.
 _COLOURS = (232, 17, 18, 19, 26, 32, 38, 44, 79, 120, 156, 192, 228)
 _NARROWEST = 20
 
 
-def mask_picture(seen: npt.NDArray[np.bool_], q_offset: int = 0) -> str:
-    """A (q_len, kv_len) bool array as text: a row per query, ``#`` where it attends; its position in front."""
-    positions = [str(q_offset + i) for i in range(len(seen))]
-    width = max((len(p) for p in positions), default=0)
-    rows = ("".join("#" if cell else "." for cell in row) for row in seen)
-    return "\n".join(f"{position:>{width}} {row}" for position, row in zip(positions, rows, strict=True))
+def mask_steps(q_len: int, kv_len: int, q_offset: int, width: int) -> tuple[int, int]:
+    """How many queries and keys a character stands for, so that a mask fits ``width`` characters.
+
+    One each, if neither side is longer than that; else at most half as many lines as characters, as these are tall.
+    """
+    margin = max(len(str(q_offset)), len(str(q_offset + q_len - 1)))
+    most = max(width, _NARROWEST) - margin - 1
+    if max(q_len, kv_len) <= most:
+        return 1, 1
+    return max(1, -(-q_len // (most // 2))), max(1, -(-kv_len // most))
+
+
+def mask_picture(shares: npt.NDArray[Any], q_offset: int = 0, rows: int = 1, columns: int = 1) -> str:
+    """A mask as text: a line per query, its position in front, ``#`` where it attends.
+
+    Args:
+        shares: (lines, characters), the share of its pairs that a character shows, from 0 to 1; bools if it is one.
+        rows, columns: queries and keys that a character stands for. Where they are several, it is shaded, and a last
+            line explains the shades.
+    """
+    scaled = rows > 1 or columns > 1
+    glyphs = _MASK_SHADES if scaled else ".#"
+    kinds = np.where(shares >= 1, len(glyphs) - 1, np.ceil(shares * (len(glyphs) - 2))).astype(int)
+    positions = [str(q_offset + i * rows) for i in range(len(shares))]
+    margin = max((len(position) for position in positions), default=0)
+    lines = [
+        f"{position:>{margin}} " + "".join(glyphs[kind] for kind in line)
+        for position, line in zip(positions, kinds, strict=True)
+    ]
+    if scaled:
+        queries = "1 query" if rows == 1 else f"{rows} queries"
+        keys = "1 key" if columns == 1 else f"{columns} keys"
+        lines.append(f"a character is {queries} x {keys}: {glyphs[0]} none seen, {glyphs[1:-1]} some, {glyphs[-1]} all")
+    return "\n".join(lines)
 
 
 def heat_map(

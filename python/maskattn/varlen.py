@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from maskattn import _core
 from maskattn.attention import FloatArray, Lengths
-from maskattn.masks import Mask
+from maskattn.masks.base import Mask
 
 BoolArray = npt.NDArray[np.bool_]
 IntArray = npt.NDArray[np.int64]

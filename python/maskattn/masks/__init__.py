@@ -5,27 +5,30 @@ Other libraries' conventions come in and leave by the names of :mod:`maskattn.ma
 """
 
 import importlib
+import re
 import typing
 
-from maskattn.masks.base import All, Any, Mask, Not
-from maskattn.masks.block_diffusion import BlockDiffusion
-from maskattn.masks.block_sparse import BlockSparse
-from maskattn.masks.causal import Causal
-from maskattn.masks.chunked import Chunked
-from maskattn.masks.dense import Dense
-from maskattn.masks.dilated import Dilated
-from maskattn.masks.documents import Documents
-from maskattn.masks.first_tokens import FirstTokens
-from maskattn.masks.full import Full
-from maskattn.masks.function import Function
-from maskattn.masks.global_tokens import GlobalTokens
-from maskattn.masks.key_padding import KeyPadding
-from maskattn.masks.neighborhood import Neighborhood
-from maskattn.masks.padding import Padding
-from maskattn.masks.prefix_lm import PrefixLM
-from maskattn.masks.query_padding import QueryPadding
-from maskattn.masks.sliding_window import SlidingWindow
-from maskattn.masks.tree import Tree
+if typing.TYPE_CHECKING:
+    from maskattn.masks.base import All, Any, Mask, Not
+    from maskattn.masks.block_diffusion import BlockDiffusion
+    from maskattn.masks.block_sparse import BlockSparse
+    from maskattn.masks.causal import Causal
+    from maskattn.masks.chunked import Chunked
+    from maskattn.masks.conventions import *  # noqa: F403
+    from maskattn.masks.dense import Dense
+    from maskattn.masks.dilated import Dilated
+    from maskattn.masks.documents import Documents
+    from maskattn.masks.first_tokens import FirstTokens
+    from maskattn.masks.full import Full
+    from maskattn.masks.function import Function
+    from maskattn.masks.global_tokens import GlobalTokens
+    from maskattn.masks.key_padding import KeyPadding
+    from maskattn.masks.neighborhood import Neighborhood
+    from maskattn.masks.padding import Padding
+    from maskattn.masks.prefix_lm import PrefixLM
+    from maskattn.masks.query_padding import QueryPadding
+    from maskattn.masks.sliding_window import SlidingWindow
+    from maskattn.masks.tree import Tree
 
 __all__ = [
     "All",
@@ -52,14 +55,21 @@ __all__ = [
     "Tree",
 ]
 
-if typing.TYPE_CHECKING:
-    from maskattn.masks.conventions import *  # noqa: F403
-
 
 def __getattr__(name: str) -> typing.Any:
-    # Imported on first use: who does not convert masks need not wait for it.
+    # Imported on first use, a kind from the file of its name: who needs one mask does not wait for all of them.
+    if name in __all__:
+        base = name in ("All", "Any", "Mask", "Not")
+        module = "base" if base else re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
+        value = getattr(importlib.import_module(f"maskattn.masks.{module}"), name)
+        globals()[name] = value
+        return value
     if not name.startswith("_") and name != "conventions":
         conventions = importlib.import_module("maskattn.masks.conventions")
         if name in conventions.__all__:
             return getattr(conventions, name)
     raise AttributeError(f"module 'maskattn.masks' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, *importlib.import_module("maskattn.masks.conventions").__all__])

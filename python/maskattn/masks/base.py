@@ -89,6 +89,24 @@ class Mask:
             heads = expr.heads
         return _core.make_plan(expr, q_len, kv_len, batch, heads, q_offset, kv_lengths, threads)
 
+    def count(self, q_len: int, kv_len: int, **geometry: typing.Any) -> int:
+        """Pairs of query and key that attend, over all sequences and heads; ``geometry`` as in :meth:`plan`."""
+        return self.plan(q_len, kv_len, **geometry).count()
+
+    def density(self, q_len: int, kv_len: int, **geometry: typing.Any) -> float:
+        """The share of all pairs that attend, 0 where there are none; ``geometry`` as in :meth:`plan`."""
+        plan = self.plan(q_len, kv_len, **geometry)
+        pairs = plan.batch * plan.heads * plan.q_len * plan.kv_len
+        return plan.count() / pairs if pairs else 0.0
+
+    def flops(self, q_len: int, kv_len: int, head_dim: int, **geometry: typing.Any) -> int:
+        """Floating-point operations of attention under the mask: 4 * head_dim for each pair that attends."""
+        return 4 * head_dim * self.count(q_len, kv_len, **geometry)
+
+    def empty_rows(self, q_len: int, kv_len: int, **geometry: typing.Any) -> BoolArray:
+        """Bool array (batch, heads, q_len), True where a query sees no key; ``geometry`` as in :meth:`plan`."""
+        return self.plan(q_len, kv_len, **geometry).empty_rows()
+
     def to_bool(
         self,
         q_len: int,
@@ -141,6 +159,84 @@ class Mask:
             raise TypeError(f"dtype must be a floating type with -inf, got {floating}; pass np.float32")
         plan = self.plan(q_len, kv_len, batch=batch, heads=heads, q_offset=q_offset, kv_lengths=kv_lengths)
         return _fill(plan, floating, 0, -np.inf, out)
+
+    def explain(
+        self, b: int, h: int, q_pos: int, kv_pos: int, *, q_offset: int = 0, kv_length: int | None = None
+    ) -> str:
+        """One sentence: which terms let the query at ``q_pos`` see the key at ``kv_pos``, or hide it.
+
+        It begins with "seen", "hidden by" or, for a key at or past ``kv_length``, "does not exist". ``q_offset`` and
+        ``kv_length`` are as in :meth:`allows`.
+
+        >>> from maskattn.masks import Causal, SlidingWindow
+        >>> (Causal() & SlidingWindow(left=128)).explain(0, 0, 131, 0)
+        'hidden by SlidingWindow(left=128): distance 131; Causal allows'
+
+        Raises:
+            ValueError: a position that the mask does not reach, or before the first query or key.
+        """
+        from maskattn.masks.explain import explain
+
+        return explain(self, b, h, q_pos, kv_pos, q_offset=q_offset, kv_length=kv_length)
+
+    def detail(self, b: int, h: int, q_pos: int, kv_pos: int) -> str:
+        """The numbers that this leaf's answer hangs on, for :meth:`explain`; "" if its parameters say it all."""
+        return ""
+
+    def draw(
+        self,
+        q_len: int,
+        kv_len: int,
+        *,
+        q_offset: Lengths = None,
+        kv_lengths: Lengths = None,
+        batch_index: int = 0,
+        head: int = 0,
+        width: int | None = None,
+    ) -> str:
+        """The mask of one sequence and head as text, scaled down to ``width`` characters (default: the terminal's)."""
+        from maskattn.masks.picture import draw
+        from maskattn.masks.view import View
+
+        return draw(View.of(self, q_len, kv_len, q_offset, kv_lengths, batch_index, head), width)
+
+    def plot(
+        self,
+        q_len: int,
+        kv_len: int,
+        *,
+        q_offset: Lengths = None,
+        kv_lengths: Lengths = None,
+        batch_index: int = 0,
+        head: int = 0,
+        tiles: bool = False,
+        other: Mask | None = None,
+        ax: typing.Any = None,
+    ) -> typing.Any:
+        """The mask of one sequence and head as a matplotlib picture; needs the extra ``plot``.
+
+        Args:
+            q_len, kv_len, q_offset, kv_lengths: as in :meth:`plan`.
+            batch_index, head: which sequence and head.
+            tiles: also the tiles of 64 x 64 that are full or partial; empty ones stay bare.
+            other: a second mask; four colours then say what only one, both or neither of the masks shows.
+            ax: matplotlib Axes to draw on; default: of a new figure.
+
+        Returns:
+            The Axes: positions of keys to the right, of queries down. A cell of a large mask stands for several pairs.
+
+        Raises:
+            ModuleNotFoundError: matplotlib is not installed.
+        """
+        from maskattn.masks.picture import plot
+        from maskattn.masks.view import View
+
+        return plot(View.of(self, q_len, kv_len, q_offset, kv_lengths, batch_index, head), other, tiles=tiles, ax=ax)
+
+    def _repr_html_(self) -> str:
+        from maskattn.masks.svg import notebook
+
+        return notebook(self)
 
 
 def _fill(
