@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 import oracle
 from maskattn import masks
 from maskattn.masks import Causal, Dense, Documents, Full, KeyPadding, Mask, Padding, PrefixLM, SlidingWindow
-from strategies import Geometry, geometries_and_masks, per_sequence
+from strategies import Geometry, expressions, geometries_and_masks, per_sequence
 
 SCALAR_LEAVES: list[Mask] = [
     Full(),
@@ -453,3 +453,26 @@ def test_a_regular_plan_of_a_million_tokens_is_small() -> None:
     n = 1 << 20
     mask = Causal() & SlidingWindow(4095) & Documents(np.arange(n) // 512)
     assert mask.plan(n, n).nbytes < 64 << 20
+
+
+@given(geometries_and_masks(), st.data())
+def test_plans_compare_as_sets_of_pairs(drawn: tuple[Geometry, Mask], data: st.DataObject) -> None:
+    g, mask = drawn
+    other = data.draw(st.one_of(st.just(mask | Causal()), st.just(~~mask), st.just(mask & Full()), expressions(g)))
+    options = g.options()
+    a, b = (m.plan(g.q_len, g.kv_len, **options) for m in (mask, other))
+    x, y = (definition(m, g) for m in (mask, other))
+    assert (a == b) == np.array_equal(x, y)
+    assert (a != b) != (a == b)
+    assert a.is_subset(b) == bool((~x | y).all())
+    assert b.is_subset(a) == bool((~y | x).all())
+
+
+def test_plans_of_other_extents() -> None:
+    a, b = Causal().plan(3, 4), Causal().plan(3, 5)
+    assert a != b
+    assert a != "a plan"
+    assert Causal().plan(3, 4) == SlidingWindow(right=0).plan(3, 4)
+    assert Causal().plan(3, 4, q_offset=9) == Full().plan(3, 4)  # what is seen counts, not from where
+    with pytest.raises(ValueError, match=r"^other must be a plan of the same batch"):
+        a.is_subset(b)

@@ -144,6 +144,8 @@ void register_masks(py::module_& m) {
       .def_property_readonly("kv_lengths", [](const MaskPlan& p) { return p.geometry().kv_lengths; })
       .def_property_readonly("q_offset", [](const MaskPlan& p) { return p.geometry().q_offset; })
       .def_property_readonly("nbytes", &MaskPlan::bytes)
+      .def("__eq__", &same_pairs, py::is_operator(), py::call_guard<py::gil_scoped_release>())
+      .def("is_subset", &is_subset, py::call_guard<py::gil_scoped_release>())
       .def("count", &count_pairs, py::call_guard<py::gil_scoped_release>())
       .def("empty_rows",
            [](const MaskPlan& plan) {

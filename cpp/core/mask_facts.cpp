@@ -1,6 +1,7 @@
 // What a plan tells without being materialised: O(rows x spans), or a word of bits at a time.
 #include <algorithm>
 #include <bit>
+#include <stdexcept>
 
 #include "mask_expr.hpp"
 #include "threads.hpp"
@@ -40,7 +41,67 @@ void for_each_row(const MaskPlan& plan, const Visit& visit) {
     visit(r, plan.row(r / g.q_len / g.heads, r / g.q_len % g.heads, r % g.q_len));
 }
 
+bool same_extents(const MaskPlan& a, const MaskPlan& b) {
+  const Geometry &x = a.geometry(), &y = b.geometry();
+  return x.batch == y.batch && x.heads == y.heads && x.q_len == y.q_len && x.kv_len == y.kv_len;
+}
+
+// A row as bits over all of kv_len.
+void row_bits(const PlanRow& row, std::int64_t kv_len, std::vector<std::uint64_t>& bits) {
+  bits.assign(static_cast<std::size_t>((kv_len + 63) / 64), 0);
+  for (int s = 0; s < row.count; ++s) {
+    set_bits(bits.data(), row.spans[s].begin, row.spans[s].end);
+    if (row.bits)  // one span, which the bits thin out; they end where the last key does
+      for (std::int64_t w = row.spans[s].begin / 64; w * 64 < row.spans[s].end; ++w)
+        bits[static_cast<std::size_t>(w)] &= row.bits[w];
+  }
+}
+
+// True where every row of `a` is related to the same row of `b`: compare(keys of a, keys of b) on spans where both have spans,
+// else on words of bits.
+template <class Spans, class Words>
+bool every_row(const MaskPlan& a, const MaskPlan& b, const Spans& spans, const Words& words) {
+  const Geometry& g = a.geometry();
+  std::vector<std::uint64_t> x, y;
+  for (std::int64_t r = 0; r < g.batch * g.heads * g.q_len; ++r) {
+    const std::int64_t sequence = r / g.q_len / g.heads, head = r / g.q_len % g.heads;
+    const PlanRow left = a.row(sequence, head, r % g.q_len), right = b.row(sequence, head, r % g.q_len);
+    if (!left.bits && !right.bits) {
+      if (!spans(left, right)) return false;
+      continue;
+    }
+    row_bits(left, g.kv_len, x);
+    row_bits(right, g.kv_len, y);
+    if (!words(x, y)) return false;
+  }
+  return true;
+}
+
 }  // namespace
+
+bool same_pairs(const MaskPlan& a, const MaskPlan& b) {
+  if (!same_extents(a, b)) return false;
+  const auto spans = [](const PlanRow& x, const PlanRow& y) {
+    return std::equal(x.spans, x.spans + x.count, y.spans, y.spans + y.count);
+  };
+  return every_row(a, b, spans, [](const auto& x, const auto& y) { return x == y; });
+}
+
+bool is_subset(const MaskPlan& a, const MaskPlan& b) {
+  if (!same_extents(a, b)) throw std::invalid_argument("other must be a plan of the same batch, heads, q_len and kv_len");
+  const auto spans = [](const PlanRow& x, const PlanRow& y) {
+    const Span* outer = y.spans;
+    return std::all_of(x.spans, x.spans + x.count, [&](Span span) {
+      while (outer < y.spans + y.count && outer->end < span.end) ++outer;
+      return outer < y.spans + y.count && outer->begin <= span.begin;
+    });
+  };
+  return every_row(a, b, spans, [](const auto& x, const auto& y) {
+    for (std::size_t w = 0; w < x.size(); ++w)
+      if (x[w] & ~y[w]) return false;
+    return true;
+  });
+}
 
 std::int64_t count_pairs(const MaskPlan& plan) {
   std::int64_t count = 0;

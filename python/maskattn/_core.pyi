@@ -13,7 +13,15 @@ class MaskExpr:
     def heads(self) -> int: ...
 
 class MaskPlan:
-    """A mask lowered for one geometry; immutable, usable by any number of calls."""
+    """A mask lowered for one geometry; immutable, usable by any number of calls.
+
+    Two plans are equal when the same pairs of query and key attend, whatever masks they were made from.
+    """
+
+    def __eq__(self, other: object) -> bool: ...
+    __hash__: None  # type: ignore[assignment]
+    def is_subset(self, other: MaskPlan) -> bool:
+        """Whether every pair that attends here attends in ``other``; ValueError where the extents differ."""
 
     @property
     def batch(self) -> int: ...

@@ -111,6 +111,11 @@ class MaskPlan {
 // Pairs of query and key that attend, over all sequences and heads.
 std::int64_t count_pairs(const MaskPlan& plan);
 
+// Whether both let the same pairs of the same rows and keys attend; whether all that `a` lets attend `b` does too. Lengths and
+// offsets do not count, only what is seen. is_subset throws std::invalid_argument where extents differ.
+bool same_pairs(const MaskPlan& a, const MaskPlan& b);
+bool is_subset(const MaskPlan& a, const MaskPlan& b);
+
 // Writes [batch][heads][query blocks][key blocks] bytes: how much of each tile of q_size x kv_size is attended. The last tiles of
 // an axis may be smaller.
 enum class Tile : std::uint8_t { empty, partial, full };
