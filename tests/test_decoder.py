@@ -140,9 +140,6 @@ def test_texts_are_the_ids_between_two_tokenizations(model: Any) -> None:
     assert [len(row) for row in scores] == [11, 2, 1]
 
 
-@pytest.mark.skipif(
-    not (Path(maskattn.__file__).parent / "data/dates/model.safetensors").is_file(), reason="no embedded model here"
-)
 def test_embedded_default() -> None:
     model = maskattn.load()
     texts = ["3rd of March, 2024", "2024-03-03"]

@@ -124,10 +124,7 @@ def test_torch_sdpa_masks(torch: Any, q_len: int, kv_len: int, lead: tuple[int, 
 def test_torch_sdpa_takes_both(torch: Any, rng: np.random.Generator) -> None:
     arrays = qkv(rng, 4, 9)
     keep = rng.random((4, 9)) < 0.7
-    try:
-        want = sdpa(torch, *arrays, keep, is_causal=True)
-    except RuntimeError:
-        pytest.skip("this torch takes attn_mask or is_causal")
+    want = sdpa(torch, *arrays, keep, is_causal=True)
     agree(maskattn.attention(*arrays, mask=c.from_torch_sdpa(keep, True, q_len=4, kv_len=9)), want)
 
 
