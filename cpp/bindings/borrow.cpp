@@ -23,6 +23,49 @@ std::string describe(const py::handle& object) {
   return std::string(py::str(a.dtype())) + " array of shape " + shape_text({a.shape(), a.shape() + a.ndim()});
 }
 
+namespace {
+
+// NumPy numbers the types of other packages as they are imported: bfloat16 is known by ml_dtypes' own.
+const py::dtype& bfloat16() {
+  static const auto* dtype = new py::dtype(py::dtype::from_args(py::module_::import("ml_dtypes").attr("bfloat16")));
+  return *dtype;
+}
+
+constexpr int kHalf = 23;  // NPY_HALF
+
+}  // namespace
+
+std::optional<Dtype> dtype_of(const py::array& a) {
+  const py::dtype dtype = a.dtype();
+  const int number = dtype.num();
+  if (dtype.itemsize() > 1 && dtype.byteorder() != '=') return {};
+  if (number == py::dtype::num_of<float>()) return Dtype::float32;
+  if (number == py::dtype::num_of<double>()) return Dtype::float64;
+  if (number == kHalf) return Dtype::float16;
+  if (number == py::dtype::num_of<std::int8_t>()) return Dtype::int8;
+  if (dtype.itemsize() == 2 && dtype.kind() == 'V' && number == bfloat16().num()) return Dtype::bfloat16;
+  return {};
+}
+
+Dtype float_dtype_of(const py::array& a, const char* name) {
+  const auto dtype = dtype_of(a);
+  if (!dtype || *dtype == Dtype::int8)
+    bad_type(std::string(name) + " must be float32, float16, bfloat16 or float64, got " + std::string(py::str(a.dtype())) +
+             "; pass " + name + ".astype(np.float32)");
+  return *dtype;
+}
+
+py::dtype numpy_dtype(Dtype dtype) {
+  switch (dtype) {
+    case Dtype::float32: return py::dtype::of<float>();
+    case Dtype::float64: return py::dtype::of<double>();
+    case Dtype::float16: return py::dtype(kHalf);
+    case Dtype::bfloat16: return bfloat16();
+    case Dtype::int8: break;
+  }
+  return py::dtype::of<std::int8_t>();
+}
+
 py::array as_array(const py::handle& object, const char* name) {
   if (!py::isinstance<py::array>(object))
     bad_type(std::string(name) + " must be a NumPy array, got " + describe(object) + "; pass np.asarray(" + name + ")");

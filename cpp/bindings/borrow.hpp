@@ -30,6 +30,12 @@ bool has_dtype(const py::array& a) {
   return dtype.num() == py::dtype::num_of<T>() && dtype.byteorder() == '=';  // '=': the machine's own byte order
 }
 
+// The dtype that the core knows the array's by, in the machine's byte order; none for others.
+std::optional<Dtype> dtype_of(const py::array& a);
+// float32, float64, float16 or bfloat16; TypeError for others.
+Dtype float_dtype_of(const py::array& a, const char* name);
+py::dtype numpy_dtype(Dtype dtype);
+
 // `object` as an array, not converted; TypeError for anything else.
 py::array as_array(const py::handle& object, const char* name);
 void require_contiguous_rows(const py::array& a, const char* name);

@@ -12,30 +12,28 @@
 namespace maskattn {
 namespace {
 
-constexpr double kLn2 = 0.69314718055994530942;
+template <class T>
+T log_sum(T maximum, T sum) {
+  constexpr double kLn2 = 0.69314718055994530942;
+  if (sum == 0) return -std::numeric_limits<T>::infinity();
+  return static_cast<T>(static_cast<double>(maximum) * kLn2 + std::log(static_cast<double>(sum)));
+}
 
 template <class T>
 class Attention {
  public:
-  Attention(const AttentionInputs<T>& in, Rows<const T> v, std::int64_t v_head_dim, Rows<T> out, Rows<T> lse)
-      : in_(in),
-        kernels_(kernel_table<T>()),
-        v_(v),
-        v_head_dim_(v_head_dim),
-        columns_((v_head_dim + kernels_.lanes - 1) / kernels_.lanes * kernels_.lanes),
-        out_(out),
-        lse_(lse),
-        cut_(Blocking::of(in)) {}
+  Attention(const AttentionInputs& in, int threads, Rows<void> out, Rows<void> lse)
+      : in_(in), threads_(threads), call_(in, threads, in.v_head_dim), kernels_(call_.kernels), columns_(call_.columns), out_(out), lse_(lse) {}
 
   void run() {
-    const std::int64_t blocks = in_.batch * in_.kv_heads * cut_.blocks;
+    const std::int64_t blocks = in_.batch * in_.kv_heads * call_.cut.blocks;
     const std::int64_t segments = (in_.kv_len + kSegment - 1) / kSegment;
     // Whole blocks leave threads idle when there are few of them and their number is no multiple of the threads'.
-    const bool uneven = blocks < in_.threads || (blocks % in_.threads != 0 && blocks < 4 * in_.threads);
-    if (uneven && in_.threads > 1 && segments >= 2 * in_.threads) {
+    const bool uneven = blocks < threads_ || (blocks % threads_ != 0 && blocks < 4 * threads_);
+    if (uneven && threads_ > 1 && segments >= 2 * threads_) {
       for (std::int64_t index = 0; index < blocks; ++index) split_over_keys(place(index));
     } else {
-      parallel_for(blocks, in_.threads, [this](std::int64_t index) { whole(place(index)); });
+      parallel_for(blocks, threads_, [this](std::int64_t index) { whole(place(index)); });
     }
   }
 
@@ -47,14 +45,12 @@ class Attention {
   // Blocks of late queries come first: under a causal mask they are the longest.
   BlockPlace place(std::int64_t index) const {
     const std::int64_t pairs = in_.batch * in_.kv_heads, pair = index % pairs;
-    return cut_.place(in_, pair / in_.kv_heads, pair % in_.kv_heads, cut_.blocks - 1 - index / pairs);
+    return call_.cut.place(in_, pair / in_.kv_heads, pair % in_.kv_heads, call_.cut.blocks - 1 - index / pairs);
   }
-
-  const T* values_of(const BlockPlace& place) const { return v_.at(place.b, place.kv_head, 0); }
 
   void whole(const BlockPlace& place) const {
     if (place.rows == 0) return;
-    Block<T> block(in_, kernels_, cut_, place, columns_);
+    Block<T> block(call_, place);
     State state;
     std::fill_n(state.maximum, block.rows(), -std::numeric_limits<T>::infinity());
     std::fill_n(state.sum, block.rows(), T{0});
@@ -66,7 +62,7 @@ class Attention {
       block.softmax(maximum, sum);
       for (int r = 0; r < block.rows(); ++r)
         merge_state(state.maximum[r], state.sum[r], maximum[r], sum[r], old_scale[r], new_scale[r]);
-      block.values(s, values_of(place), v_.stride[2], static_cast<int>(v_head_dim_), old_scale, new_scale, out);
+      block.values(s, old_scale, new_scale, out);
     }
     finish(block, state, out, place.b);
   }
@@ -78,9 +74,9 @@ class Attention {
     const std::int64_t rows = place.rows, all = (in_.kv_len + kSegment - 1) / kSegment;
     std::vector<T> parts(static_cast<std::size_t>(all * rows * columns_)), maxima(static_cast<std::size_t>(all * rows)),
         sums(maxima.size());
-    const std::int64_t per_piece = std::max<std::int64_t>(1, all / (4 * in_.threads));
-    parallel_for((all + per_piece - 1) / per_piece, in_.threads, [&](std::int64_t piece) {
-      Block<T> block(in_, kernels_, cut_, place, columns_);
+    const std::int64_t per_piece = std::max<std::int64_t>(1, all / (4 * threads_));
+    parallel_for((all + per_piece - 1) / per_piece, threads_, [&](std::int64_t piece) {
+      Block<T> block(call_, place);
       T ones[kBlockRows];
       std::fill_n(ones, rows, T{1});
       for (std::int64_t s = piece * per_piece; s < std::min(all, (piece + 1) * per_piece); ++s) {
@@ -92,11 +88,10 @@ class Attention {
         block.softmax(maximum, sum);
         T scale[kBlockRows];
         for (int r = 0; r < rows; ++r) scale[r] = maximum[r] == -std::numeric_limits<T>::infinity() ? T{0} : T{1};
-        block.values(s, values_of(place), v_.stride[2], static_cast<int>(v_head_dim_), ones, scale,
-                     &parts[static_cast<std::size_t>(s * rows * columns_)]);
+        block.values(s, ones, scale, &parts[static_cast<std::size_t>(s * rows * columns_)]);
       }
     });
-    Block<T> block(in_, kernels_, cut_, place, columns_);
+    Block<T> block(call_, place);
     State state;
     T* out = block.scratch().out;
     std::fill_n(out, rows * columns_, T{0});
@@ -115,106 +110,45 @@ class Attention {
     finish(block, state, out, place.b);
   }
 
-  void finish(const Block<T>& block, const State& state, const T* from, std::int64_t b) const {
+  void finish(const Block<T>& block, State& state, T* from, std::int64_t b) const {
+    const auto write = kernels_.write_row[static_cast<int>(out_.dtype)];
     for (int r = 0; r < block.rows(); ++r, from += columns_) {
       const std::int64_t h = block.head(r), i = block.query(r);
-      T* to = out_.at(b, h, i);
-      const T sum = state.sum[r];
-      if (sum == 0)
-        std::fill_n(to, v_head_dim_, T{0});
-      else
-        for (std::int64_t c = 0; c < v_head_dim_; ++c) to[c] = from[c] / sum + T{0};  // + 0: a zero's sign tells of nothing
-      if (lse_.data)
-        *lse_.at(b, h, i) =
-            sum == 0 ? -std::numeric_limits<T>::infinity()
-                     : static_cast<T>(static_cast<double>(state.maximum[r]) * kLn2 + std::log(static_cast<double>(sum)));
+      const T old_scale = in_.sinks ? merge_sink(state.maximum[r], state.sum[r], in_.sinks[h]) : T{1}, sum = state.sum[r];
+      for (std::int64_t c = 0; c < in_.v_head_dim; ++c)
+        from[c] = sum == 0 ? T{0} : from[c] * old_scale / sum + T{0};  // + 0: a zero's sign tells of nothing
+      write(from, static_cast<int>(in_.v_head_dim), out_.at(b, h, i));
+      if (lse_.data) *static_cast<T*>(lse_.at(b, h, i)) = log_sum(state.maximum[r], sum);
     }
   }
 
-  const AttentionInputs<T>& in_;
-  const KernelTable<T>& kernels_;  // looked up once: set_isa may be called meanwhile
-  const Rows<const T> v_;
-  const std::int64_t v_head_dim_, columns_;
-  const Rows<T> out_;
-  const Rows<T> lse_;
-  const Blocking cut_;
+  const AttentionInputs& in_;
+  const int threads_;
+  const Call<T> call_;
+  const KernelTable<T>& kernels_;
+  const std::int64_t columns_;
+  const Rows<void> out_, lse_;
 };
 
 // One thread where waking others costs more than the work: each key is packed and read once per key head, and then multiplied
 // with every query row of its group.
-template <class T>
-int worthwhile_threads(const AttentionInputs<T>& in, std::int64_t v_head_dim) {
+int worthwhile_threads(const AttentionInputs& in) {
   constexpr double kSmall = 2e6, kPacking = 8;
   const double rows = static_cast<double>(in.q_len) * static_cast<double>(in.q_heads);
   const double keys = static_cast<double>(in.kv_len) * static_cast<double>(in.kv_heads);
   const double heads = static_cast<double>(std::max<std::int64_t>(1, in.kv_heads));
-  const double work = static_cast<double>(in.batch * (in.head_dim + v_head_dim)) * keys * (rows / heads + kPacking);
+  const double work = static_cast<double>(in.batch * (in.head_dim + in.v_head_dim)) * keys * (rows / heads + kPacking);
   return work < kSmall ? 1 : in.threads;
 }
 
 }  // namespace
 
-template <class T>
-void attention(const AttentionInputs<T>& in, Rows<const T> v, std::int64_t v_head_dim, Rows<T> out, Rows<T> lse) {
-  AttentionInputs<T> call = in;
-  call.threads = worthwhile_threads(in, v_head_dim);
-  Attention<T>(call, v, v_head_dim, out, lse).run();
+void attention(const AttentionInputs& in, Rows<void> out, Rows<void> lse) {
+  const int threads = worthwhile_threads(in);
+  if (in.in_double())
+    Attention<double>(in, threads, out, lse).run();
+  else
+    Attention<float>(in, threads, out, lse).run();
 }
-
-template <class T>
-void attention_weights(const AttentionInputs<T>& in, Stage stage, T* out) {
-  constexpr T infinity = std::numeric_limits<T>::infinity();
-  const KernelTable<T>& kernels = kernel_table<T>();
-  const Blocking cut = Blocking::of(in);
-  const std::int64_t segments = (in.kv_len + kSegment - 1) / kSegment;
-  parallel_for(in.batch * in.kv_heads * cut.blocks, in.threads, [&](std::int64_t index) {
-    const BlockPlace place =
-        cut.place(in, index / cut.blocks / in.kv_heads, index / cut.blocks % in.kv_heads, index % cut.blocks);
-    Block<T> block(in, kernels, cut, place, 0);
-    const auto row_of = [&](int r) {
-      return out + ((place.b * in.q_heads + block.head(r)) * in.q_len + block.query(r)) * in.kv_len;
-    };
-    for (int r = 0; r < block.rows(); ++r) std::fill_n(row_of(r), in.kv_len, stage == Stage::softmax ? T{0} : -infinity);
-
-    std::vector<T> maxima(static_cast<std::size_t>(segments * block.rows()), -infinity);
-    T running[kBlockRows], total[kBlockRows] = {};
-    std::fill_n(running, block.rows(), -infinity);
-    const T scale = static_cast<T>(std::abs(in.scale));
-    for (std::int64_t s = block.first_segment(); s < block.last_segment(); ++s) {
-      if (!block.score(s)) continue;
-      T* maximum = &maxima[static_cast<std::size_t>(s * block.rows())];
-      T sum[kBlockRows];
-      if (stage == Stage::softmax) block.softmax(maximum, sum);
-      const int count = static_cast<int>(std::min<std::int64_t>(kSegment, in.kv_len - s * kSegment));
-      for (int r = 0; r < block.rows(); ++r) {
-        const T *from = block.scratch().scores + r * kSegment, *bias = block.scratch().bias + r * kSegment;
-        T *to = row_of(r) + s * kSegment, old_scale, new_scale;
-        if (stage == Stage::softmax) {
-          std::copy_n(from, count, to);
-          merge_state(running[r], total[r], maximum[r], sum[r], old_scale, new_scale);
-          continue;
-        }
-        for (int key = 0; key < count; ++key)
-          if (block.sees(r, key)) to[key] = from[key] * scale + (in.bias.data ? bias[key] : T{0});
-      }
-    }
-    if (stage != Stage::softmax) return;
-    for (int r = 0; r < block.rows(); ++r) {
-      if (total[r] == 0) continue;
-      for (std::int64_t s = block.first_segment(); s < block.last_segment(); ++s) {
-        const T factor = power_of_two(maxima[static_cast<std::size_t>(s * block.rows() + r)] - running[r]);
-        T* row = row_of(r);
-        for (std::int64_t key = s * kSegment; key < std::min(in.kv_len, (s + 1) * kSegment); ++key)
-          row[key] = row[key] * factor / total[r];
-      }
-    }
-  });
-}
-
-#define MASKATTN_INSTANTIATE(T)                                                                      \
-  template void attention(const AttentionInputs<T>&, Rows<const T>, std::int64_t, Rows<T>, Rows<T>); \
-  template void attention_weights(const AttentionInputs<T>&, Stage, T*);
-MASKATTN_INSTANTIATE(float)
-MASKATTN_INSTANTIATE(double)
 
 }  // namespace maskattn

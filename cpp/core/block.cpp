@@ -3,10 +3,10 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
-#include <cstring>
 #include <functional>
 #include <limits>
 
+#include "dispatch.hpp"
 #include "memory.hpp"
 
 namespace maskattn {
@@ -36,15 +36,14 @@ void mask_words(const PlanRow& row, std::int64_t begin, MaskWord* words) {
 
 }  // namespace
 
-template <class T>
-Blocking Blocking::of(const AttentionInputs<T>& in) {
+Blocking Blocking::of(const AttentionInputs& in, int threads) {
   Blocking cut{};
   if (in.kv_heads == 0) return cut;
   cut.group = in.q_heads / in.kv_heads;
   const std::int64_t rows = cut.group * in.q_len;
   // Blocks of equal size, and enough of them to keep every thread busy.
   const std::int64_t pairs = std::max<std::int64_t>(1, in.batch * in.kv_heads);
-  const std::int64_t wanted = in.threads > 1 ? (4 * in.threads + pairs - 1) / pairs : 1;
+  const std::int64_t wanted = threads > 1 ? (4 * threads + pairs - 1) / pairs : 1;
   const std::int64_t least = (rows + kBlockRows - 1) / kBlockRows, most = std::max<std::int64_t>(1, rows / 48);
   cut.blocks = std::max<std::int64_t>(1, std::max(least, std::min(wanted, most)));
   cut.block_rows = std::min<std::int64_t>(kBlockRows, round_up((rows + cut.blocks - 1) / cut.blocks, kRowGroup));
@@ -52,54 +51,53 @@ Blocking Blocking::of(const AttentionInputs<T>& in) {
   return cut;
 }
 
-template <class T>
-BlockPlace Blocking::place(const AttentionInputs<T>& in, std::int64_t b, std::int64_t kv_head, std::int64_t block) const {
+BlockPlace Blocking::place(const AttentionInputs& in, std::int64_t b, std::int64_t kv_head, std::int64_t block) const {
   const std::int64_t rows = group * (in.q_lengths ? in.q_lengths[b] : in.q_len), first = block * block_rows;
   return {b, kv_head, first, static_cast<int>(std::clamp<std::int64_t>(rows - first, 0, block_rows))};
 }
 
 template <class T>
-Scratch<T> Scratch<T>::get(std::int64_t head_dim, std::int64_t columns, bool with_bias, bool negative_scale) {
+Call<T>::Call(const AttentionInputs& in, int threads, std::int64_t v_head_dim)
+    : in(in), kernels(kernel_table<T>()), cut(Blocking::of(in, threads)), columns(round_up(v_head_dim, kernels.lanes)) {}
+
+template <class T>
+bool Call<T>::reads_queries_in_place() const {
+  return in.q.dtype == kDtype<T> && in.scale >= 0;
+}
+
+template <class T>
+Scratch<T> Scratch<T>::get(const Call<T>& call) {
   Scratch s;
-  std::size_t sizes[8] = {
-      negative_scale ? static_cast<std::size_t>(kBlockRows * head_dim) * sizeof(T) : 0,
-      static_cast<std::size_t>(kPanel * head_dim) * sizeof(T),
-      kBlockRows * kSegment * sizeof(T),
-      with_bias ? kBlockRows * kSegment * sizeof(T) : 0,
-      static_cast<std::size_t>(kSegment * columns) * sizeof(T),
-      static_cast<std::size_t>(kBlockRows * columns) * sizeof(T),
-      static_cast<std::size_t>(kBlockRows * columns) * sizeof(T),
-      kBlockRows * kPanels * sizeof(MaskWord),
-  };
-  std::size_t total = 0, offset[8];
-  for (int i = 0; i < 8; ++i) {
+  const std::int64_t head_dim = call.in.head_dim, columns = call.columns;
+  const std::int64_t counts[7] = {call.reads_queries_in_place() ? 0 : kBlockRows * head_dim,
+                                  kPanel * head_dim,
+                                  kBlockRows * kSegment,
+                                  call.biased() ? kBlockRows * kSegment : 0,
+                                  kSegment * columns,
+                                  kBlockRows * columns,
+                                  kBlockRows * columns};
+  T** const arrays[7] = {&s.queries, &s.panel, &s.scores, &s.bias, &s.values, &s.partial, &s.out};
+  std::size_t total = kBlockRows * kPanels * sizeof(MaskWord), offset[7];
+  for (int i = 0; i < 7; ++i) {
     offset[i] = total;
-    total += static_cast<std::size_t>(round_up(static_cast<std::int64_t>(sizes[i]), kAlign));
+    total += static_cast<std::size_t>(round_up(counts[i] * static_cast<std::int64_t>(sizeof(T)), kAlign));
   }
   char* base = static_cast<char*>(thread_memory(total));
-  T** const arrays[7] = {&s.negated, &s.panel, &s.scores, &s.bias, &s.values, &s.partial, &s.out};
+  s.mask = reinterpret_cast<MaskWord*>(base);
   for (int i = 0; i < 7; ++i) *arrays[i] = reinterpret_cast<T*>(base + offset[i]);
-  s.mask = reinterpret_cast<MaskWord*>(base + offset[7]);
   return s;
 }
 
 template <class T>
-Block<T>::Block(const AttentionInputs<T>& in, const KernelTable<T>& kernels, const Blocking& blocking, const BlockPlace& place,
-                std::int64_t columns)
-    : in_(in),
-      kernels_(kernels),
-      place_(place),
-      group_(blocking.group),
-      columns_(columns),
-      scratch_(Scratch<T>::get(in.head_dim, columns, in.bias.data != nullptr, in.scale < 0)) {
-  whole_ = {0, static_cast<std::int32_t>(in.kv_lengths ? in.kv_lengths[place.b] : in.kv_len)};
+Block<T>::Block(const Call<T>& call, const BlockPlace& place)
+    : call_(call), in_(call.in), kernels_(call.kernels), place_(place), scratch_(Scratch<T>::get(call)) {
+  whole_ = {0, static_cast<std::int32_t>(in_.kv_lengths ? in_.kv_lengths[place.b] : in_.kv_len)};
   std::int64_t begin = std::numeric_limits<std::int32_t>::max(), end = 0;
   full_begin_ = 0;
   full_end_ = std::numeric_limits<std::int32_t>::max();
   for (int r = 0; r < place.rows; ++r) {
-    queries_[r] = in.q.at(place.b, head(r), query(r));
     PlanRow& row = plan_[r];
-    row = in.mask ? in.mask->row(place.b, head(r), query(r)) : PlanRow{&whole_, whole_.end > 0 ? 1 : 0, nullptr};
+    row = in_.mask ? in_.mask->row(place.b, head(r), row_of(r)) : PlanRow{&whole_, whole_.end > 0 ? 1 : 0, nullptr};
     if (row.count > 0) {
       begin = std::min<std::int64_t>(begin, row.spans[0].begin);
       end = std::max<std::int64_t>(end, row.spans[row.count - 1].end);
@@ -110,15 +108,22 @@ Block<T>::Block(const AttentionInputs<T>& in, const KernelTable<T>& kernels, con
   }
   first_segment_ = begin / kSegment;
   last_segment_ = std::max(first_segment_, (end + kSegment - 1) / kSegment);
-  if (in.scale < 0) negate_queries();
+  read_queries();
 }
 
 // Scores take the scale's size; its sign goes to the queries, so that the largest score has the largest weight.
 template <class T>
-void Block<T>::negate_queries() {
+void Block<T>::read_queries() {
+  const bool in_place = call_.reads_queries_in_place();
   for (int r = 0; r < place_.rows; ++r) {
-    T* to = scratch_.negated + r * in_.head_dim;
-    std::transform(queries_[r], queries_[r] + in_.head_dim, to, std::negate<T>());
+    const void* from = in_.q.at(place_.b, head(r), row_of(r));
+    if (in_place) {
+      queries_[r] = static_cast<const T*>(from);
+      continue;
+    }
+    T* to = scratch_.queries + r * in_.head_dim;
+    kernels_.read_row[static_cast<int>(in_.q.dtype)](from, static_cast<int>(in_.head_dim), to);
+    if (in_.scale < 0) std::transform(to, to + in_.head_dim, to, std::negate<T>());
     queries_[r] = to;
   }
 }
@@ -142,32 +147,54 @@ bool Block<T>::mask_segment(std::int64_t segment) {
   return any != 0;
 }
 
-// Copies the segment's bias; a bias of -inf hides its key as the mask does.
+// Fills in the segment's bias; a bias of -inf hides its key as the mask does.
 template <class T>
 void Block<T>::add_bias(std::int64_t segment) {
   constexpr T hidden = -std::numeric_limits<T>::infinity();
-  const std::int64_t begin = segment * kSegment, count = std::min<std::int64_t>(kSegment, in_.kv_len - begin);
+  const std::int64_t begin = segment * kSegment;
+  const int count = static_cast<int>(std::min<std::int64_t>(kSegment, in_.kv_len - begin));
+  const auto read = kernels_.read_row[static_cast<int>(in_.bias.dtype)];
   for (int r = 0; r < place_.rows; ++r) {
-    const T* from = in_.bias.at(place_.b, head(r), query(r)) + begin * in_.bias_key_stride;
     T* to = scratch_.bias + r * kSegment;
+    std::fill_n(to, kSegment, T{0});
+    if (in_.distance_bias.table || in_.distance_bias.slopes) add_distance_bias(begin, r, to);
+    if (!in_.bias.data) continue;
+    const Rows<const void>& bias = in_.bias;
+    const std::ptrdiff_t first =
+        place_.b * bias.stride[0] + head(r) * bias.stride[1] + row_of(r) * bias.stride[2] + begin * in_.bias_key_stride;
+    T row[kSegment];
     if (in_.bias_key_stride == 1)
-      std::copy_n(from, count, to);
+      read(bias.offset(first), count, row);
     else
-      for (std::int64_t key = 0; key < count; ++key) to[key] = from[key * in_.bias_key_stride];
-    std::fill(to + count, to + kSegment, T{0});
+      for (int key = 0; key < count; ++key) read(bias.offset(first + key * in_.bias_key_stride), 1, row + key);
     bool hides = false;
-    for (std::int64_t key = 0; key < count; ++key) hides |= to[key] == hidden;
+    for (int key = 0; key < count; ++key) {
+      hides |= row[key] == hidden;
+      to[key] += row[key];
+    }
     if (!hides) continue;
     if (!mask_) {
       std::fill_n(scratch_.mask, place_.rows * kPanels, ~MaskWord{0});
       mask_ = scratch_.mask;
     }
-    for (std::int64_t key = 0; key < count; ++key)
-      if (to[key] == hidden) {
+    for (int key = 0; key < count; ++key)
+      if (row[key] == hidden) {
         to[key] = 0;
         scratch_.mask[r * kPanels + key / kPanel] &= ~(MaskWord{1} << (key % kPanel));
       }
   }
+}
+
+template <class T>
+void Block<T>::add_distance_bias(std::int64_t begin, int row, T* to) const {
+  const DistanceBias& bias = in_.distance_bias;
+  const std::int64_t h = head(row), first = begin - (in_.q_offset[place_.b] + row_of(row)), width = 2 * bias.reach + 1;
+  if (bias.table)
+    for (int key = 0; key < kSegment; ++key)
+      to[key] += static_cast<T>(bias.table[h * width + std::clamp(first + key, -bias.reach, bias.reach) + bias.reach]);
+  if (bias.slopes)
+    for (int key = 0; key < kSegment; ++key)
+      to[key] -= static_cast<T>(bias.slopes[h] * static_cast<double>(std::abs(first + key)));
 }
 
 template <class T>
@@ -178,31 +205,65 @@ MaskWord Block<T>::any_row(int panel) const {
   return any;
 }
 
+// The 64 keys from `first_key` on as runs that are evenly spaced in memory: emit(where key 0 of the panel would be, the keys of
+// the run that are seen). Without pages that is one run.
+template <class T>
+template <class Emit>
+void Block<T>::for_each_run(const Rows<const void>& array, const Factors& factors, std::int64_t first_key, MaskWord seen,
+                            const Emit& emit) const {
+  const auto run = [&](std::int64_t sequence_or_page, std::int64_t row, MaskWord keys) {
+    const float* factor = factors.data;
+    if (factor) factor += sequence_or_page * factors.stride[0] + place_.kv_head * factors.stride[1] + row * factors.stride[2];
+    emit(PanelMemory{array.at(sequence_or_page, place_.kv_head, row), array.stride[2], factor, factors.stride[2]}, keys);
+  };
+  const Pages& pages = in_.pages;
+  if (!pages.table) return run(place_.b, first_key, seen);
+  for (std::int64_t key = 0; key < kPanel;) {
+    const std::int64_t position = first_key + key, slot = position % pages.size;
+    const std::int64_t next = std::min<std::int64_t>(kPanel, key + pages.size - slot);
+    const MaskWord mine = seen & word_of(key, next);
+    if (mine) {
+      const std::int64_t entry = place_.b * pages.per_sequence + position / pages.size % pages.per_sequence;
+      run(pages.table[entry], slot - key, mine);
+    }
+    key = next;
+  }
+}
+
 template <class T>
 bool Block<T>::score(std::int64_t segment) {
   if (!mask_segment(segment)) return false;
-  if (in_.bias.data) add_bias(segment);
+  if (call_.biased()) add_bias(segment);
   bool any = false;
-  const std::ptrdiff_t stride = in_.k.stride[2];
+  const int head_dim = static_cast<int>(in_.head_dim);
+  const auto pack = kernels_.pack_keys[static_cast<int>(in_.k.dtype)];
   for (int p = 0; p < kPanels; ++p) {
     const MaskWord seen = any_row(p);
     if (!seen) continue;
     any = true;
-    const T* keys = in_.k.at(place_.b, place_.kv_head, segment * kSegment + p * kPanel);
-    const int head_dim = static_cast<int>(in_.head_dim);
-    kernels_.pack_keys(keys, stride, seen, head_dim, scratch_.panel);
+    for_each_run(in_.k, in_.k_factors, segment * kSegment + p * kPanel, seen,
+                 [&](const PanelMemory& keys, MaskWord mine) { pack(keys, mine, head_dim, scratch_.panel); });
     kernels_.scores(queries_, place_.rows, scratch_.panel, head_dim, mask_ ? mask_ + p : nullptr, scratch_.scores + p * kPanel);
   }
   return any;
 }
 
 template <class T>
+void Block<T>::cap() {
+  const double factor = 2 * kLog2E * std::abs(in_.scale) / in_.softcap;
+  const T high = static_cast<T>(factor);
+  kernels_.cap({scratch_.scores, mask_, place_.rows, high, static_cast<T>(factor - static_cast<double>(high)),
+                static_cast<T>(in_.softcap)});
+}
+
+template <class T>
 void Block<T>::softmax(T* maximum, T* sum) {
-  const double scale = std::abs(in_.scale), factor = in_.bias.data ? kLog2E : scale * kLog2E;
+  if (in_.softcap != 0) cap();
+  const double scale = in_.softcap != 0 ? 1 : std::abs(in_.scale), factor = call_.biased() ? kLog2E : scale * kLog2E;
   SoftmaxArgs<T> args;
   args.scores = scratch_.scores;
   args.mask = mask_;
-  args.bias = in_.bias.data ? scratch_.bias : nullptr;
+  args.bias = call_.biased() ? scratch_.bias : nullptr;
   args.rows = place_.rows;
   args.scale_hi = static_cast<T>(scale);
   args.scale_lo = static_cast<T>(scale - static_cast<double>(args.scale_hi));
@@ -214,25 +275,27 @@ void Block<T>::softmax(T* maximum, T* sum) {
 }
 
 template <class T>
-void Block<T>::values(std::int64_t segment, const T* v, std::ptrdiff_t v_stride, int v_head_dim, const T* old_scale,
-                      const T* new_scale, T* out) {
-  v += segment * kSegment * v_stride;
-  // Rows of values that are not whole vectors are padded; and where several groups of rows will read them, they are laid side
-  // by side, because keys a power of two apart evict each other from the first-level cache.
-  const bool together = place_.rows > kRowGroup && v_stride != columns_;
-  if (v_head_dim != columns_ || together) {
-    for (int p = 0; p < kPanels; ++p)
-      for (MaskWord left = any_row(p); left; left &= left - 1) {
-        const int key = p * kPanel + __builtin_ctzll(left);
-        T* to = scratch_.values + key * columns_;
-        std::memcpy(to, v + key * v_stride, sizeof(T) * static_cast<std::size_t>(v_head_dim));
-        std::fill(to + v_head_dim, to + columns_, T{0});
-      }
-    v = scratch_.values;
-    v_stride = columns_;
+void Block<T>::values(std::int64_t segment, const T* old_scale, const T* new_scale, T* out) {
+  const Rows<const void>& v = in_.v;
+  const int columns = static_cast<int>(call_.columns), dim = static_cast<int>(in_.v_head_dim);
+  ValuesArgs<T> args{scratch_.scores, mask_, place_.rows, {}, v.stride[2], columns, old_scale, new_scale, out, scratch_.partial};
+  // Values are read where they are if they are whole vectors of T, unless several groups of rows will read them and they are
+  // apart: keys a power of two apart evict each other from the first-level cache.
+  const bool apart = place_.rows > kRowGroup && v.stride[2] != columns;
+  const bool in_place = v.dtype == kDtype<T> && dim == columns && !apart && in_.pages.size % kPanel == 0;
+  if (!in_place) args.v_stride = columns;
+  const auto read = kernels_.read_values[static_cast<int>(v.dtype)];
+  for (int p = 0; p < kPanels; ++p) {
+    T* to = scratch_.values + p * kPanel * columns;
+    args.v[p] = to;
+    for_each_run(v, in_.v_factors, segment * kSegment + p * kPanel, any_row(p), [&](const PanelMemory& rows, MaskWord mine) {
+      if (in_place)
+        args.v[p] = static_cast<const T*>(rows.data);
+      else
+        read(rows, mine, dim, columns, to);
+    });
   }
-  kernels_.values({scratch_.scores, mask_, place_.rows, v, v_stride, static_cast<int>(columns_), old_scale, new_scale, out,
-                   scratch_.partial});
+  kernels_.values(args);
 }
 
 template <class T>
@@ -255,13 +318,24 @@ void merge_state(T& maximum, T& sum, T segment_maximum, T segment_sum, T& old_sc
   maximum = merged;
 }
 
-#define MASKATTN_INSTANTIATE(T)                                                                                      \
-  template Blocking Blocking::of<T>(const AttentionInputs<T>&);                                                      \
-  template BlockPlace Blocking::place<T>(const AttentionInputs<T>&, std::int64_t, std::int64_t, std::int64_t) const; \
-  template struct Scratch<T>;                                                                                        \
-  template class Block<T>;                                                                                           \
-  template T power_of_two(T);                                                                                        \
-  template void merge_state(T&, T&, T, T, T&, T&);
+template <class T>
+T merge_sink(T& maximum, T& sum, double sink) {
+  if (sum == 0) return 1;
+  const double z = sink * kLog2E, whole = std::rint(z);
+  T old_scale, new_scale;
+  const bool nothing = std::isinf(sink) && sink < 0;
+  merge_state(maximum, sum, nothing ? -std::numeric_limits<T>::infinity() : static_cast<T>(whole),
+              static_cast<T>(nothing ? 0 : std::exp2(z - whole)), old_scale, new_scale);
+  return old_scale;
+}
+
+#define MASKATTN_INSTANTIATE(T)                      \
+  template struct Call<T>;                           \
+  template struct Scratch<T>;                        \
+  template class Block<T>;                           \
+  template T power_of_two(T);                        \
+  template void merge_state(T&, T&, T, T, T&, T&);   \
+  template T merge_sink(T&, T&, double);
 MASKATTN_INSTANTIATE(float)
 MASKATTN_INSTANTIATE(double)
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 #include "../kernels/table.hpp"
 #include "maskattn/attention.hpp"
@@ -21,42 +22,51 @@ struct BlockPlace {
 struct Blocking {
   std::int64_t group, block_rows, blocks;  // blocks: of a (sequence, key head) with q_len queries
 
-  template <class T>
-  static Blocking of(const AttentionInputs<T>& in);
+  static Blocking of(const AttentionInputs& in, int threads);
   // No rows where the block lies past the queries that sequence b has.
-  template <class T>
-  BlockPlace place(const AttentionInputs<T>& in, std::int64_t b, std::int64_t kv_head, std::int64_t block) const;
+  BlockPlace place(const AttentionInputs& in, std::int64_t b, std::int64_t kv_head, std::int64_t block) const;
+};
+
+// A call as all its blocks see it, computing in T.
+template <class T>
+struct Call {
+  Call(const AttentionInputs& in, int threads, std::int64_t v_head_dim);
+
+  const AttentionInputs& in;
+  const KernelTable<T>& kernels;  // looked up once: set_isa may be called meanwhile
+  const Blocking cut;
+  const std::int64_t columns;  // v_head_dim rounded up to vectors, 0 where there are no values
+  bool biased() const { return in.bias.data || in.distance_bias.table || in.distance_bias.slopes; }
+  bool reads_queries_in_place() const;
 };
 
 // Memory of one thread, kept between calls.
 template <class T>
 struct Scratch {
-  T *negated, *panel, *scores, *bias, *values, *partial, *out;  // negated: queries, where the scale is negative
+  T *queries, *panel, *scores, *bias, *values, *partial, *out;
   MaskWord* mask;
-  static Scratch get(std::int64_t head_dim, std::int64_t columns, bool with_bias, bool negative_scale);
+  static Scratch get(const Call<T>& call);
 };
 
 template <class T>
 class Block {
  public:
-  // `kernels`: the same for all blocks of a call. `columns`: v_head_dim rounded up to their vectors, 0 where there are no values.
-  Block(const AttentionInputs<T>& in, const KernelTable<T>& kernels, const Blocking& blocking, const BlockPlace& place,
-        std::int64_t columns);
+  Block(const Call<T>& call, const BlockPlace& place);
 
   // Segments [first, last) hold every key that some row may see.
   std::int64_t first_segment() const { return first_segment_; }
   std::int64_t last_segment() const { return last_segment_; }
 
-  // Mask, bias and scores of a segment into scratch; false when no row sees a key of it (nothing is read then).
+  // Mask, bias and scores q.k of a segment into scratch; false when no row sees a key of it (nothing is read then).
   bool score(std::int64_t segment);
+  void cap();  // where there is a softcap
   // Scores to weights; `maximum` and `sum` per row, see SoftmaxArgs.
   void softmax(T* maximum, T* sum);
-  // out = out * old_scale + weights.v * new_scale, [rows][columns]. `v`: the key head's values.
-  void values(std::int64_t segment, const T* v, std::ptrdiff_t v_stride, int v_head_dim, const T* old_scale, const T* new_scale,
-              T* out);
+  // out = out * old_scale + weights.v * new_scale, [rows][columns].
+  void values(std::int64_t segment, const T* old_scale, const T* new_scale, T* out);
 
-  std::int64_t head(int row) const { return place_.kv_head * group_ + (place_.first_row + row) % group_; }
-  std::int64_t query(int row) const { return (place_.first_row + row) / group_; }
+  std::int64_t head(int row) const { return place_.kv_head * call_.cut.group + (place_.first_row + row) % call_.cut.group; }
+  std::int64_t query(int row) const { return (place_.first_row + row) / call_.cut.group; }
   int rows() const { return place_.rows; }
   bool sees(int row, int key) const {  // in the segment scored last
     return !mask_ || mask_[row * kPanels + key / kPanel] >> (key % kPanel) & 1;
@@ -64,15 +74,20 @@ class Block {
   const Scratch<T>& scratch() const { return scratch_; }
 
  private:
-  void negate_queries();
+  std::int64_t row_of(int row) const { return in_.q_rows ? in_.q_rows[query(row)] : query(row); }  // in q, mask and bias
+  void read_queries();
   bool mask_segment(std::int64_t segment);
   void add_bias(std::int64_t segment);
+  void add_distance_bias(std::int64_t begin, int row, T* to) const;
   MaskWord any_row(int panel) const;
+  template <class Emit>
+  void for_each_run(const Rows<const void>& array, const Factors& factors, std::int64_t first_key, MaskWord seen,
+                    const Emit& emit) const;
 
-  const AttentionInputs<T>& in_;
+  const Call<T>& call_;
+  const AttentionInputs& in_;
   const KernelTable<T>& kernels_;
   const BlockPlace place_;
-  const std::int64_t group_, columns_;
   Scratch<T> scratch_;
   Span whole_;  // where there is no mask: every key that exists
   const T* queries_[kBlockRows];
@@ -86,8 +101,15 @@ class Block {
 template <class T>
 void merge_state(T& maximum, T& sum, T segment_maximum, T segment_sum, T& old_scale, T& new_scale);
 
+// The same for a sink, a score without a value; returns the factor for the running output. Rows that see nothing stay as they are.
+template <class T>
+T merge_sink(T& maximum, T& sum, double sink);
+
 // 2^k for an integer k <= 0, 0 where that is not normal; NaN for NaN.
 template <class T>
 T power_of_two(T k);
+
+template <class T>
+inline constexpr Dtype kDtype = sizeof(T) == 4 ? Dtype::float32 : Dtype::float64;
 
 }  // namespace maskattn

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "block.hpp"
 #include "dispatch.hpp"
 #include "memory.hpp"
 #include "threads.hpp"
@@ -23,8 +24,8 @@ void tile(const Linear<T>& call, std::int64_t first_row, std::int64_t first_outp
   T* scores = panel + kPanel * call.inputs;
   const T* queries[kBlockRows];
   for (int r = 0; r < rows; ++r) queries[r] = call.x + (first_row + r) * call.x_stride;
-  kernels.pack_keys(call.weight + first_output * call.weight_stride, call.weight_stride, ~MaskWord{0} >> (kPanel - outputs),
-                    inputs, panel);
+  const PanelMemory weights{call.weight + first_output * call.weight_stride, call.weight_stride, nullptr, 0};
+  kernels.pack_keys[static_cast<int>(kDtype<T>)](weights, ~MaskWord{0} >> (kPanel - outputs), inputs, panel);
   kernels.scores(queries, rows, panel, inputs, nullptr, scores);
   for (int r = 0; r < rows; ++r) {
     const T* from = scores + r * kSegment;

@@ -16,6 +16,10 @@ MASKATTN_INLINE F32 vmin(F32 a, F32 b) { return (F32)_mm512_min_ps((__m512)a, (_
 MASKATTN_INLINE F64 vmin(F64 a, F64 b) { return (F64)_mm512_min_pd((__m512d)a, (__m512d)b); }
 MASKATTN_INLINE F32 round_even(F32 x) { return (F32)_mm512_roundscale_ps((__m512)x, 0); }
 MASKATTN_INLINE F64 round_even(F64 x) { return (F64)_mm512_roundscale_pd((__m512d)x, 0); }
+MASKATTN_INLINE F32 half_to_float(U16 x) { return (F32)_mm512_cvtph_ps((__m256i)x); }
+MASKATTN_INLINE U16 float_to_half(F32 x) {
+  return (U16)_mm512_cvtps_ph((__m512)x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
 MASKATTN_INLINE F32 load_first(const float* p, int count) {
   return (F32)_mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << count) - 1), p);
 }

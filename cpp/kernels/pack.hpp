@@ -9,32 +9,39 @@ namespace {
 inline constexpr int kPrefetchKeys = 32;
 
 // One square of lanes keys x lanes coordinates, some of which may not be read or not be there.
-template <class T>
-MASKATTN_INLINE void load_edge(const T* k, std::ptrdiff_t stride, MaskWord seen, int coordinates, Vec<T> (&x)[kLanes<T>]) {
-  for (int i = 0; i < kLanes<T>; ++i) x[i] = seen >> i & 1 ? load_first(k + i * stride, coordinates) : Vec<T>{};
+template <class T, class S>
+MASKATTN_INLINE void load_edge(const S* k, const PanelMemory& m, int key, MaskWord seen, int coordinates, Vec<T> (&x)[kLanes<T>]) {
+  for (int i = 0; i < kLanes<T>; ++i) {
+    x[i] = seen >> i & 1 ? Memory<T, S>::load(k + i * m.stride, coordinates) : Vec<T>{};
+    if constexpr (kScaled<S>)
+      if (seen >> i & 1) x[i] *= static_cast<T>(m.scales[(key + i) * m.scale_stride]);
+  }
   transpose<T>(x);
 }
 
-template <class T>
-void pack_keys(const T* k, std::ptrdiff_t stride, MaskWord seen, int head_dim, T* panel) {
+template <class T, class S>
+void pack_keys(const PanelMemory& m, MaskWord seen, int head_dim, T* panel) {
   constexpr int n = kLanes<T>;
   constexpr MaskWord all = ~MaskWord{0} >> (64 - n);
   for (int key = 0; key < kPanel; key += n) {
     const MaskWord mine = seen >> key & all;
     if (mine == 0) continue;
-    const T* first = k + key * stride;
+    const S* first = static_cast<const S*>(m.data) + key * m.stride;
     for (int d = 0; d < head_dim; d += n) {
       const int coordinates = head_dim - d < n ? head_dim - d : n;
       T* to = panel + d * kPanel + key;
       Vec<T> x[n];
-      if (mine == all && coordinates == n) {
-        load_transposed(first + d, stride, x);
-        MASKATTN_UNROLLED(i, n) __builtin_prefetch(first + d + (i + kPrefetchKeys) * stride);
-        MASKATTN_UNROLLED(i, n) store(to + i * kPanel, x[i]);
-      } else {
-        load_edge(first + d, stride, mine, coordinates, x);
+      if (mine != all || coordinates != n) {
+        load_edge<T>(first + d, m, key, mine, coordinates, x);
         for (int i = 0; i < coordinates; ++i) store(to + i * kPanel, x[i]);
+        continue;
       }
+      if constexpr (sizeof(S) == sizeof(T))
+        load_transposed(first + d, m.stride, x);
+      else
+        load_edge<T>(first + d, m, key, all, n, x);
+      MASKATTN_UNROLLED(i, n) __builtin_prefetch(first + d + (i + kPrefetchKeys) * m.stride);
+      MASKATTN_UNROLLED(i, n) store(to + i * kPanel, x[i]);
     }
   }
 }

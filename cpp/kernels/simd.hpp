@@ -16,6 +16,8 @@ typedef float F32 __attribute__((vector_size(MASKATTN_VECTOR_BYTES)));
 typedef double F64 __attribute__((vector_size(MASKATTN_VECTOR_BYTES)));
 typedef std::int32_t I32 __attribute__((vector_size(MASKATTN_VECTOR_BYTES)));
 typedef std::int64_t I64 __attribute__((vector_size(MASKATTN_VECTOR_BYTES)));
+typedef std::uint16_t U16 __attribute__((vector_size(MASKATTN_VECTOR_BYTES / 2)));  // as many lanes as F32
+typedef std::int8_t I8 __attribute__((vector_size(MASKATTN_VECTOR_BYTES / 4)));
 
 template <class T>
 struct VectorOf;

@@ -4,20 +4,20 @@
 namespace maskattn::MASKATTN_ISA {
 namespace {
 
-// 2^f for f in [-1/2, 1/2]: 1 + f r(f), r minimax; relative error 2.6e-9 (float) and 1.8e-17 (double) before rounding.
-MASKATTN_INLINE F32 exp2_fraction(F32 f) {
+// 2^f = 1 + f r(f) for f in [-1/2, 1/2], r minimax: r(f); relative error of 2^f 2.6e-9 (float), 1.8e-17 (double) before rounding.
+MASKATTN_INLINE F32 exp2_slope(F32 f) {
   constexpr float c[] = {0x1.62e432p-1f, 0x1.ebfbe2p-3f, 0x1.c6ae72p-5f, 0x1.3b270ep-7f, 0x1.5f7276p-10f, 0x1.470b4ap-13f};
   F32 r = splat<float>(c[5]);
   for (int i = 4; i >= 0; --i) r = fma(r, f, splat<float>(c[i]));
-  return fma(r, f, splat<float>(1));
+  return r;
 }
-MASKATTN_INLINE F64 exp2_fraction(F64 f) {
+MASKATTN_INLINE F64 exp2_slope(F64 f) {
   constexpr double c[] = {0.69314718055994569675,   0.24022650695910098007,   0.055504108664790394552,  0.0096181291076070023796,
                           0.0013333558153439964747, 1.540353044157213033e-4,  1.5252727385193868197e-5, 1.3215442675329822143e-6,
                           1.0180647659234138888e-7, 7.0725704128144235096e-9, 4.078071929588336665e-10};
   F64 r = splat<double>(c[10]);
   for (int i = 9; i >= 0; --i) r = fma(r, f, splat<double>(c[i]));
-  return fma(r, f, splat<double>(1));
+  return r;
 }
 
 // x in [-bound, bound]; NaN stays NaN.
@@ -37,7 +37,30 @@ template <class T>
 MASKATTN_INLINE Vec<T> weight(Vec<T> s, Vec<T> high, Vec<T> low, Vec<T> m) {
   const Vec<T> n = round_even(s * high);
   const Vec<T> f = clamp<T>(fma(s, low, fma(s, high, -n)), T{1});
-  return times_pow2(exp2_fraction(f), n - m);
+  return times_pow2(fma(exp2_slope(f), f, splat<T>(1)), n - m);
+}
+
+// cap * tanh(s * scale / cap), with `high` + `low` = 2 log2(e) * scale / cap: tanh |x| = -e / (2 + e), e = 2^n (1 + f r(f)) - 1 of
+// the negative exponent; grouped as (2^n - 1) + 2^n f r(f), e keeps its digits where x is small.
+template <class T>
+MASKATTN_INLINE Vec<T> capped(Vec<T> s, Vec<T> high, Vec<T> low, T cap) {
+  const Vec<T> negative = vmax(splat<T>(-kLargestScore<T>), s < 0 ? s : -s);
+  const Vec<T> n = vmax(splat<T>(-200), round_even(negative * high));  // 2^-200 is nothing beside 1
+  const Vec<T> f = clamp<T>(fma(negative, low, fma(negative, high, -n)), T{1});
+  const Vec<T> power = times_pow2(splat<T>(1), n), e = fma(power, exp2_slope(f) * f, power - T{1});
+  const Vec<T> size = cap * -e / (e + T{2});
+  return s < 0 ? -size : size;
+}
+
+template <class T>
+void cap(const CapArgs<T>& a) {
+  const Vec<T> high = splat(a.factor_hi), low = splat(a.factor_lo);
+  for (int row = 0; row < a.rows; ++row)
+    for (int panel = 0; panel < kPanels; ++panel) {
+      if (a.mask && a.mask[row * kPanels + panel] == 0) continue;
+      T* s = a.scores + row * kSegment + panel * kPanel;
+      for (int i = 0; i < kPanel; i += kLanes<T>) store<T>(s + i, capped<T>(load<T>(s + i), high, low, a.cap));
+    }
 }
 
 template <class T, bool Masked, bool Biased>

@@ -23,6 +23,17 @@ inline constexpr int kBlockRows = 192;
 // The visible keys of a block in one segment: kPanels words per row, bit j of word p = key 64 p + j.
 using MaskWord = std::uint64_t;
 
+// The elements that memory may hold, in the order of Dtype (maskattn/attention.hpp): float, double, half, bfloat16, int8.
+inline constexpr int kDtypes = 5;
+
+// Up to 64 rows of memory, `stride` elements apart. Rows of int8 have a factor each, `scale_stride` apart.
+struct PanelMemory {
+  const void* data;
+  std::ptrdiff_t stride;
+  const float* scales;
+  std::ptrdiff_t scale_stride;
+};
+
 template <class T>
 struct SoftmaxArgs {
   T* scores;             // [rows][kSegment], in: q.k, out: weights 2^(z - round(max z)), 0 where hidden
@@ -40,7 +51,7 @@ struct ValuesArgs {
   const T* weights;      // [rows][kSegment]
   const MaskWord* mask;  // as above; keys that no row sees are not read
   int rows;
-  const T* v;  // value of the segment's first key; v_stride elements to the next key
+  const T* v[kPanels];  // value of each panel's first key; v_stride elements to the next key
   std::ptrdiff_t v_stride;
   int columns;         // a multiple of the lanes; each row of v has that many readable elements
   const T* old_scale;  // [rows] out = out * old_scale + (weights . v) * new_scale, powers of two
@@ -50,15 +61,32 @@ struct ValuesArgs {
 };
 
 template <class T>
+struct CapArgs {
+  T* scores;             // [rows][kSegment], in: q.k, out: cap * tanh(q.k * scale / cap)
+  const MaskWord* mask;  // as in SoftmaxArgs; panels that a row does not see are left alone
+  int rows;
+  T factor_hi, factor_lo;  // 2 log2(e) * scale / cap
+  T cap;
+};
+
+template <class T>
 struct KernelTable {
   int lanes;
-  // Transposes up to 64 keys of head_dim elements, `stride` apart, into panel[head_dim][kPanel]. Keys whose bit in `seen` is
-  // clear are not read; their columns are zero or stay as they were.
-  void (*pack_keys)(const T* k, std::ptrdiff_t stride, MaskWord seen, int head_dim, T* panel);
+  // Functions that know memory have one version for each Dtype; null for float over arrays of double (but a row of
+  // them is read, for biases) and for rows of int8 alone.
+  //
+  // Transposes up to 64 keys of head_dim elements into panel[head_dim][kPanel]. Keys whose bit in `seen` is clear are not read;
+  // their columns stay as they were, or become zero if they share a vector with a key that is seen.
+  void (*pack_keys[kDtypes])(const PanelMemory& keys, MaskWord seen, int head_dim, T* panel);
+  // Copies the rows whose bit in `seen` is set to to[row * columns], zeros behind their `dim` elements.
+  void (*read_values[kDtypes])(const PanelMemory& values, MaskWord seen, int dim, int columns, T* to);
+  void (*read_row[kDtypes])(const void* from, int count, T* to);
+  void (*write_row[kDtypes])(const T* from, int count, void* to);
   // Scores of `rows` queries, each where its pointer says, against one packed panel: one FMA chain per 32 values of head_dim,
   // chains added in order. scores[row * kSegment + key]. `mask` (word of row r: mask[r * kPanels]) or null; vectors of keys that
   // a group of rows does not see are skipped.
   void (*scores)(const T* const* q, int rows, const T* panel, int head_dim, const MaskWord* mask, T* scores);
+  void (*cap)(const CapArgs<T>& args);
   void (*softmax)(const SoftmaxArgs<T>& args);
   void (*values)(const ValuesArgs<T>& args);
   // out = out * old_scale + part * new_scale for one row, in the arithmetic of `values`.

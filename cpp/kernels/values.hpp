@@ -43,13 +43,15 @@ struct ValuesTile {
 // The same chains for one row, over the keys that the row itself sees. Needed where a hidden key's value is not finite:
 // its 0 * v was NaN.
 template <class T>
-void values_row_guarded(const T* weights, const MaskWord* mask, const T* v, std::ptrdiff_t v_stride, int columns, T* partial) {
+void values_row_guarded(const T* weights, const MaskWord* mask, const T* const* v, std::ptrdiff_t v_stride, int columns,
+                        T* partial) {
   for (int c = 0; c < columns; c += kLanes<T>) {
     Vec<T> total = {};
     for (int panel = 0; panel < kPanels; ++panel) {
       Vec<T> acc = {};
-      for (int key = panel * kPanel; key < (panel + 1) * kPanel; ++key)
-        if (mask[panel] >> (key % kPanel) & 1) acc = fma(splat<T>(weights[key]), load<T>(v + key * v_stride + c), acc);
+      for (int key = 0; key < kPanel; ++key)
+        if (mask[panel] >> key & 1)
+          acc = fma(splat<T>(weights[panel * kPanel + key]), load<T>(v[panel] + key * v_stride + c), acc);
       total += acc;
     }
     store<T>(partial + c, total);
@@ -80,7 +82,7 @@ void values(const ValuesArgs<T>& a) {
         const MaskWord any = a.mask ? any_row(a.mask + row * kPanels + panel, count) : ~MaskWord{0};
         if (any == 0 && panel != 0) continue;
         const auto tile = TileTable<ValuesTile<T>>::of(count, vectors);
-        tile(a.weights + row * kSegment + panel * kPanel, any, a.v + panel * kPanel * a.v_stride + column, a.v_stride,
+        tile(a.weights + row * kSegment + panel * kPanel, any, a.v[panel] + column, a.v_stride,
              a.partial + row * a.columns + column, a.columns, panel == 0);
       }
   }

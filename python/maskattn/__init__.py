@@ -6,19 +6,25 @@ from typing import TYPE_CHECKING, Any
 
 from maskattn import _core, masks
 from maskattn._core import MaskPlan
-from maskattn.attention import attention, attention_weights
+from maskattn.attention import attention, merge_states
+from maskattn.bias import ALiBi, RelativeBias
 from maskattn.runtime import get_cmake_dir, get_include, info, num_threads, runnable_isas, set_isa, set_num_threads
 from maskattn.varlen import attention_varlen, repad, unpad
 from maskattn.version import __version__
+from maskattn.weights import attention_key_sums, attention_topk, attention_weights
 
 if TYPE_CHECKING:
     from maskattn.decoder import Model, load
 
 __all__ = [
+    "ALiBi",
     "MaskPlan",
     "Model",
+    "RelativeBias",
     "__version__",
     "attention",
+    "attention_key_sums",
+    "attention_topk",
     "attention_varlen",
     "attention_weights",
     "get_cmake_dir",
@@ -26,6 +32,7 @@ __all__ = [
     "info",
     "load",
     "masks",
+    "merge_states",
     "num_threads",
     "repad",
     "runnable_isas",

@@ -73,16 +73,19 @@ def make_plan(
     expr: MaskExpr, q_len: int, kv_len: int, batch: int, heads: int, q_offset: Any, kv_lengths: Any, threads: int | None
 ) -> MaskPlan: ...
 def fill_from_plan(plan: MaskPlan, out: npt.NDArray[Any], shown: int, hidden: int, threads: int | None) -> None: ...
+# packing: cumulative lengths (cu_q, cu_kv). pages: (table, kv_len, k_factors, v_factors) of a cache layer.
+# modifiers: (softcap, sinks, table by distance, slopes).
 def attention(
     q: Any,
     k: Any,
     v: Any,
-    cu_q: list[int] | None,
-    cu_kv: list[int] | None,
+    packing: tuple[Any, ...] | None,
+    pages: tuple[Any, ...] | None,
     mask: MaskPlan | None,
     bias: Any,
     scale: float | None,
     kv_lengths: Any,
+    modifiers: tuple[Any, ...] | None,
     return_lse: bool,
     out: Any,
     threads: int | None,
@@ -91,10 +94,37 @@ def attention_weights(
     q: Any,
     k: Any,
     stage: str,
+    rows: list[int] | None,
+    pages: tuple[Any, ...] | None,
     mask: MaskPlan | None,
     bias: Any,
     scale: float | None,
     kv_lengths: Any,
+    modifiers: tuple[Any, ...] | None,
+    threads: int | None,
+) -> npt.NDArray[Any]: ...
+def largest_weights(
+    q: Any,
+    k: Any,
+    count: int,
+    rows: list[int] | None,
+    pages: tuple[Any, ...] | None,
+    mask: MaskPlan | None,
+    bias: Any,
+    scale: float | None,
+    kv_lengths: Any,
+    modifiers: tuple[Any, ...] | None,
+    threads: int | None,
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[Any]]: ...
+def weights_per_key(
+    q: Any,
+    k: Any,
+    pages: tuple[Any, ...] | None,
+    mask: MaskPlan | None,
+    bias: Any,
+    scale: float | None,
+    kv_lengths: Any,
+    modifiers: tuple[Any, ...] | None,
     threads: int | None,
 ) -> npt.NDArray[Any]: ...
 def linear(

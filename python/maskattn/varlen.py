@@ -8,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from maskattn import _core
-from maskattn.attention import FloatArray, Lengths
+from maskattn.arguments import FloatArray, Lengths, prepare
+from maskattn.bias import DistanceBias
 from maskattn.masks.base import Mask
 
 BoolArray = npt.NDArray[np.bool_]
@@ -23,7 +24,10 @@ def attention_varlen(
     cu_kv: npt.ArrayLike,
     *,
     mask: Mask | _core.MaskPlan | None = None,
+    bias: DistanceBias | None = None,
     scale: float | None = None,
+    softcap: float = 0.0,
+    sinks: npt.ArrayLike | None = None,
     q_offset: Lengths = None,
     return_lse: bool = False,
     out: FloatArray | None = None,
@@ -34,13 +38,14 @@ def attention_varlen(
     The result of a sequence has the bits of :func:`~maskattn.attention` on that sequence alone.
 
     Args:
-        q: shape (query tokens, q_heads, head_dim), float32 or float64; last axis contiguous.
-        k: shape (key tokens, kv_heads, head_dim), dtype of ``q``.
-        v: shape (key tokens, kv_heads, v_head_dim), dtype of ``q``.
+        q: shape (query tokens, q_heads, head_dim), dtypes as in :func:`~maskattn.attention`; last axis contiguous.
+        k: shape (key tokens, kv_heads, head_dim).
+        v: shape (key tokens, kv_heads, v_head_dim).
         cu_q, cu_kv: cumulative lengths, shape (sequences + 1,): 0 first, then the end of each sequence.
         mask: speaks of positions inside each sequence; its geometry has as many sequences, and the longest q_len and
             kv_len. None: every query sees the keys of its sequence.
-        scale, threads: as in :func:`~maskattn.attention`.
+        bias: :class:`~maskattn.ALiBi` or :class:`~maskattn.RelativeBias`; positions are those inside each sequence.
+        scale, softcap, sinks, threads: as in :func:`~maskattn.attention`.
         q_offset: position of a sequence's first query; default: its last query sees its last key.
         return_lse: also return the logarithms, shape (query tokens, q_heads).
         out: written and returned; shape (query tokens, q_heads, v_head_dim).
@@ -60,10 +65,13 @@ def attention_varlen(
     if len(q_ends) != len(kv_ends):
         raise ValueError(f"cu_kv must have as many sequences as cu_q, {len(q_ends) - 1}, got {len(kv_ends) - 1}")
     plan = mask if isinstance(mask, _core.MaskPlan) else _plan(mask, np.diff(q_ends), np.diff(kv_ends), q, q_offset)
+    if bias is not None and not isinstance(bias, DistanceBias):
+        raise TypeError(f"bias must be ALiBi, RelativeBias or None, got {type(bias).__name__}")
+    modifiers = prepare(q, k, None, bias, scale, softcap, sinks, None, None, "highest", threads).modifiers
     into = None if out is None else _four_axes(out)
-    ends = (q_ends.tolist(), kv_ends.tolist())
     result = _core.attention(
-        _four_axes(q), _four_axes(k), _four_axes(v), *ends, plan, None, scale, None, return_lse, into, threads
+        _four_axes(q), _four_axes(k), _four_axes(v), (q_ends.tolist(), kv_ends.tolist()), None, plan, None, scale, None,
+        modifiers, return_lse, into, threads,
     )  # fmt: skip
     made, *lse = result if return_lse else (result,)
     packed = made[0].transpose(1, 0, 2) if out is None else out

@@ -1,0 +1,140 @@
+"""Attention's weights on demand: the matrix at one of its stages, or only the part of it that is wanted."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from maskattn import _core
+from maskattn.arguments import BiasLike, FloatArray, Lengths, MaskLike, Precision, prepare
+
+Stage = Literal["scores", "softcap", "bias", "softmax"]
+Rows = Sequence[int] | npt.NDArray[np.integer[Any]] | None
+
+_STAGES = ("scores", "softcap", "bias", "softmax")
+
+
+def attention_weights(
+    q: FloatArray,
+    k: FloatArray,
+    *,
+    stage: Stage = "softmax",
+    rows: Rows = None,
+    mask: MaskLike = None,
+    bias: BiasLike = None,
+    scale: float | None = None,
+    softcap: float = 0.0,
+    sinks: npt.ArrayLike | None = None,
+    kv_lengths: Lengths = None,
+    q_offset: Lengths = None,
+    precision: Precision = "highest",
+    threads: int | None = None,
+) -> FloatArray:
+    """The (q_len, kv_len) matrix that :func:`attention` does not build, at one of ONNX Attention's four stages.
+
+    Args:
+        stage: "scores": ``scale * q . k`` for every key that exists; "softcap": after the cap; "bias": after bias and
+            mask, hidden keys -inf; "softmax": the weights, hidden keys 0, each row's sum 1 (less what ``sinks`` take),
+            or 0 where it sees no key. Keys past ``kv_lengths`` are -inf, in "softmax" 0.
+        rows: only these queries, shape (n,), negative ones counted from the last; ``rows=[-1]`` costs one row.
+        q, k, mask, bias, scale, softcap, sinks, kv_lengths, q_offset, precision, threads: as in :func:`attention`.
+
+    Returns:
+        New array (batch, q_heads, q_len or n, kv_len), dtype of ``q``.
+
+    Raises:
+        TypeError, ValueError, NotImplementedError: as :func:`attention`; ValueError for an unknown stage, IndexError for
+            a row that is not there.
+    """
+    if stage not in _STAGES:
+        raise ValueError(f"stage must be one of {', '.join(_STAGES)}, got {stage!r}")
+    if stage in ("scores", "softcap"):  # before bias and mask; what does not exist has no score all the same
+        kv_lengths = mask.kv_lengths if isinstance(mask, _core.MaskPlan) and kv_lengths is None else kv_lengths
+        mask, bias = None, None
+    arguments = prepare(q, k, mask, bias, scale, softcap, sinks, kv_lengths, q_offset, precision, threads)
+    return _core.attention_weights(q, k, stage, _rows(rows, q), None, *arguments, threads)
+
+
+def attention_topk(
+    q: FloatArray,
+    k: FloatArray,
+    topk: int,
+    *,
+    rows: Rows = None,
+    mask: MaskLike = None,
+    bias: BiasLike = None,
+    scale: float | None = None,
+    softcap: float = 0.0,
+    sinks: npt.ArrayLike | None = None,
+    kv_lengths: Lengths = None,
+    q_offset: Lengths = None,
+    precision: Precision = "highest",
+    threads: int | None = None,
+) -> tuple[npt.NDArray[np.int64], FloatArray]:
+    """The ``topk`` keys that each query attends to most, with their weights, without the (q_len, kv_len) matrix.
+
+    Args:
+        topk: how many keys, from 1 to kv_len.
+        rows and all others: as in :func:`attention_weights`.
+
+    Returns:
+        Keys (batch, q_heads, q_len or n, topk), int64, largest weight first and earlier keys first among equals, -1
+        where a query sees fewer; and their weights, float32 (float64 for float64 inputs), 0 there.
+
+    Raises:
+        TypeError, ValueError, IndexError, NotImplementedError: as :func:`attention_weights`.
+    """
+    try:
+        count = operator.index(topk)
+    except TypeError:
+        raise TypeError(f"topk must be an integer, got {type(topk).__name__}") from None
+    arguments = prepare(q, k, mask, bias, scale, softcap, sinks, kv_lengths, q_offset, precision, threads)
+    kv_len = k.shape[2] if isinstance(k, np.ndarray) and k.ndim == 4 else count
+    if not 1 <= count <= kv_len:
+        raise ValueError(f"topk must be from 1 to kv_len = {kv_len}, got {count}")
+    return _core.largest_weights(q, k, count, _rows(rows, q), None, *arguments, threads)
+
+
+def attention_key_sums(
+    q: FloatArray,
+    k: FloatArray,
+    *,
+    mask: MaskLike = None,
+    bias: BiasLike = None,
+    scale: float | None = None,
+    softcap: float = 0.0,
+    sinks: npt.ArrayLike | None = None,
+    kv_lengths: Lengths = None,
+    q_offset: Lengths = None,
+    precision: Precision = "highest",
+    threads: int | None = None,
+) -> FloatArray:
+    """How much attention each key gets, summed over the queries, without the (q_len, kv_len) matrix.
+
+    What cache eviction asks for (H2O, arXiv:2306.14048). Arguments as in :func:`attention_weights`.
+
+    Returns:
+        Array (batch, q_heads, kv_len), float32 (float64 for float64 inputs), summed in float64.
+
+    Raises:
+        TypeError, ValueError, NotImplementedError: as :func:`attention_weights`.
+    """
+    arguments = prepare(q, k, mask, bias, scale, softcap, sinks, kv_lengths, q_offset, precision, threads)
+    return _core.weights_per_key(q, k, None, *arguments, threads)
+
+
+def _rows(rows: Rows, q: FloatArray) -> list[int] | None:
+    if rows is None or not isinstance(q, np.ndarray) or q.ndim != 4:
+        return None
+    array = np.asarray(rows)
+    if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
+        raise TypeError(f"rows must be a sequence of integers, got {array.dtype} of shape {array.shape}")
+    q_len = q.shape[2]
+    for row in array.tolist():
+        if not -q_len <= row < q_len:
+            raise IndexError(f"rows must be from {-q_len} to {q_len - 1}, got {row}")
+    return [int(row) % q_len for row in array]
