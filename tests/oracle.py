@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from maskattn.bias import DistanceBias
 from maskattn.masks import Mask
 
 
@@ -35,14 +36,31 @@ def visible(
     return seen
 
 
-def scores(
-    q: npt.NDArray[Any], k: npt.NDArray[Any], *, bias: npt.NDArray[Any] | None = None, scale: float | None = None
+def distance_bias(
+    bias: DistanceBias, q_len: int, kv_len: int, *, batch: int = 1, q_offset: Any = None, kv_lengths: Any = None
 ) -> npt.NDArray[np.float64]:
-    """scale * q.k (+ bias) of every pair, (batch, q_heads, q_len, kv_len)."""
+    """The matrix of a bias by distance, (batch, q_heads, q_len, kv_len)."""
+    lengths = np.broadcast_to(kv_len if kv_lengths is None else kv_lengths, (batch,))
+    offsets = np.broadcast_to(lengths - q_len if q_offset is None else q_offset, (batch,))
+    positions = offsets[:, None, None] + np.arange(q_len)[:, None]
+    return bias.values(positions, np.arange(kv_len)).swapaxes(0, 1)
+
+
+def scores(
+    q: npt.NDArray[Any],
+    k: npt.NDArray[Any],
+    *,
+    bias: npt.NDArray[Any] | None = None,
+    scale: float | None = None,
+    softcap: float = 0,
+) -> npt.NDArray[np.float64]:
+    """scale * q.k, capped, (+ bias) of every pair, (batch, q_heads, q_len, kv_len)."""
     k = np.repeat(k, q.shape[1] // k.shape[1], axis=1).astype(np.float64)
     with np.errstate(all="ignore"):
         result = q.astype(np.float64) @ k.swapaxes(-1, -2) * (q.shape[-1] ** -0.5 if scale is None else scale)
-        return result if bias is None else result + bias
+        if softcap:
+            result = softcap * np.tanh(result / softcap)
+        return result if bias is None else result + bias.astype(np.float64)
 
 
 def attention(
@@ -53,14 +71,22 @@ def attention(
     *,
     bias: npt.NDArray[Any] | None = None,
     scale: float | None = None,
+    softcap: float = 0,
+    sinks: npt.NDArray[Any] | None = None,
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """(output, LSE, weights) in float64. Rows that see nothing: zeros, -inf, zeros. Unseen values do not count."""
+    """(output, LSE, weights) in float64. Rows that see nothing: zeros, -inf, zeros. Unseen values do not count.
+
+    A sink is one more logit of the softmax, whose weight is dropped.
+    """
     v = np.repeat(v, q.shape[1] // k.shape[1], axis=1).astype(np.float64)
     with np.errstate(all="ignore"):
-        logits = np.where(seen, scores(q, k, bias=bias, scale=scale), -np.inf)
-        top = logits.max(axis=-1, keepdims=True, initial=-np.inf)
-        weights = np.exp(logits - np.where(np.isneginf(top), 0, top))
-        total = weights.sum(axis=-1, keepdims=True)
+        logits = np.where(seen, scores(q, k, bias=bias, scale=scale, softcap=softcap), -np.inf)
+        empty = np.isneginf(logits).all(axis=-1, keepdims=True)
+        sink = np.full((1, q.shape[1], 1, 1), -np.inf) if sinks is None else sinks.astype(np.float64)[:, None, None]
+        top = np.maximum(logits.max(axis=-1, keepdims=True, initial=-np.inf), sink)
+        top = np.where(empty, -np.inf, top)
+        weights = np.exp(logits - np.where(empty, 0, top))
+        total = np.where(empty, 0, weights.sum(axis=-1, keepdims=True) + np.exp(sink - np.where(empty, 0, top)))
         lse = np.log(total[..., 0]) + top[..., 0]
         weights = np.where(total == 0, 0, weights / np.where(total == 0, 1, total))
     used = (weights > 0).any(axis=2)[..., None]  # a value that no query uses may be anything

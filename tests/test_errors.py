@@ -46,7 +46,11 @@ QUERIES_AND_KEYS: list[Case] = [
     ({"k": None}, TypeError, "^k must be .*array, got NoneType"),
     # dtype
     ({"q": ones(2, 4, 3, 8, dtype=np.int64)}, TypeError, "^q must be float32, float16, bfloat16 or float64, got int64"),
-    ({"q": ones(2, 4, 3, 8, dtype=np.complex64)}, TypeError, "^q must be float32, float16, bfloat16 or float64, got complex64"),
+    (
+        {"q": ones(2, 4, 3, 8, dtype=np.complex64)},
+        TypeError,
+        "^q must be float32, float16, bfloat16 or float64, got complex64",
+    ),
     ({"q": ones(2, 4, 3, 8, dtype=object)}, TypeError, "^q must be float32, float16, bfloat16 or float64, got object"),
     ({"q": ones(2, 4, 3, 8).astype(">f4")}, TypeError, "^q must be float32, float16, bfloat16 or float64, got >f4"),
     ({"k": ones(2, 2, 5, 8, dtype=np.int8)}, TypeError, "^k must be float32, float16, bfloat16 or float64, got int8"),

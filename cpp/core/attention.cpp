@@ -23,7 +23,13 @@ template <class T>
 class Attention {
  public:
   Attention(const AttentionInputs& in, int threads, Rows<void> out, Rows<void> lse)
-      : in_(in), threads_(threads), call_(in, threads, in.v_head_dim), kernels_(call_.kernels), columns_(call_.columns), out_(out), lse_(lse) {}
+      : in_(in),
+        threads_(threads),
+        call_(in, threads, in.v_head_dim),
+        kernels_(call_.kernels),
+        columns_(call_.columns),
+        out_(out),
+        lse_(lse) {}
 
   void run() {
     const std::int64_t blocks = in_.batch * in_.kv_heads * call_.cut.blocks;

@@ -329,12 +329,12 @@ T merge_sink(T& maximum, T& sum, double sink) {
   return old_scale;
 }
 
-#define MASKATTN_INSTANTIATE(T)                      \
-  template struct Call<T>;                           \
-  template struct Scratch<T>;                        \
-  template class Block<T>;                           \
-  template T power_of_two(T);                        \
-  template void merge_state(T&, T&, T, T, T&, T&);   \
+#define MASKATTN_INSTANTIATE(T)                    \
+  template struct Call<T>;                         \
+  template struct Scratch<T>;                      \
+  template class Block<T>;                         \
+  template T power_of_two(T);                      \
+  template void merge_state(T&, T&, T, T, T&, T&); \
   template T merge_sink(T&, T&, double);
 MASKATTN_INSTANTIATE(float)
 MASKATTN_INSTANTIATE(double)

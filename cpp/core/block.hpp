@@ -101,7 +101,8 @@ class Block {
 template <class T>
 void merge_state(T& maximum, T& sum, T segment_maximum, T segment_sum, T& old_scale, T& new_scale);
 
-// The same for a sink, a score without a value; returns the factor for the running output. Rows that see nothing stay as they are.
+// The same for a sink, a score without a value; returns the factor for the running output. Rows that see nothing stay as they
+// are.
 template <class T>
 T merge_sink(T& maximum, T& sum, double sink);
 

@@ -22,7 +22,11 @@ constexpr Kernels kernels{
      {read_values<float, float>, nullptr, read_values<float, Half>, read_values<float, Bfloat>, read_values<float, std::int8_t>},
      {read_row<float, float>, read_row<float, double>, read_row<float, Half>, read_row<float, Bfloat>, nullptr},
      {write_row<float, float>, nullptr, write_row<float, Half>, write_row<float, Bfloat>, nullptr},
-     scores<float>, cap<float>, softmax<float>, values<float>, merge<float>},
+     scores<float>,
+     cap<float>,
+     softmax<float>,
+     values<float>,
+     merge<float>},
     {kLanes<double>,
      {pack_keys<double, float>, pack_keys<double, double>, pack_keys<double, Half>, pack_keys<double, Bfloat>,
       pack_keys<double, std::int8_t>},
@@ -30,7 +34,11 @@ constexpr Kernels kernels{
       read_values<double, std::int8_t>},
      {read_row<double, float>, read_row<double, double>, read_row<double, Half>, read_row<double, Bfloat>, nullptr},
      {write_row<double, float>, write_row<double, double>, write_row<double, Half>, write_row<double, Bfloat>, nullptr},
-     scores<double>, cap<double>, softmax<double>, values<double>, merge<double>}};
+     scores<double>,
+     cap<double>,
+     softmax<double>,
+     values<double>,
+     merge<double>}};
 
 }  // namespace
 }  // namespace maskattn::MASKATTN_ISA

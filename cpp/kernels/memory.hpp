@@ -103,7 +103,9 @@ MASKATTN_INLINE void narrow(F32 x, int count, Bfloat* to) {
   const U16 bits = float_to_bfloat(x);
   std::memcpy(to, &bits, sizeof(Bfloat) * static_cast<std::size_t>(count));
 }
-MASKATTN_INLINE void narrow(F64 x, int count, double* to) { std::memcpy(to, &x, sizeof(double) * static_cast<std::size_t>(count)); }
+MASKATTN_INLINE void narrow(F64 x, int count, double* to) {
+  std::memcpy(to, &x, sizeof(double) * static_cast<std::size_t>(count));
+}
 template <class S>
 MASKATTN_INLINE void narrow(F64 x, int count, S* to) {
   F32 y = {};

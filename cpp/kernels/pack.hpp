@@ -10,7 +10,8 @@ inline constexpr int kPrefetchKeys = 32;
 
 // One square of lanes keys x lanes coordinates, some of which may not be read or not be there.
 template <class T, class S>
-MASKATTN_INLINE void load_edge(const S* k, const PanelMemory& m, int key, MaskWord seen, int coordinates, Vec<T> (&x)[kLanes<T>]) {
+MASKATTN_INLINE void load_edge(const S* k, const PanelMemory& m, int key, MaskWord seen, int coordinates,
+                               Vec<T> (&x)[kLanes<T>]) {
   for (int i = 0; i < kLanes<T>; ++i) {
     x[i] = seen >> i & 1 ? Memory<T, S>::load(k + i * m.stride, coordinates) : Vec<T>{};
     if constexpr (kScaled<S>)

@@ -40,8 +40,8 @@ MASKATTN_INLINE Vec<T> weight(Vec<T> s, Vec<T> high, Vec<T> low, Vec<T> m) {
   return times_pow2(fma(exp2_slope(f), f, splat<T>(1)), n - m);
 }
 
-// cap * tanh(s * scale / cap), with `high` + `low` = 2 log2(e) * scale / cap: tanh |x| = -e / (2 + e), e = 2^n (1 + f r(f)) - 1 of
-// the negative exponent; grouped as (2^n - 1) + 2^n f r(f), e keeps its digits where x is small.
+// cap * tanh(s * scale / cap), with `high` + `low` = 2 log2(e) * scale / cap: tanh |x| = -e / (2 + e), e = 2^n (1 + f r(f)) - 1
+// of the negative exponent; grouped as (2^n - 1) + 2^n f r(f), e keeps its digits where x is small.
 template <class T>
 MASKATTN_INLINE Vec<T> capped(Vec<T> s, Vec<T> high, Vec<T> low, T cap) {
   const Vec<T> negative = vmax(splat<T>(-kLargestScore<T>), s < 0 ? s : -s);

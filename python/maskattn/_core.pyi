@@ -73,6 +73,7 @@ def make_plan(
     expr: MaskExpr, q_len: int, kv_len: int, batch: int, heads: int, q_offset: Any, kv_lengths: Any, threads: int | None
 ) -> MaskPlan: ...
 def fill_from_plan(plan: MaskPlan, out: npt.NDArray[Any], shown: int, hidden: int, threads: int | None) -> None: ...
+
 # packing: cumulative lengths (cu_q, cu_kv). pages: (table, kv_len, k_factors, v_factors) of a cache layer.
 # modifiers: (softcap, sinks, table by distance, slopes).
 def attention(

@@ -44,10 +44,10 @@ def attention(
 ) -> FloatArray | tuple[FloatArray, FloatArray]:
     """Scaled dot-product attention (arXiv:1706.03762, section 3.2.1) without the (q_len, kv_len) matrix.
 
-    ``out[b, h, i] = softmax(cap(scale * q[b, h, i] . k[b, g, j]) + bias[b, h, i, j] over the keys j it sees) . v[b, g, j]``,
-    ``g = h // (q_heads // kv_heads)``: the order of ONNX's Attention operator. Computed segment by segment (online
-    softmax, arXiv:2205.14135); keys that no query sees are not read. The bits of a row depend only on its query, the
-    keys it sees and their positions: not on threads, batch, query chunking or padding on the right.
+    ``out[b, h, i] = softmax(cap(scale * q[b, h, i] . k[b, g, j]) + bias[b, h, i, j] over the keys j it sees)
+    . v[b, g, j]``, ``g = h // (q_heads // kv_heads)``: the order of ONNX's Attention operator. Computed segment by
+    segment (online softmax, arXiv:2205.14135); keys that no query sees are not read. The bits of a row depend only on
+    its query, the keys it sees and their positions: not on threads, batch, query chunking or padding on the right.
 
     Args:
         q: shape (batch, q_heads, q_len, head_dim), float32, float16, bfloat16 (ml_dtypes) or float64; last axis
@@ -80,6 +80,7 @@ def attention(
         TypeError, ValueError: an argument is not as above; nothing is written then.
         NotImplementedError: arrays on a CUDA device.
     """
+    result: FloatArray | tuple[FloatArray, FloatArray]
     plain = mask is None and q_offset is None and precision == "highest" and sinks is None and not softcap
     if plain and (bias is None or isinstance(bias, np.ndarray)) and isinstance(q, np.ndarray):
         result = _core.attention(
@@ -94,7 +95,7 @@ def attention(
 def merge_states(
     out_a: FloatArray, lse_a: FloatArray, out_b: FloatArray, lse_b: FloatArray
 ) -> tuple[FloatArray, FloatArray]:
-    """Attention over the union of two disjoint sets of keys, from the results over each (arXiv:2501.01005, section 2.2).
+    """Attention over the union of two disjoint sets of keys, from the results over each (arXiv:2501.01005).
 
     Args:
         out_a, out_b: shape (..., q_len, v_head_dim), results of :func:`attention`.
@@ -119,7 +120,9 @@ def merge_states(
         ("lse_b", lse_b, out_a.shape[:-1]),
     ):
         if array.shape != shape:
-            raise ValueError(f"{name} must have shape {shape}, as out_a of shape {out_a.shape} asks for, got {array.shape}")
+            raise ValueError(
+                f"{name} must have shape {shape}, as out_a of shape {out_a.shape} asks for, got {array.shape}"
+            )
     top = np.maximum(lse_a, lse_b)
     reference = np.where(np.isneginf(top), 0, top)
     share_a, share_b = np.exp(lse_a - reference), np.exp(lse_b - reference)

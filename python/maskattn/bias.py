@@ -20,7 +20,7 @@ class DistanceBias:
         raise NotImplementedError
 
     def _lower(self) -> tuple[DoubleArray | None, DoubleArray | None]:
-        """(table, slopes) as the core takes them: per head, by distance from -reach to reach; and per unit of distance."""
+        """What the core takes: per head, a table by distance from -reach to reach, and slopes per unit of distance."""
         raise NotImplementedError
 
 
@@ -126,7 +126,9 @@ def _floats(name: str, value: Any, axes: tuple[str, ...]) -> DoubleArray:
     if array.dtype.kind not in "fiu" and array.dtype.name != "bfloat16":
         raise TypeError(f"{name} must be an array of numbers, got {array.dtype}")
     if array.ndim != len(axes):
-        raise ValueError(f"{name} must have shape ({', '.join(axes)}{',' if len(axes) == 1 else ''}), got {array.shape}")
+        raise ValueError(
+            f"{name} must have shape ({', '.join(axes)}{',' if len(axes) == 1 else ''}), got {array.shape}"
+        )
     copy = array.astype(np.float64)
     if not np.isfinite(copy).all():
         raise ValueError(f"{name} must be finite; hide keys by a mask")

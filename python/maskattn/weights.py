@@ -47,8 +47,8 @@ def attention_weights(
         New array (batch, q_heads, q_len or n, kv_len), dtype of ``q``.
 
     Raises:
-        TypeError, ValueError, NotImplementedError: as :func:`attention`; ValueError for an unknown stage, IndexError for
-            a row that is not there.
+        TypeError, ValueError, NotImplementedError: as :func:`attention`; ValueError for an unknown stage.
+        IndexError: a row that is not there.
     """
     if stage not in _STAGES:
         raise ValueError(f"stage must be one of {', '.join(_STAGES)}, got {stage!r}")

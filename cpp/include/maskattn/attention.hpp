@@ -37,10 +37,11 @@ struct Rows {
   static char* bytes(void*);
 };
 
-// Keys and values in pages: key position p of sequence b is row p % size of page table[b * per_sequence + p / size % per_sequence]
-// of arrays whose stride[0] leads from page to page. Pages of which no row is seen may have any number in the table.
+// Keys and values in pages: key position p of sequence b is row p % size of page table[b * per_sequence + p / size %
+// per_sequence] of arrays whose stride[0] leads from page to page. Pages of which no row is seen may have any number in the
+// table.
 struct Pages {
-  const std::int32_t* table = nullptr;  // null: arrays of sequences, no pages
+  const std::int32_t* table = nullptr;      // null: arrays of sequences, no pages
   std::int64_t per_sequence = 0, size = 0;  // size: a multiple of 16
 };
 
@@ -87,12 +88,12 @@ void attention(const AttentionInputs& in, Rows<void> out, Rows<void> lse);
 
 enum class Stage { scores, softcap, bias, softmax };
 
-// out is [batch][q_heads][q_len][kv_len] of out_dtype. scores: scale * q.k of every key that exists (others -inf); softcap: capped;
-// bias: with bias, hidden keys -inf; softmax: the weights of attention().
+// out is [batch][q_heads][q_len][kv_len] of out_dtype. scores: scale * q.k of every key that exists (others -inf); softcap:
+// capped; bias: with bias, hidden keys -inf; softmax: the weights of attention().
 void attention_weights(const AttentionInputs& in, Stage stage, Dtype out_dtype, void* out);
 
-// The `count` largest weights of each row, largest first and earlier keys first among equals: keys [batch][q_heads][q_len][count],
-// -1 where the row sees fewer, and their weights (float, or double for sums in double).
+// The `count` largest weights of each row, largest first and earlier keys first among equals: keys
+// [batch][q_heads][q_len][count], -1 where the row sees fewer, and their weights (float, or double for sums in double).
 void largest_weights(const AttentionInputs& in, std::int64_t count, std::int64_t* keys, void* weights);
 
 // The weight that each key gets from all queries of a head, [batch][q_heads][kv_len] of float (double for sums in double).
