@@ -141,17 +141,24 @@ template <class S>
 inline constexpr bool kScaled = sizeof(S) == 1;
 
 template <class T, class S>
+MASKATTN_INLINE Vec<T> load_row(const S* p, const PanelMemory& m, int row, int count) {
+  const Vec<T> x = Memory<T, S>::load(p, count);
+  if constexpr (kScaled<S>)
+    return x * static_cast<T>(m.scales[row * m.scale_stride]);
+  else
+    return x;
+}
+
+template <class T, class S>
 void read_values(const PanelMemory& m, MaskWord seen, int dim, int columns, T* to) {
   constexpr int n = kLanes<T>;
   for (; seen; seen &= seen - 1) {
     const int key = __builtin_ctzll(seen);
     const S* from = static_cast<const S*>(m.data) + key * m.stride;
-    for (int c = 0; c < columns; c += n) {
-      const int left = dim - c < n ? dim - c : n;
-      Vec<T> x = left > 0 ? Memory<T, S>::load(from + c, left) : Vec<T>{};
-      if constexpr (kScaled<S>) x *= static_cast<T>(m.scales[key * m.scale_stride]);
-      store<T>(to + key * columns + c, x);
-    }
+    T* row = to + key * columns;
+    int c = 0;
+    for (; c + n <= dim; c += n) store<T>(row + c, load_row<T>(from + c, m, key, n));
+    for (; c < columns; c += n) store<T>(row + c, c < dim ? load_row<T>(from + c, m, key, dim - c) : Vec<T>{});
   }
 }
 

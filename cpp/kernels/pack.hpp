@@ -12,11 +12,8 @@ inline constexpr int kPrefetchKeys = 32;
 template <class T, class S>
 MASKATTN_INLINE void load_edge(const S* k, const PanelMemory& m, int key, MaskWord seen, int coordinates,
                                Vec<T> (&x)[kLanes<T>]) {
-  for (int i = 0; i < kLanes<T>; ++i) {
-    x[i] = seen >> i & 1 ? Memory<T, S>::load(k + i * m.stride, coordinates) : Vec<T>{};
-    if constexpr (kScaled<S>)
-      if (seen >> i & 1) x[i] *= static_cast<T>(m.scales[(key + i) * m.scale_stride]);
-  }
+  for (int i = 0; i < kLanes<T>; ++i)
+    x[i] = seen >> i & 1 ? load_row<T>(k + i * m.stride, m, key + i, coordinates) : Vec<T>{};
   transpose<T>(x);
 }
 
@@ -37,10 +34,13 @@ void pack_keys(const PanelMemory& m, MaskWord seen, int head_dim, T* panel) {
         for (int i = 0; i < coordinates; ++i) store(to + i * kPanel, x[i]);
         continue;
       }
-      if constexpr (sizeof(S) == sizeof(T))
+      if constexpr (sizeof(S) == sizeof(T)) {
         load_transposed(first + d, m.stride, x);
-      else
-        load_edge<T>(first + d, m, key, all, n, x);
+      } else {
+        T square[n * n];
+        MASKATTN_UNROLLED(i, n) store<T>(square + i * n, load_row<T>(first + d + i * m.stride, m, key + i, n));
+        load_transposed(square, n, x);
+      }
       MASKATTN_UNROLLED(i, n) __builtin_prefetch(first + d + (i + kPrefetchKeys) * m.stride);
       MASKATTN_UNROLLED(i, n) store(to + i * kPanel, x[i]);
     }
