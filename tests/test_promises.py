@@ -7,6 +7,7 @@ import subprocess
 import sys
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import given
@@ -17,7 +18,7 @@ import oracle
 from maskattn.masks import Causal, Dense, Full, KeyPadding, Mask, Padding, PrefixLM, SlidingWindow
 from strategies import Array, Problem, normal, problems, seeds
 
-DTYPES = [np.float32, np.float64]
+DTYPES = [np.float32, np.float64, np.float16, ml_dtypes.bfloat16]
 
 
 def same_bits(a: Array, b: Array) -> None:
@@ -170,6 +171,7 @@ def test_a_bad_query_spoils_its_own_row_only(isa: str, dtype: Any, rng: np.rando
 # Memory at the end of which, or inside which, pages cannot be read: reading them ends the process.
 UNREADABLE = """
 import ctypes, mmap, sys
+import ml_dtypes
 import numpy as np
 import maskattn
 from maskattn.masks import *
@@ -199,7 +201,7 @@ def fenced(array, end=True):
     return copy
 
 def paged(array, forbidden):
-    # A copy of (1, 1, keys, 64) with some pages unreadable; a page is PAGE // 256 keys.
+    # A copy of (1, 1, keys, 64) with some pages unreadable.
     m, address = memory(-(-array.nbytes // PAGE))
     copy = np.frombuffer(m, array.dtype, array.size).reshape(array.shape)
     copy[...] = array
@@ -211,11 +213,11 @@ def paged(array, forbidden):
 HOLES = (
     UNREADABLE
     + """
-per = PAGE // 256
-length = 40 * per
-for isa in sys.argv[1:]:
-    maskattn.set_isa(isa)
-    k, v = normal(1, 1, length, 64), normal(1, 1, length, 64)
+
+def check(dtype):
+    per = PAGE // (64 * np.dtype(dtype).itemsize)         # keys of a page
+    length = 40 * per
+    k, v = normal(1, 1, length, 64).astype(dtype), normal(1, 1, length, 64).astype(dtype)
     exist = 29 * per + 3                                  # pages 30 .. 39 are past the end
     hole = np.ones(length, bool)
     hole[5 * per : 17 * per] = False                      # pages 5 .. 16 are hidden
@@ -229,7 +231,7 @@ for isa in sys.argv[1:]:
         ([*range(5, 17), *range(30, 40)], Documents(np.ones(length, int), np.where(hole, 1, 2))),
     ]
     for q_len in (1, 7, 100):
-        q = normal(1, 3, q_len, 64)
+        q = normal(1, 3, q_len, 64).astype(dtype)
         cases = calls + ([(range(0, 20), SlidingWindow(left=window))] if q_len < per else [])
         for forbidden, mask in cases:
             bias = normal(3, q_len, length)
@@ -237,9 +239,14 @@ for isa in sys.argv[1:]:
                 want = maskattn.attention(q, k, v, mask=mask, kv_lengths=exist, **options)
                 bad_k, bad_v = paged(k, forbidden), paged(v, forbidden)
                 got = maskattn.attention(q, bad_k, bad_v, mask=mask, kv_lengths=exist, **options)
-                assert got.tobytes() == want.tobytes(), (isa, q_len, mask)
+                assert got.tobytes() == want.tobytes(), (dtype, q_len, mask)
             maskattn.attention_weights(q, bad_k, mask=mask, kv_lengths=exist)
             maskattn.attention_weights(q, bad_k, stage="bias", mask=mask, kv_lengths=exist)
+
+for isa in sys.argv[1:]:
+    maskattn.set_isa(isa)
+    for dtype in (np.float32, np.float64, np.float16, ml_dtypes.bfloat16):
+        check(dtype)
 print("done")
 """
 )
@@ -251,7 +258,7 @@ for isa in sys.argv[1:]:
     maskattn.set_isa(isa)
     shapes = (1, 1, 1, 1), (3, 5, 3, 17), (7, 70, 17, 5), (13, 300, 40, 33), (1, 257, 63, 64), (20, 130, 64, 15)
     for q_len, kv_len, d, dv in shapes:
-        for dtype in (np.float32, np.float64):
+        for dtype in (np.float32, np.float64, np.float16, ml_dtypes.bfloat16):
             arrays = [normal(2, 2, n, m).astype(dtype) for n, m in ((q_len, d), (kv_len, d), (kv_len, dv))]
             bias, keep = normal(q_len, kv_len).astype(dtype), rng.random((q_len, kv_len)) < 0.7
             for end in (True, False):
