@@ -12,9 +12,11 @@ from maskattn.varlen import attention_varlen, repad, unpad
 from maskattn.version import __version__
 
 if TYPE_CHECKING:
+    from maskattn.cache import KVCache
     from maskattn.decoder import Model, load
 
 __all__ = [
+    "KVCache",
     "MaskPlan",
     "Model",
     "__version__",
@@ -38,7 +40,11 @@ _core.current_isa()  # an unusable MASKATTN_ISA is an error of the import, not o
 
 
 def __getattr__(name: str) -> Any:
-    # The decoder is imported on first use: attention alone must not pay for it.
+    # The cache and the decoder are imported on first use: attention alone must not pay for them.
+    if name == "KVCache":
+        from maskattn.cache import KVCache
+
+        return KVCache
     if name in ("load", "Model"):
         from maskattn import decoder
 
