@@ -1,4 +1,4 @@
-"""What a KV cache is, in plain Python lists: a list of tokens per sequence, copied whole whenever it branches."""
+"""What a KV cache is, in plain Python: lists of tokens, copied whole where they branch. And caches to compare."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from maskattn import KVCache
 from maskattn.cache import Layer
-from strategies import Array
+from strategies import Array, normal
 
 Token = tuple[Array, ...]  # as stored: k and v (kv_heads, dim), and for int8 the scales of both (kv_heads,)
 
@@ -133,3 +134,19 @@ def check_pages(layers: list[Layer]) -> None:
             )
     for array in pages.arrays:
         array.swapaxes(1, 2)[~live] = 99 if array.dtype == np.int8 else np.nan
+
+
+def made(layers: int = 1, batch: int = 2, capacity: int = 500, **options: Any) -> KVCache:
+    return KVCache(layers, batch, 2, capacity, 8, v_head_dim=6, **options)
+
+
+def tokens(rng: np.random.Generator, n: int, batch: int = 2) -> tuple[Array, Array]:
+    return normal(rng, batch, 2, n, 8), normal(rng, batch, 2, n, 6)
+
+
+def state(cache: KVCache) -> list[Any]:
+    """What a cache holds, and in how many pages: which ones, and how wide a ring's table is, is its own business."""
+    return [
+        [x.tolist() for x in (*layer.arrays(), layer.lengths, layer.begins, (layer.tables >= 0).sum(axis=1))]
+        for layer in cache
+    ]

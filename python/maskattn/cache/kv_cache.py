@@ -24,9 +24,9 @@ class KVCache:
 
     - contiguous, by default: a run of memory per sequence. It grows by touching memory, never by copying.
     - paged, with ``page_size``: pages of so many tokens, which forks and beams share until one of them writes.
-    - ring, with ``window``: pages too, but those that no later query of a sliding window sees are used again. Held are
-      at least the last ``window`` keys, before the last append and before an open draft too: so every query of an
-      append finds its window, and what was appended can be taken back exactly, however often the ring has wrapped.
+    - ring, with ``window``: pages too, but those that no later query of a sliding window sees are used again. Besides
+      what the last append or an open draft brought, it holds the ``window`` keys before: so every query appended finds
+      its window, and what was appended can be taken back exactly, however often the ring has wrapped.
 
     ``append`` is a layer's, since a model appends layer by layer; what concerns tokens is the cache's, and wants all
     layers at the same lengths. Beams and forks cost table entries; a page is copied when a sequence that shares it
@@ -219,7 +219,7 @@ class Draft:
     def commit(self, n: npt.ArrayLike) -> None:
         """Keep the first ``n`` drafted tokens, one integer or shape (batch,), and end the draft.
 
-        The cache is then what it were if these tokens had been appended at once, and no others ever.
+        The cache is then what it would be if these tokens alone had been appended, in one append.
 
         Raises:
             TypeError, ValueError: ``n`` is not from 0 to what was drafted; layers disagree; the draft has ended.

@@ -116,7 +116,7 @@ class Layer:
 
         Zeros where no key exists; of the cache's dtype, int8 as the float32 numbers that it stands for.
         """
-        exists, pages, slots = self._existing()
+        exists, pages, slots = self._existing(0)
         gathered = []
         for tokens in self._pages.read(pages, slots):
             array = np.zeros((*exists.shape, *tokens.shape[1:]), tokens.dtype)
@@ -128,7 +128,7 @@ class Layer:
         """What :meth:`KVCache.error_bound` says, of this layer: one bound for keys, one for values."""
         if self.k_scales is None or self.v_scales is None:
             raise ValueError(f"error_bound must be asked of a cache with dtype int8, got {self.dtype}")
-        _, pages, slots = self._existing()
+        _, pages, slots = self._existing(int(self.begins.min(initial=self.kv_len)))
         k_scale, v_scale = (scales[pages, :, slots].max(initial=0) for scales in (self.k_scales, self.v_scales))
         return HALF_STEP * float(k_scale), HALF_STEP * float(v_scale)
 
@@ -207,9 +207,9 @@ class Layer:
         index, slots = np.divmod(positions, self.page_size)
         return self.tables[np.arange(len(positions))[:, None], index % self.tables.shape[1]], slots
 
-    def _existing(self) -> tuple[npt.NDArray[np.bool_], IntArray, IntArray]:
-        """Which keys exist, bool (batch, kv_len), and the page and slot of each of those."""
-        positions = np.broadcast_to(np.arange(self.kv_len), (len(self.lengths), self.kv_len))
+    def _existing(self, first: int) -> tuple[npt.NDArray[np.bool_], IntArray, IntArray]:
+        """Which keys from ``first`` on exist, bool (batch, kv_len - first), and the page and slot of each of those."""
+        positions = np.arange(first, self.kv_len) + np.zeros((len(self.lengths), 1), np.int64)
         exists = (positions >= self.begins[:, None]) & (positions < self.lengths[:, None])
         pages, slots = self._locate(positions)
         return exists, pages[exists], slots[exists]
