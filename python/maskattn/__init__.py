@@ -14,10 +14,12 @@ from maskattn.version import __version__
 from maskattn.weights import attention_key_sums, attention_topk, attention_weights
 
 if TYPE_CHECKING:
+    from maskattn.cache import KVCache
     from maskattn.decoder import Model, load
 
 __all__ = [
     "ALiBi",
+    "KVCache",
     "MaskPlan",
     "Model",
     "RelativeBias",
@@ -45,7 +47,11 @@ _core.current_isa()  # an unusable MASKATTN_ISA is an error of the import, not o
 
 
 def __getattr__(name: str) -> Any:
-    # The decoder is imported on first use: attention alone must not pay for it.
+    # The cache and the decoder are imported on first use: attention alone must not pay for them.
+    if name == "KVCache":
+        from maskattn.cache import KVCache
+
+        return KVCache
     if name in ("load", "Model"):
         from maskattn import decoder
 

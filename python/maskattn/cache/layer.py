@@ -1,0 +1,281 @@
+"""One layer of a cache: which page holds which token, and what is appended, taken back and shared."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from maskattn.cache.int8 import HALF_STEP
+from maskattn.cache.pages import Array, IntArray, Pages
+
+
+class Layer:
+    """Keys and values of one layer; ``cache[i]``.
+
+    The memory layout, which the core reads. The arrays are the cache's own: look, do not write.
+
+    - ``k_pool``, ``v_pool``: shape (pages, kv_heads, page_size, head_dim or v_head_dim), of ``dtype``.
+    - ``k_scales``, ``v_scales``: for int8, float32 (pages, kv_heads, page_size): a number is int8 * scale. Else None.
+    - ``tables``: int32 (batch, pages_per_sequence). Position ``p`` of sequence ``b`` is slot ``p % page_size`` of page
+      ``tables[b, p // page_size % pages_per_sequence]``. -1: no page.
+    - ``lengths``: int64 (batch,), keys at or past it do not exist. ``begins``: int64 (batch,), keys before it no longer
+      exist; 0 but in a ring.
+    """
+
+    def __init__(self, pages: Pages, batch: int, pages_per_sequence: int, capacity: int, window: int | None) -> None:
+        self._pages = pages
+        self._draft_start: IntArray | None = None
+        self.capacity = capacity
+        self.window = window
+        self.tables = np.full((batch, pages_per_sequence), -1, np.int32)
+        self.lengths: IntArray = np.zeros(batch, np.int64)
+        self.begins: IntArray = np.zeros(batch, np.int64)
+
+    def __del__(self) -> None:
+        if hasattr(self, "tables"):
+            self._pages.release(self.tables[self.tables >= 0])
+
+    @property
+    def k_pool(self) -> Array:
+        return self._pages.arrays[0]
+
+    @property
+    def v_pool(self) -> Array:
+        return self._pages.arrays[1]
+
+    @property
+    def k_scales(self) -> npt.NDArray[np.float32] | None:
+        return self._pages.arrays[2] if self.dtype == np.int8 else None
+
+    @property
+    def v_scales(self) -> npt.NDArray[np.float32] | None:
+        return self._pages.arrays[3] if self.dtype == np.int8 else None
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self._pages.dtype
+
+    @property
+    def page_size(self) -> int:
+        return int(self.k_pool.shape[2])
+
+    @property
+    def kv_len(self) -> int:
+        """The largest of ``lengths``."""
+        return int(self.lengths.max(initial=0))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the pages in use, each counted once; a page that a fork shares counts in both."""
+        return int(np.unique(self.tables[self.tables >= 0]).size) * self._pages.page_nbytes
+
+    @property
+    def drafting(self) -> bool:
+        return self._draft_start is not None
+
+    @property
+    def drafted(self) -> IntArray:
+        """Shape (batch,): how many tokens the open draft holds."""
+        assert self._draft_start is not None
+        return self.lengths - self._draft_start
+
+    def append(self, k: Array, v: Array, lengths: npt.ArrayLike | None = None) -> None:
+        """Store tokens behind those that each sequence has.
+
+        Args:
+            k: shape (batch, kv_heads, n, head_dim), any float dtype; converted to the cache's. n may be 0.
+            v: shape (batch, kv_heads, n, v_head_dim), any float dtype.
+            lengths: one integer or shape (batch,), from 0 to n: how many of the n tokens are a sequence's own, the
+                first ones. The others are padding and are not read. Default n.
+
+        Raises:
+            TypeError, ValueError: an argument is not as above, a sequence would be longer than the capacity, or a
+                token is not finite and to be stored as int8. Nothing is stored then.
+        """
+        n = self._check_tokens(k, v)
+        steps = np.arange(n)
+        kept: slice | npt.NDArray[np.bool_] = slice(None)
+        ends = self.lengths + n
+        if lengths is not None:
+            counts = up_to("lengths", lengths, np.full(len(self.lengths), n), "tokens of k")
+            kept = steps < counts[:, None]
+            ends = self.lengths + counts
+        self._check_capacity(ends)
+        encoded = self._pages.encode(k.transpose(0, 2, 1, 3)[kept], v.transpose(0, 2, 1, 3)[kept])
+        if not self.drafting:
+            self._retire(self.lengths, ends)
+        self._make_room(ends)
+        pages, slots = self._locate(self.lengths[:, None] + steps)
+        self._pages.write(pages[kept], slots[kept], encoded)
+        self.lengths = ends
+
+    def arrays(self) -> tuple[Array, Array]:
+        """Copies of all keys and values, shape (batch, kv_heads, kv_len, dim), for tests and for debugging.
+
+        Zeros where no key exists; of the cache's dtype, int8 as the float32 numbers that it stands for.
+        """
+        exists, pages, slots = self._existing(0)
+        gathered = []
+        for tokens in self._pages.read(pages, slots):
+            array = np.zeros((*exists.shape, *tokens.shape[1:]), tokens.dtype)
+            array[exists] = tokens
+            gathered.append(np.ascontiguousarray(array.transpose(0, 2, 1, 3)))
+        return gathered[0], gathered[1]
+
+    def error_bound(self) -> tuple[float, float]:
+        """What :meth:`KVCache.error_bound` says, of this layer: one bound for keys, one for values."""
+        if self.k_scales is None or self.v_scales is None:
+            raise ValueError(f"error_bound must be asked of a cache with dtype int8, got {self.dtype}")
+        _, pages, slots = self._existing(int(self.begins.min(initial=self.kv_len)))
+        k_scale, v_scale = (scales[pages, :, slots].max(initial=0) for scales in (self.k_scales, self.v_scales))
+        return HALF_STEP * float(k_scale), HALF_STEP * float(v_scale)
+
+    # What KVCache does to all its layers, once it has checked all of them.
+
+    def check_held(self, lengths: IntArray) -> None:
+        """A ring may go back to ``lengths`` only where the window before them is still there."""
+        if self.window is None:
+            return
+        lost = (lengths > 0) & (self.begins > np.maximum(lengths - self.window, 0))
+        if lost.any():
+            b = int(lost.argmax())
+            raise ValueError(
+                f"n must leave the last {self.window} keys, which the window needs, but those of sequence {b} before "
+                f"{self.begins[b]} are gone, got {lengths[b]}; append in a draft() what may have to be taken back"
+            )
+
+    def truncate(self, lengths: IntArray) -> None:
+        """Keep the first ``lengths`` tokens."""
+        first = np.maximum(-(-lengths // self.page_size), self.begins // self.page_size)
+        self._release(first, -(-self.lengths // self.page_size))
+        self.begins = np.where(lengths > 0, self.begins, 0)
+        self.lengths = lengths
+
+    def fork(self) -> Layer:
+        """Another layer with the same tokens, in the same pages."""
+        layer = Layer(self._pages, 0, 0, self.capacity, self.window)
+        self._pages.share(self.tables[self.tables >= 0])
+        layer.tables, layer.lengths, layer.begins = self.tables.copy(), self.lengths, self.begins
+        return layer
+
+    def reorder(self, beams: IntArray) -> None:
+        """Sequence ``i`` becomes what sequence ``beams[i]`` is, in the same pages."""
+        old, self.tables = self.tables, self.tables[beams]
+        self._pages.share(self.tables[self.tables >= 0])
+        self._pages.release(old[old >= 0])
+        self.lengths, self.begins = self.lengths[beams], self.begins[beams]
+
+    def begin_draft(self) -> None:
+        self._draft_start = self.lengths
+
+    def end_draft(self, keep: IntArray | int) -> None:
+        """Keep the first ``keep`` drafted tokens, as if they alone had been appended, at once."""
+        start = self._draft_start
+        assert start is not None
+        self._draft_start = None
+        self.truncate(start + keep)
+        self._retire(start, self.lengths)
+
+    def _check_tokens(self, k: Array, v: Array) -> int:
+        batch, kv_heads = len(self.lengths), self.k_pool.shape[1]
+        for name, array, dim_name, pool in (("k", k, "head_dim", self.k_pool), ("v", v, "v_head_dim", self.v_pool)):
+            if not isinstance(array, np.ndarray):
+                raise TypeError(f"{name} must be a NumPy array, got {type(array).__name__}; pass np.asarray({name})")
+            if array.dtype.kind != "f" and array.dtype.name != "bfloat16":
+                raise TypeError(f"{name} must be an array of floats, got {array.dtype}; pass {name}.astype(np.float32)")
+            shape = (batch, kv_heads, pool.shape[3])
+            if array.ndim != 4 or (*array.shape[:2], array.shape[3]) != shape:
+                raise ValueError(
+                    f"{name} must have shape (batch, kv_heads, n, {dim_name}) = ({batch}, {kv_heads}, n, {shape[2]}), "
+                    f"got {array.shape}"
+                )
+        if k.shape[2] != v.shape[2]:
+            raise ValueError(f"v must have as many tokens as k, {k.shape[2]}, got {v.shape[2]}")
+        return int(k.shape[2])
+
+    def _check_capacity(self, ends: IntArray) -> None:
+        if (longest := int(ends.max(initial=0))) > self.capacity:
+            raise ValueError(
+                f"capacity must be at least {longest} to append these tokens to sequence {int(ends.argmax())}, "
+                f"got {self.capacity}; truncate the cache, or make it with a larger capacity"
+            )
+
+    def _locate(self, positions: IntArray) -> tuple[IntArray, IntArray]:
+        """Page and slot of positions (batch, n)."""
+        index, slots = np.divmod(positions, self.page_size)
+        return self.tables[np.arange(len(positions))[:, None], index % self.tables.shape[1]], slots
+
+    def _existing(self, first: int) -> tuple[npt.NDArray[np.bool_], IntArray, IntArray]:
+        """Which keys from ``first`` on exist, bool (batch, kv_len - first), and the page and slot of each of those."""
+        positions = np.arange(first, self.kv_len) + np.zeros((len(self.lengths), 1), np.int64)
+        exists = (positions >= self.begins[:, None]) & (positions < self.lengths[:, None])
+        pages, slots = self._locate(positions)
+        return exists, pages[exists], slots[exists]
+
+    def _entries(self, first: IntArray, end: IntArray) -> tuple[IntArray, IntArray]:
+        """Rows and columns of the table entries of each sequence's pages ``first`` to ``end - 1``."""
+        counts = end - first
+        rows = np.repeat(np.arange(len(counts)), counts)
+        within = np.arange(len(rows)) - np.repeat(counts.cumsum() - counts, counts)
+        return rows, (first[rows] + within) % self.tables.shape[1]
+
+    def _release(self, first: IntArray, end: IntArray) -> None:
+        entries = self._entries(first, end)
+        self._pages.release(self.tables[entries])
+        self.tables[entries] = -1
+
+    def _retire(self, starts: IntArray, ends: IntArray) -> None:
+        """In a ring, let go of the pages before the window that tokens appended from ``starts`` to ``ends`` see.
+
+        One key more stays than they see, so that the last ``window`` keys are there again once they are taken back.
+        """
+        if self.window is None:
+            return
+        first = self.begins // self.page_size
+        kept = np.where(ends > starts, np.maximum(starts - self.window, self.begins) // self.page_size, first)
+        if (kept > first).any():
+            self._release(first, kept)
+            self.begins = kept * self.page_size
+
+    def _make_room(self, ends: IntArray) -> None:
+        """Pages for the tokens from ``lengths`` to ``ends``, each page that is written to be named here alone."""
+        size = self.page_size
+        held, needed = -(-self.lengths // size), -(-ends // size)
+        if (span := int((needed - self.begins // size).max(initial=0))) > self.tables.shape[1]:
+            self._widen(max(span, 2 * self.tables.shape[1]))
+        partial = np.flatnonzero((self.lengths % size > 0) & (ends > self.lengths))
+        last = (partial, self.lengths[partial] // size % self.tables.shape[1])
+        old = self.tables[last]
+        copies = self._pages.must_copy(old)
+        fresh = self._entries(held, needed)
+        if not len(fresh[0]) and not copies.any():
+            return
+        old, last = old[copies], (last[0][copies], last[1][copies])
+        pages = self._pages.allocate(len(old) + len(fresh[0]))
+        self._pages.copy(old, pages[: len(old)], int((self.lengths[last[0]] % size).max(initial=0)))
+        self._pages.release(old)
+        self.tables[last] = pages[: len(old)]
+        self.tables[fresh] = pages[len(old) :]
+
+    def _widen(self, columns: int) -> None:
+        """More table columns for a ring; positions keep their slots, so no token moves."""
+        first, end = self.begins // self.page_size, -(-self.lengths // self.page_size)
+        pages = self.tables[self._entries(first, end)]
+        self.tables = np.full((len(self.lengths), columns), -1, np.int32)
+        self.tables[self._entries(first, end)] = pages
+
+
+def up_to(name: str, value: npt.ArrayLike, most: IntArray, what: str) -> npt.NDArray[np.int64]:
+    """``value``, one integer or one per sequence, as an array (batch,) with 0 <= value <= ``most``."""
+    array = np.asarray(value)
+    if array.size and array.dtype.kind not in "iu":
+        raise TypeError(f"{name} must be one integer or one per sequence, got {array.dtype}")
+    if array.shape not in ((), most.shape):
+        raise ValueError(f"{name} must be one integer or one per sequence, shape {most.shape}, got shape {array.shape}")
+    counts = np.broadcast_to(array, most.shape)
+    if (wrong := (counts < 0) | (counts > most)).any():
+        b = int(wrong.argmax())
+        raise ValueError(f"{name} must be from 0 to the {most[b]} {what} of sequence {b}, got {counts[b]}")
+    return counts.astype(np.int64)
