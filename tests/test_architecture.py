@@ -140,7 +140,9 @@ def test_a_family_imports_its_declaration_type_and_masks(path: Path) -> None:
             assert top in sys.stdlib_module_names, name
 
 
-@pytest.mark.parametrize("path", python_files("attention.py", "linear.py", "runtime.py", "masks/*.py"), ids=id_of)
+@pytest.mark.parametrize(
+    "path", python_files("attention.py", "interop.py", "linear.py", "runtime.py", "masks/*.py"), ids=id_of
+)
 def test_the_numpy_layer_knows_no_decoder(path: Path) -> None:
     for name in imports(path):
         top, *rest = name.split(".")
