@@ -37,10 +37,12 @@ __all__ = [
 _core.current_isa()  # an unusable MASKATTN_ISA is an error of the import, not of the first call
 
 
-def __getattr__(name: str) -> Any:
-    # The decoder is imported on first use: attention alone must not pay for it.
-    if name in ("load", "Model"):
-        from maskattn import decoder
+if not TYPE_CHECKING:  # or any name would pass for one of ours
 
-        return getattr(decoder, name)
-    raise AttributeError(f"module 'maskattn' has no attribute {name!r}")
+    def __getattr__(name: str) -> Any:
+        # The decoder is imported on first use: attention alone must not pay for it.
+        if name in ("load", "Model"):
+            from maskattn import decoder
+
+            return getattr(decoder, name)
+        raise AttributeError(f"module 'maskattn' has no attribute {name!r}")

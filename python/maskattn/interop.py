@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import Any, Literal, Protocol, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +11,15 @@ import numpy.typing as npt
 from maskattn import _core
 
 _CUDA = 2  # DLPack's number
+
+
+class SupportsDLPack(Protocol):
+    """An array that its library lends by DLPack: NumPy's, PyTorch's, JAX's, ..."""
+
+    def __dlpack__(self, *args: Any, **kwargs: Any) -> Any: ...
+
+
+Kind = TypeVar("Kind", bound=SupportsDLPack)
 
 
 def borrow(name: str, obj: Any) -> npt.NDArray[Any]:
@@ -54,6 +63,10 @@ def borrow(name: str, obj: Any) -> npt.NDArray[Any]:
     return _core.from_dlpack(capsule, name)
 
 
+@overload
+def like(array: npt.NDArray[Any], model: Literal["numpy"]) -> npt.NDArray[Any]: ...
+@overload
+def like(array: npt.NDArray[Any], model: Kind) -> Kind: ...
 def like(array: npt.NDArray[Any], model: Any) -> Any:
     """``array`` as an array of ``model``'s library, over the same memory where that library can.
 
