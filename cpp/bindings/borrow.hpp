@@ -16,6 +16,7 @@ namespace maskattn {
 namespace py = pybind11;
 
 void register_attention(py::module_& m);
+void register_dlpack(py::module_& m);
 void register_linear(py::module_& m);
 void register_masks(py::module_& m);
 void register_runtime(py::module_& m);

@@ -46,14 +46,16 @@ __all__ = [
 _core.current_isa()  # an unusable MASKATTN_ISA is an error of the import, not of the first call
 
 
-def __getattr__(name: str) -> Any:
-    # The cache and the decoder are imported on first use: attention alone must not pay for them.
-    if name == "KVCache":
-        from maskattn.cache import KVCache
+if not TYPE_CHECKING:  # or any name would pass for one of ours
 
-        return KVCache
-    if name in ("load", "Model"):
-        from maskattn import decoder
+    def __getattr__(name: str) -> Any:
+        # The cache and the decoder are imported on first use: attention alone must not pay for them.
+        if name == "KVCache":
+            from maskattn.cache import KVCache
 
-        return getattr(decoder, name)
-    raise AttributeError(f"module 'maskattn' has no attribute {name!r}")
+            return KVCache
+        if name in ("load", "Model"):
+            from maskattn import decoder
+
+            return getattr(decoder, name)
+        raise AttributeError(f"module 'maskattn' has no attribute {name!r}")

@@ -134,6 +134,26 @@ def linear(
     bias: npt.NDArray[np.float32] | None,
     threads: int | None,
 ) -> npt.NDArray[np.float32]: ...
+def from_dlpack(capsule: object, name: str) -> npt.NDArray[Any]:
+    """The array that a fresh capsule of ``__dlpack__`` describes, over its memory; ``name`` is for errors."""
+
+def require_host(name: str, device_type: int) -> None:
+    """NotImplementedError unless the CPU can read the memory of DLPack's device type."""
+
+class Exporter:
+    """A NumPy array as other libraries take it, also where NumPy's own ``__dlpack__`` refuses: bfloat16."""
+
+    def __init__(self, array: npt.NDArray[Any]) -> None: ...
+    def __dlpack__(
+        self,
+        *,
+        stream: Any = None,
+        max_version: tuple[int, int] | None = None,
+        dl_device: tuple[int, int] | None = None,
+        copy: bool | None = None,
+    ) -> object: ...
+    def __dlpack_device__(self) -> tuple[int, int]: ...
+
 def built_isas() -> list[str]: ...
 def runnable_isas() -> list[str]: ...
 def current_isa() -> str: ...

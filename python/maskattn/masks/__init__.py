@@ -56,19 +56,21 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> typing.Any:
-    # Imported on first use, a kind from the file of its name: who needs one mask does not wait for all of them.
-    if name in __all__:
-        base = name in ("All", "Any", "Mask", "Not")
-        module = "base" if base else re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
-        value = getattr(importlib.import_module(f"maskattn.masks.{module}"), name)
-        globals()[name] = value
-        return value
-    if not name.startswith("_") and name != "conventions":
-        conventions = importlib.import_module("maskattn.masks.conventions")
-        if name in conventions.__all__:
-            return getattr(conventions, name)
-    raise AttributeError(f"module 'maskattn.masks' has no attribute {name!r}")
+if not typing.TYPE_CHECKING:  # or any name would pass for one of ours
+
+    def __getattr__(name: str) -> typing.Any:
+        # Imported on first use, a kind from the file of its name: who needs one mask does not wait for all of them.
+        if name in __all__:
+            base = name in ("All", "Any", "Mask", "Not")
+            module = "base" if base else re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
+            value = getattr(importlib.import_module(f"maskattn.masks.{module}"), name)
+            globals()[name] = value
+            return value
+        if not name.startswith("_") and name != "conventions":
+            conventions = importlib.import_module("maskattn.masks.conventions")
+            if name in conventions.__all__:
+                return getattr(conventions, name)
+        raise AttributeError(f"module 'maskattn.masks' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +24,10 @@ class Documents(Mask):
 
     ids: npt.NDArray[np.int64]
     kv_ids: npt.NDArray[np.int64] | None = None
+
+    if TYPE_CHECKING:  # what the constructor takes; the fields say what it keeps
+
+        def __init__(self, ids: npt.ArrayLike, kv_ids: npt.ArrayLike | None = None) -> None: ...
 
     def __post_init__(self) -> None:
         ids = _as_ids("ids", self.ids)

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from maskattn import _core
 from maskattn.masks.base import BoolArray, Index, Mask
-from maskattn.masks.parameters import counts
+from maskattn.masks.parameters import Integers, counts
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,10 @@ class GlobalTokens(Mask):
     """
 
     indices: tuple[int, ...]
+
+    if TYPE_CHECKING:  # what the constructor takes; the fields say what it keeps
+
+        def __init__(self, indices: Integers) -> None: ...
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "indices", counts("indices", self.indices))

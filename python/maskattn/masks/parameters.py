@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+Integers = Sequence[int] | npt.NDArray[np.integer[Any]]
 
 _LARGEST = 2**31 - 1
 

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from maskattn import _core
 from maskattn.masks.base import BoolArray, Index, Mask
-from maskattn.masks.parameters import counts_per_sequence, per_sequence
+from maskattn.masks.parameters import Integers, counts_per_sequence, per_sequence
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,10 @@ class PrefixLM(Mask):
     """
 
     lengths: int | tuple[int, ...]
+
+    if TYPE_CHECKING:  # what the constructor takes; the fields say what it keeps
+
+        def __init__(self, lengths: int | Integers) -> None: ...
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "lengths", counts_per_sequence("lengths", self.lengths))

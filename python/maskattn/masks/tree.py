@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from maskattn import _core
 from maskattn.masks.base import BoolArray, Index, Mask
-from maskattn.masks.parameters import count, known_length
+from maskattn.masks.parameters import Integers, count, known_length
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,10 @@ class Tree(Mask):
 
     parents: tuple[int, ...]
     start: int | None = None
+
+    if TYPE_CHECKING:  # what the constructor takes; the fields say what it keeps
+
+        def __init__(self, parents: Integers, start: int | None = None) -> None: ...
 
     def __post_init__(self) -> None:
         parents = np.asarray(self.parents)

@@ -38,12 +38,14 @@ __all__ = [
 _MODULES = {"Finding": "linter", "Report": "linter", "check": "linter", "from_flash_attn": "flash"}
 
 
-def __getattr__(name: str) -> Any:
-    # Each is imported on first use: attention alone must not pay for them.
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = _MODULES.get(name) or name.removeprefix("from_").removeprefix("to_")
-    return getattr(importlib.import_module(f"{__name__}.{module}"), name)
+if not TYPE_CHECKING:  # or any name would pass for one of ours
+
+    def __getattr__(name: str) -> Any:
+        # Each is imported on first use: attention alone must not pay for them.
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        module = _MODULES.get(name) or name.removeprefix("from_").removeprefix("to_")
+        return getattr(importlib.import_module(f"{__name__}.{module}"), name)
 
 
 def __dir__() -> list[str]:
