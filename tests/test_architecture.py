@@ -143,9 +143,16 @@ def test_a_family_imports_its_declaration_type_and_masks(path: Path) -> None:
 @pytest.mark.parametrize(
     "path",
     python_files(
-        "arguments.py", "attention.py", "bias.py", "interop.py", "linear.py", "runtime.py", "weights.py",
-        "masks/*.py", "cache/*.py",
-    ),  # fmt: skip
+        "arguments.py",
+        "attention.py",
+        "bias.py",
+        "interop.py",
+        "linear.py",
+        "runtime.py",
+        "weights.py",
+        "masks/*.py",
+        "cache/*.py",
+    ),
     ids=id_of,
 )
 def test_the_numpy_layer_knows_no_decoder(path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -14,31 +14,50 @@ from maskattn.masks.base import Mask
 from maskattn.masks.dense import four_axes
 from maskattn.masks.full import Full
 
+if TYPE_CHECKING:
+    from maskattn.interop import SupportsDLPack
+
 FloatArray = npt.NDArray[Any]
 BoolArray = npt.NDArray[np.bool_]
 Lengths = int | npt.NDArray[np.integer[Any]] | list[int] | tuple[int, ...] | None
 MaskLike = Mask | _core.MaskPlan | BoolArray | None
-BiasLike = FloatArray | DistanceBias | None
 Precision = Literal["highest", "high", "medium"]
+Modifiers = tuple[float, FloatArray | None, FloatArray | None, FloatArray | None]
 
 _PRECISIONS = ("highest", "high", "medium")
 
 
-class Arguments(NamedTuple):
-    """In the order in which the core's functions take them, between the arrays and ``threads``."""
+class Options(TypedDict, total=False):
+    """The keyword arguments that all of attention's functions take, for their overloads."""
 
+    mask: MaskLike
+    bias: SupportsDLPack | DistanceBias | None
+    scale: float | None
+    softcap: float
+    sinks: npt.ArrayLike | None
+    kv_lengths: Lengths
+    q_offset: Lengths
+    precision: Precision
+    threads: int | None
+
+
+class Arguments(NamedTuple):
+    """In the order in which the core's functions take them, behind the arrays and before ``threads``."""
+
+    pages: tuple[Any, ...] | None
     plan: _core.MaskPlan | None
     bias: FloatArray | None
     scale: float | None
     kv_lengths: Lengths
-    modifiers: tuple[float, FloatArray | None, FloatArray | None, FloatArray | None] | None
+    modifiers: Modifiers | None
 
 
 def prepare(
-    q: FloatArray,
-    k: FloatArray,
+    q: Any,
+    k: Any,
+    v: Any,
     mask: MaskLike,
-    bias: BiasLike,
+    bias: Any,
     scale: float | None,
     softcap: float,
     sinks: npt.ArrayLike | None,
@@ -46,20 +65,54 @@ def prepare(
     q_offset: Lengths,
     precision: str,
     threads: int | None,
-) -> Arguments:
+) -> tuple[FloatArray, FloatArray, FloatArray, Arguments]:
+    """(q, k, v, the other arguments); ``k`` is a cache's layer where ``v`` is None."""
     if precision not in _PRECISIONS:
         raise ValueError(f"precision must be one of {', '.join(_PRECISIONS)}, got {precision!r}")
-    if not isinstance(q, np.ndarray) and hasattr(q, "__cuda_array_interface__"):
-        raise NotImplementedError("q must be a NumPy array in this version, got a CUDA array; copy it to the host")
-    table = slopes = None
-    if isinstance(bias, DistanceBias):
-        table, slopes = bias._lower()
-        bias = None
-    modifiers = None
-    if softcap or sinks is not None or table is not None or slopes is not None:
-        modifiers = (_softcap(softcap), None if sinks is None else _sinks(sinks), table, slopes)
-    plan = None if mask is None and q_offset is None else _plan(mask, q, k, kv_lengths, q_offset, threads)
-    return Arguments(plan, bias, scale, kv_lengths, modifiers)
+    q, modifiers = borrowed("q", q), modifiers_of(bias, softcap, sinks)
+    layer, pages = _layer(k, v, kv_lengths), None
+    if layer is None:
+        k, v = borrowed("k", k), borrowed("v", v)
+        plan = None if mask is None and q_offset is None else _plan(mask, q, k, kv_lengths, q_offset, threads)
+    else:
+        kv_lengths = layer.kv_len if (layer.lengths == layer.kv_len).all() else layer.lengths
+        plan = _plan_of_layer(mask, q, layer, kv_lengths, q_offset, threads)
+        k, v = layer.k_pool, layer.v_pool
+        pages = (layer.tables, layer.kv_len, layer.k_scales, layer.v_scales)
+    array = None if isinstance(bias, DistanceBias) else borrowed("bias", bias)
+    return q, k, v, Arguments(pages, plan, array, scale, kv_lengths, modifiers)
+
+
+def modifiers_of(bias: object, softcap: float, sinks: npt.ArrayLike | None) -> Modifiers | None:
+    """Softcap, sinks, and a bias by distance as table and slopes; None where there is none of them."""
+    table, slopes = bias._lower() if isinstance(bias, DistanceBias) else (None, None)
+    if not softcap and sinks is None and table is None and slopes is None:
+        return None
+    return _softcap(softcap), None if sinks is None else _sinks(sinks), table, slopes
+
+
+def borrowed(name: str, array: Any) -> Any:
+    """Arrays of other libraries as NumPy's over the same memory; what is none stays, and the core says so."""
+    if array is None or isinstance(array, np.ndarray) or not _is_foreign(array):
+        return array
+    from maskattn.interop import borrow
+
+    return borrow(name, array)
+
+
+def _is_foreign(array: object) -> bool:
+    return hasattr(array, "__dlpack__") or hasattr(array, "__cuda_array_interface__")
+
+
+def _layer(k: Any, v: Any, kv_lengths: Lengths) -> Any:
+    """``k``, if it is a layer of a cache."""
+    if not hasattr(k, "k_pool"):
+        return None
+    if v is not None and v is not k:
+        raise TypeError(f"v must be left out where k is a layer of a cache, got {type(v).__name__}")
+    if kv_lengths is not None:
+        raise ValueError("kv_lengths must be left out where k is a layer of a cache, which knows them")
+    return k
 
 
 def _softcap(softcap: float) -> float:
@@ -71,7 +124,7 @@ def _softcap(softcap: float) -> float:
 
 
 def _sinks(sinks: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    array = np.asarray(sinks)
+    array = np.asarray(borrowed("sinks", sinks))
     if array.dtype.kind not in "fiu" and array.dtype.name != "bfloat16":
         raise TypeError(f"sinks must be an array of numbers, got {array.dtype}")
     if array.ndim != 1:
@@ -83,30 +136,57 @@ def _sinks(sinks: npt.ArrayLike) -> npt.NDArray[np.float64]:
 
 
 def _plan(
-    mask: MaskLike,
-    q: FloatArray,
-    k: FloatArray,
-    kv_lengths: Lengths,
-    q_offset: Lengths,
-    threads: int | None,
+    mask: MaskLike, q: FloatArray, k: FloatArray, kv_lengths: Lengths, q_offset: Lengths, threads: int | None
 ) -> _core.MaskPlan | None:
     if isinstance(mask, _core.MaskPlan):
-        if not mask.agrees(kv_lengths, q_offset):
-            raise ValueError(
-                f"kv_lengths and q_offset must be those that the plan was made with, got {kv_lengths} and {q_offset}; "
-                "leave them out, or pass the mask itself"
-            )
-        return mask
+        return _agreeing(mask, kv_lengths, q_offset)
     if not all(isinstance(a, np.ndarray) and a.ndim == 4 for a in (q, k)):
         return None  # the core says what is wrong with them
-    if isinstance(mask, np.ndarray):
-        expr = _core.mask_dense(four_axes(mask))
-    elif mask is None or isinstance(mask, Mask):
-        expr = (mask or Full()).expr
-    else:
-        raise TypeError(
-            f"mask must be a Mask, a MaskPlan or a bool array (True = attend), got {type(mask).__name__}; "
-            "see maskattn.masks"
-        )
     batch, heads, q_len, _ = q.shape
-    return _core.make_plan(expr, q_len, k.shape[2], batch, heads, q_offset, kv_lengths, threads)
+    return _core.make_plan(_expr(mask), q_len, k.shape[2], batch, heads, q_offset, kv_lengths, threads)
+
+
+def _plan_of_layer(
+    mask: MaskLike, q: FloatArray, layer: Any, kv_lengths: Lengths, q_offset: Lengths, threads: int | None
+) -> _core.MaskPlan | None:
+    """As ``_plan``; keys that a ring no longer holds are hidden, and a plan that sees some of them is refused."""
+    lost = bool(layer.begins.any())
+    if isinstance(mask, _core.MaskPlan):
+        plan = _agreeing(mask, kv_lengths, q_offset)
+        if lost:
+            held = _core.mask_key_range(layer.begins, layer.lengths)
+            geometry = (plan.batch, plan.heads, plan.q_offset, plan.kv_lengths)
+            if not plan.is_subset(_core.make_plan(held, plan.q_len, plan.kv_len, *geometry, threads)):
+                raise ValueError(
+                    f"mask must see only keys that the cache holds, from {layer.begins.tolist()} on, got a plan that "
+                    "sees earlier ones; pass the mask itself, or make the cache with a larger window"
+                )
+        return plan
+    if not (isinstance(q, np.ndarray) and q.ndim == 4) or (mask is None and q_offset is None and not lost):
+        return None
+    expr = _expr(mask)
+    if lost:
+        expr = _core.mask_and([expr, _core.mask_key_range(layer.begins, layer.lengths)])
+    batch, heads, q_len, _ = q.shape
+    return _core.make_plan(expr, q_len, layer.kv_len, batch, heads, q_offset, kv_lengths, threads)
+
+
+def _agreeing(plan: _core.MaskPlan, kv_lengths: Lengths, q_offset: Lengths) -> _core.MaskPlan:
+    if not plan.agrees(kv_lengths, q_offset):
+        raise ValueError(
+            f"kv_lengths and q_offset must be those that the plan was made with, got {kv_lengths} and {q_offset}; "
+            "leave them out, or pass the mask itself"
+        )
+    return plan
+
+
+def _expr(mask: MaskLike) -> _core.MaskExpr:
+    mask = borrowed("mask", mask)
+    if isinstance(mask, np.ndarray):
+        return _core.mask_dense(four_axes(mask))
+    if mask is None or isinstance(mask, Mask):
+        return (mask or Full()).expr
+    raise TypeError(
+        f"mask must be a Mask, a MaskPlan or a bool array (True = attend), got {type(mask).__name__}; "
+        "see maskattn.masks"
+    )

@@ -2,36 +2,48 @@
 
 from __future__ import annotations
 
-from typing import Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 import numpy.typing as npt
 
 from maskattn import _core
-from maskattn.arguments import BiasLike, FloatArray, Lengths, MaskLike, Precision, prepare
+from maskattn.arguments import FloatArray, Lengths, MaskLike, Options, Precision, borrowed, prepare
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from maskattn.cache import Layer
+    from maskattn.interop import Kind, SupportsDLPack
 
 
 @overload
 def attention(
-    q: FloatArray, k: FloatArray, v: FloatArray, *, mask: MaskLike = ..., bias: BiasLike = ...,
-    scale: float | None = ..., softcap: float = ..., sinks: npt.ArrayLike | None = ..., kv_lengths: Lengths = ...,
-    q_offset: Lengths = ..., precision: Precision = ..., return_lse: Literal[False] = ..., out: FloatArray | None = ...,
-    threads: int | None = ...,
+    q: SupportsDLPack, k: SupportsDLPack | Layer, v: SupportsDLPack | None = ..., *, return_lse: Literal[False] = ...,
+    out: SupportsDLPack | None = ..., like: None = ..., **options: Unpack[Options],
 ) -> FloatArray: ...  # fmt: skip
 @overload
 def attention(
-    q: FloatArray, k: FloatArray, v: FloatArray, *, mask: MaskLike = ..., bias: BiasLike = ...,
-    scale: float | None = ..., softcap: float = ..., sinks: npt.ArrayLike | None = ..., kv_lengths: Lengths = ...,
-    q_offset: Lengths = ..., precision: Precision = ..., return_lse: Literal[True], out: FloatArray | None = ...,
-    threads: int | None = ...,
+    q: SupportsDLPack, k: SupportsDLPack | Layer, v: SupportsDLPack | None = ..., *, return_lse: Literal[True],
+    out: SupportsDLPack | None = ..., like: None = ..., **options: Unpack[Options],
 ) -> tuple[FloatArray, FloatArray]: ...  # fmt: skip
+@overload
 def attention(
-    q: FloatArray,
-    k: FloatArray,
-    v: FloatArray,
+    q: SupportsDLPack, k: SupportsDLPack | Layer, v: SupportsDLPack | None = ..., *, return_lse: Literal[False] = ...,
+    out: SupportsDLPack | None = ..., like: Kind, **options: Unpack[Options],
+) -> Kind: ...  # fmt: skip
+@overload
+def attention(
+    q: SupportsDLPack, k: SupportsDLPack | Layer, v: SupportsDLPack | None = ..., *, return_lse: Literal[True],
+    out: SupportsDLPack | None = ..., like: Kind, **options: Unpack[Options],
+) -> tuple[Kind, Kind]: ...  # fmt: skip
+def attention(
+    q: Any,
+    k: Any,
+    v: Any = None,
     *,
     mask: MaskLike = None,
-    bias: BiasLike = None,
+    bias: Any = None,
     scale: float | None = None,
     softcap: float = 0.0,
     sinks: npt.ArrayLike | None = None,
@@ -39,9 +51,10 @@ def attention(
     q_offset: Lengths = None,
     precision: Precision = "highest",
     return_lse: bool = False,
-    out: FloatArray | None = None,
+    out: Any = None,
+    like: Any = None,
     threads: int | None = None,
-) -> FloatArray | tuple[FloatArray, FloatArray]:
+) -> Any:
     """Scaled dot-product attention (arXiv:1706.03762, section 3.2.1) without the (q_len, kv_len) matrix.
 
     ``out[b, h, i] = softmax(cap(scale * q[b, h, i] . k[b, g, j]) + bias[b, h, i, j] over the keys j it sees)
@@ -54,7 +67,8 @@ def attention(
             contiguous, other strides free.
         k: shape (batch, kv_heads, kv_len, head_dim), any of these dtypes; ``q_heads`` is a multiple of ``kv_heads``.
         v: shape (batch, kv_heads, kv_len, v_head_dim), any of these dtypes. Products and sums are in float32, or in
-            float64 if one of the three arrays is; ``out`` is rounded to the dtype of ``q`` once.
+            float64 if one of the three arrays is; ``out`` is rounded to the dtype of ``q`` once. Left out where ``k``
+            is a layer of a :class:`~maskattn.KVCache`: its keys and values are read where they are.
         mask: a :class:`~maskattn.masks.Mask`, a plan of one for this call's lengths, or a bool array (True = attend)
             broadcastable to (batch, q_heads, q_len, kv_len). None: every key that exists is seen.
         bias: added to the scaled and capped score: an array of one of the dtypes above, broadcastable like ``mask``,
@@ -70,6 +84,8 @@ def attention(
             instruction set has them; none here has, so all three are float32.
         return_lse: also return the natural logarithm of each softmax's denominator, sinks included.
         out: written and returned; shape (batch, q_heads, q_len, v_head_dim), dtype of ``q``, no overlap with inputs.
+        like: an array whose library's kind of array the results shall be, over the same memory. All arrays may be of
+            other libraries: what has ``__dlpack__`` on the CPU comes in without a copy.
         threads: at most this many; default :func:`~maskattn.num_threads`. Small calls use one.
 
     Returns:
@@ -78,18 +94,35 @@ def attention(
 
     Raises:
         TypeError, ValueError: an argument is not as above; nothing is written then.
-        NotImplementedError: arrays on a CUDA device.
+        NotImplementedError: arrays on another device than the CPU.
     """
-    result: FloatArray | tuple[FloatArray, FloatArray]
-    plain = mask is None and q_offset is None and precision == "highest" and sinks is None and not softcap
-    if plain and (bias is None or isinstance(bias, np.ndarray)) and isinstance(q, np.ndarray):
-        result = _core.attention(
-            q, k, v, None, None, None, bias, scale, kv_lengths, None, return_lse, out, threads
-        )  # fmt: skip
-    else:
-        arguments = prepare(q, k, mask, bias, scale, softcap, sinks, kv_lengths, q_offset, precision, threads)
-        result = _core.attention(q, k, v, None, None, *arguments, return_lse, out, threads)
-    return result
+    if (
+        isinstance(q, np.ndarray)
+        and isinstance(k, np.ndarray)
+        and mask is None
+        and bias is None
+        and not softcap
+        and sinks is None
+        and q_offset is None
+        and precision == "highest"
+        and like is None
+        and (out is None or isinstance(out, np.ndarray))
+    ):  # fmt: skip  - the shortest way, for the smallest calls
+        return _core.attention(q, k, v, None, None, None, None, scale, kv_lengths, None, return_lse, out, threads)
+    q, k, v, rest = prepare(q, k, v, mask, bias, scale, softcap, sinks, kv_lengths, q_offset, precision, threads)
+    result = _core.attention(q, k, v, None, *rest, return_lse, borrowed("out", out), threads)
+    return returned(result, out, like)
+
+
+def returned(result: Any, out: Any, like: Any) -> Any:
+    """``result``, an array or a tuple whose first is one, as the caller's ``out`` or as the kind of ``like``."""
+    if like is not None:
+        from maskattn.interop import like as as_kind
+
+        return as_kind(result, like) if isinstance(result, np.ndarray) else tuple(as_kind(r, like) for r in result)
+    if out is None or isinstance(out, np.ndarray):
+        return result
+    return (out, *result[1:]) if isinstance(result, tuple) else out
 
 
 def merge_states(

@@ -8,18 +8,18 @@ import numpy as np
 import numpy.typing as npt
 
 from maskattn import _core
-from maskattn.arguments import FloatArray, Lengths, prepare
+from maskattn.arguments import BoolArray, FloatArray, Lengths, borrowed, modifiers_of
+from maskattn.attention import returned
 from maskattn.bias import DistanceBias
 from maskattn.masks.base import Mask
 
-BoolArray = npt.NDArray[np.bool_]
 IntArray = npt.NDArray[np.int64]
 
 
 def attention_varlen(
-    q: FloatArray,
-    k: FloatArray,
-    v: FloatArray,
+    q: Any,
+    k: Any,
+    v: Any,
     cu_q: npt.ArrayLike,
     cu_kv: npt.ArrayLike,
     *,
@@ -30,7 +30,8 @@ def attention_varlen(
     sinks: npt.ArrayLike | None = None,
     q_offset: Lengths = None,
     return_lse: bool = False,
-    out: FloatArray | None = None,
+    out: Any = None,
+    like: Any = None,
     threads: int | None = None,
 ) -> Any:
     """Attention of sequences packed one behind the other: padding is deleted, not masked.
@@ -45,7 +46,7 @@ def attention_varlen(
         mask: speaks of positions inside each sequence; its geometry has as many sequences, and the longest q_len and
             kv_len. None: every query sees the keys of its sequence.
         bias: :class:`~maskattn.ALiBi` or :class:`~maskattn.RelativeBias`; positions are those inside each sequence.
-        scale, softcap, sinks, threads: as in :func:`~maskattn.attention`.
+        scale, softcap, sinks, like, threads: as in :func:`~maskattn.attention`.
         q_offset: position of a sequence's first query; default: its last query sees its last key.
         return_lse: also return the logarithms, shape (query tokens, q_heads).
         out: written and returned; shape (query tokens, q_heads, v_head_dim).
@@ -56,6 +57,7 @@ def attention_varlen(
     Raises:
         TypeError, ValueError: an argument is not as above; nothing is written then.
     """
+    q, k, v, into = borrowed("q", q), borrowed("k", k), borrowed("v", v), borrowed("out", out)
     for name, array in (("q", q), ("k", k), ("v", v)):
         if not isinstance(array, np.ndarray):
             raise TypeError(f"{name} must be a NumPy array, got {type(array).__name__}; pass np.asarray({name})")
@@ -67,15 +69,13 @@ def attention_varlen(
     plan = mask if isinstance(mask, _core.MaskPlan) else _plan(mask, np.diff(q_ends), np.diff(kv_ends), q, q_offset)
     if bias is not None and not isinstance(bias, DistanceBias):
         raise TypeError(f"bias must be ALiBi, RelativeBias or None, got {type(bias).__name__}")
-    modifiers = prepare(q, k, None, bias, scale, softcap, sinks, None, None, "highest", threads).modifiers
-    into = None if out is None else _four_axes(out)
     result = _core.attention(
         _four_axes(q), _four_axes(k), _four_axes(v), (q_ends.tolist(), kv_ends.tolist()), None, plan, None, scale, None,
-        modifiers, return_lse, into, threads,
+        modifiers_of(bias, softcap, sinks), return_lse, None if into is None else _four_axes(into), threads,
     )  # fmt: skip
     made, *lse = result if return_lse else (result,)
-    packed = made[0].transpose(1, 0, 2) if out is None else out
-    return (packed, *lse) if return_lse else packed
+    packed = made[0].transpose(1, 0, 2) if into is None else into
+    return returned((packed, *lse) if return_lse else packed, out, like)
 
 
 def unpad(x: npt.NDArray[Any], keep: BoolArray) -> tuple[npt.NDArray[Any], IntArray]:

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from maskattn import _core
-from maskattn.arguments import BiasLike, FloatArray, Lengths, MaskLike, Precision, prepare
+from maskattn.arguments import FloatArray, Lengths, MaskLike, Precision, prepare
+
+if TYPE_CHECKING:
+    from maskattn.bias import DistanceBias
+    from maskattn.cache import Layer
+    from maskattn.interop import SupportsDLPack
 
 Stage = Literal["scores", "softcap", "bias", "softmax"]
 Rows = Sequence[int] | npt.NDArray[np.integer[Any]] | None
@@ -19,13 +24,13 @@ _STAGES = ("scores", "softcap", "bias", "softmax")
 
 
 def attention_weights(
-    q: FloatArray,
-    k: FloatArray,
+    q: SupportsDLPack,
+    k: SupportsDLPack | Layer,
     *,
     stage: Stage = "softmax",
     rows: Rows = None,
     mask: MaskLike = None,
-    bias: BiasLike = None,
+    bias: SupportsDLPack | DistanceBias | None = None,
     scale: float | None = None,
     softcap: float = 0.0,
     sinks: npt.ArrayLike | None = None,
@@ -53,20 +58,23 @@ def attention_weights(
     if stage not in _STAGES:
         raise ValueError(f"stage must be one of {', '.join(_STAGES)}, got {stage!r}")
     if stage in ("scores", "softcap"):  # before bias and mask; what does not exist has no score all the same
-        kv_lengths = mask.kv_lengths if isinstance(mask, _core.MaskPlan) and kv_lengths is None else kv_lengths
+        if isinstance(mask, _core.MaskPlan) and kv_lengths is None and isinstance(k, np.ndarray):
+            kv_lengths = mask.kv_lengths
         mask, bias = None, None
-    arguments = prepare(q, k, mask, bias, scale, softcap, sinks, kv_lengths, q_offset, precision, threads)
-    return _core.attention_weights(q, k, stage, _rows(rows, q), None, *arguments, threads)
+    queries, keys, _, rest = prepare(
+        q, k, None, mask, bias, scale, softcap, sinks, kv_lengths, q_offset, precision, threads
+    )
+    return _core.attention_weights(queries, keys, stage, _rows(rows, queries), *rest, threads)
 
 
 def attention_topk(
-    q: FloatArray,
-    k: FloatArray,
+    q: SupportsDLPack,
+    k: SupportsDLPack | Layer,
     topk: int,
     *,
     rows: Rows = None,
     mask: MaskLike = None,
-    bias: BiasLike = None,
+    bias: SupportsDLPack | DistanceBias | None = None,
     scale: float | None = None,
     softcap: float = 0.0,
     sinks: npt.ArrayLike | None = None,
@@ -92,19 +100,21 @@ def attention_topk(
         count = operator.index(topk)
     except TypeError:
         raise TypeError(f"topk must be an integer, got {type(topk).__name__}") from None
-    arguments = prepare(q, k, mask, bias, scale, softcap, sinks, kv_lengths, q_offset, precision, threads)
-    kv_len = k.shape[2] if isinstance(k, np.ndarray) and k.ndim == 4 else count
+    queries, keys, _, rest = prepare(
+        q, k, None, mask, bias, scale, softcap, sinks, kv_lengths, q_offset, precision, threads
+    )
+    kv_len = rest.pages[1] if rest.pages else keys.shape[2] if np.ndim(keys) == 4 else count
     if not 1 <= count <= kv_len:
         raise ValueError(f"topk must be from 1 to kv_len = {kv_len}, got {count}")
-    return _core.largest_weights(q, k, count, _rows(rows, q), None, *arguments, threads)
+    return _core.largest_weights(queries, keys, count, _rows(rows, queries), *rest, threads)
 
 
 def attention_key_sums(
-    q: FloatArray,
-    k: FloatArray,
+    q: SupportsDLPack,
+    k: SupportsDLPack | Layer,
     *,
     mask: MaskLike = None,
-    bias: BiasLike = None,
+    bias: SupportsDLPack | DistanceBias | None = None,
     scale: float | None = None,
     softcap: float = 0.0,
     sinks: npt.ArrayLike | None = None,
@@ -123,8 +133,10 @@ def attention_key_sums(
     Raises:
         TypeError, ValueError, NotImplementedError: as :func:`attention_weights`.
     """
-    arguments = prepare(q, k, mask, bias, scale, softcap, sinks, kv_lengths, q_offset, precision, threads)
-    return _core.weights_per_key(q, k, None, *arguments, threads)
+    queries, keys, _, rest = prepare(
+        q, k, None, mask, bias, scale, softcap, sinks, kv_lengths, q_offset, precision, threads
+    )
+    return _core.weights_per_key(queries, keys, *rest, threads)
 
 
 def _rows(rows: Rows, q: FloatArray) -> list[int] | None:

@@ -21,8 +21,6 @@ model = maskattn.load()
 
 # Arguments of another kind.
 maskattn.attention([[1.0]], q, q)  # error
-maskattn.attention(q, q, None)  # error
-maskattn.attention(q, q)  # error
 maskattn.attention(q, q, q, masks.Causal())  # error
 maskattn.attention(q, q, q, threads="2")  # error
 maskattn.attention(q, q, q, scale="auto")  # error
