@@ -59,6 +59,17 @@ def test_a_ring_keeps_little_more_than_its_window(rng: np.random.Generator) -> N
     assert len(cache[0].k_pool) * 16 <= 2 * 2 * (40 + 16 + 2 * 16)
 
 
+@pytest.mark.parametrize("window", [33, 40, 48])
+def test_drafts_of_half_a_page_fit_into_what_a_ring_reserves(window: int, rng: np.random.Generator) -> None:
+    cache = made(capacity=10_000, window=window, page_size=16)
+    pool = cache[0].k_pool
+    for _ in range(300):
+        with cache.draft() as draft:
+            cache[0].append(*tokens(rng, 8))
+            draft.commit(rng.integers(0, 9, 2))
+    assert cache[0].k_pool is pool
+
+
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads /proc")
 @pytest.mark.parametrize("options", [{}, {"page_size": 16}], ids=str)
 def test_capacity_costs_no_memory_until_it_is_used(options: dict[str, Any], rng: np.random.Generator) -> None:
@@ -96,6 +107,9 @@ def test_forks_and_beams_share_full_pages(rng: np.random.Generator) -> None:
     fork[0].append(*tokens(rng, 1, batch=5))
     assert fork[0].nbytes == (2 + 5) * page
     assert not set(fork[0].tables[:, 2]) & set(layer.tables[:, 2])
+    cache.reorder([0] * 5)
+    layer.append(*tokens(rng, 1, batch=5), [0, 0, 1, 0, 1])
+    assert layer.nbytes == (2 + 3) * page  # who appends nothing goes on sharing
 
 
 @storages
@@ -254,6 +268,16 @@ def test_int8_keeps_its_bound(x: Array, exponents: list[int]) -> None:
         assert error.max() <= bound
         assert bound <= max(np.abs(want).max() / 127, np.finfo(np.float32).tiny) * 0.5001
     assert not cache[0].arrays()[0][k == 0].any()
+
+
+@pytest.mark.parametrize("exponent", [-149, -148, -145, -140, -133, -126, -120, -119, -118, -100])
+def test_int8_keeps_its_bound_where_scales_would_be_subnormal(exponent: int, rng: np.random.Generator) -> None:
+    for _ in range(20):
+        k, v = (np.ldexp(x, exponent) for x in tokens(rng, 1))
+        cache = made(dtype="int8")
+        cache[0].append(k, v)
+        for got, want, bound in zip(cache[0].arrays(), (k, v), cache.error_bound()[0], strict=True):
+            assert np.abs(got.astype(np.float64) - want).max() <= bound
 
 
 def test_the_bound_is_of_the_tokens_held_and_bounds_the_scores(rng: np.random.Generator) -> None:

@@ -69,7 +69,7 @@ class KVCache:
         page_size = _page_size(page_size, capacity, window)
         per_sequence = -(-capacity // page_size)
         if window is not None:
-            # The window, and two pages more: it may begin inside a page, and the next token may need another.
+            # A page more than the window, which may begin inside one; and one for drafts of up to half a page.
             per_sequence = min(per_sequence, -(-window // page_size) + 2)
 
         def layer() -> Layer:
