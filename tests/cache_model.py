@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 
+import maskattn
 from maskattn import KVCache
 from maskattn.cache import Layer
+from maskattn.masks import Causal, KeyPadding
 from strategies import Array, normal
 
 Token = tuple[Array, ...]  # as stored: k and v (kv_heads, dim), and for int8 the scales of both (kv_heads,)
@@ -109,6 +111,18 @@ def check_layer(layer: Layer, model: LayerModel) -> None:
         for got in gathered:
             assert not got[b, :, : sequence.begin].any()
             assert not got[b, :, len(sequence.tokens) :].any()
+    check_attention(layer, *gathered)
+
+
+def check_attention(layer: Layer, k: Array, v: Array) -> None:
+    """attention() over the layer has the bits of attention() over its keys and values in arrays."""
+    batch, kv_heads, kv_len, head_dim = k.shape
+    dtype = np.float64 if k.dtype == np.float64 else np.float32
+    q = np.linspace(-1, 1, batch * 2 * kv_heads * 2 * head_dim, dtype=dtype).reshape(batch, 2 * kv_heads, 2, head_dim)
+    exists = np.arange(kv_len) >= layer.begins[:, None]
+    mask = Causal() & KeyPadding(exists) if batch and kv_len else Causal()
+    want = maskattn.attention(q, k, v, mask=mask, kv_lengths=layer.lengths)
+    assert maskattn.attention(q, layer, mask=Causal()).tobytes() == want.tobytes()
 
 
 def _values(stored: list[Array]) -> list[Array]:
