@@ -1,10 +1,12 @@
 #include "block.hpp"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstdlib>
 #include <functional>
 #include <limits>
+#include <type_traits>
 
 #include "dispatch.hpp"
 #include "memory.hpp"
@@ -128,32 +130,43 @@ void Block<T>::read_queries() {
   }
 }
 
+// The keys of each panel that some row sees; whether there are any.
+template <class T>
+bool Block<T>::find_seen() {
+  std::fill_n(seen_, kPanels, mask_ ? 0 : ~MaskWord{0});
+  if (mask_)
+    for (int r = 0; r < place_.rows; ++r)
+      for (int p = 0; p < kPanels; ++p) seen_[p] |= mask_[r * kPanels + p];
+  return std::any_of(seen_, seen_ + kPanels, [](MaskWord word) { return word != 0; });
+}
+
 template <class T>
 bool Block<T>::mask_segment(std::int64_t segment) {
   const std::int64_t begin = segment * kSegment;
   mask_ = nullptr;
-  if (full_begin_ <= begin && begin + kSegment <= full_end_) return true;
+  if (full_begin_ <= begin && begin + kSegment <= full_end_) return find_seen();
   mask_ = scratch_.mask;
-  MaskWord any = 0, all = ~MaskWord{0};
+  MaskWord all = ~MaskWord{0};
   for (int r = 0; r < place_.rows; ++r) {
     MaskWord* words = scratch_.mask + r * kPanels;
-    mask_words(plan_[r], begin, words);
-    for (int p = 0; p < kPanels; ++p) {
-      any |= words[p];
-      all &= words[p];
-    }
+    if (r > 0 && plan_[r] == plan_[r - 1])  // neighbours that agree share their storage
+      std::copy_n(words - kPanels, kPanels, words);
+    else
+      mask_words(plan_[r], begin, words);
+    for (int p = 0; p < kPanels; ++p) all &= words[p];
   }
   if (all == ~MaskWord{0}) mask_ = nullptr;
-  return any != 0;
+  return find_seen();
 }
 
-// Fills in the segment's bias; a bias of -inf hides its key as the mask does.
+// Fills in the segment's bias; a bias of -inf hides its key as the mask does. Whether there is one.
 template <class T>
-void Block<T>::add_bias(std::int64_t segment) {
+bool Block<T>::add_bias(std::int64_t segment) {
   constexpr T hidden = -std::numeric_limits<T>::infinity();
   const std::int64_t begin = segment * kSegment;
   const int count = static_cast<int>(std::min<std::int64_t>(kSegment, in_.kv_len - begin));
   const auto read = kernels_.read_row[static_cast<int>(in_.bias.dtype)];
+  bool any_hides = false;
   for (int r = 0; r < place_.rows; ++r) {
     T* to = scratch_.bias + r * kSegment;
     std::fill_n(to, kSegment, T{0});
@@ -173,6 +186,7 @@ void Block<T>::add_bias(std::int64_t segment) {
       to[key] += row[key];
     }
     if (!hides) continue;
+    any_hides = true;
     if (!mask_) {
       std::fill_n(scratch_.mask, place_.rows * kPanels, ~MaskWord{0});
       mask_ = scratch_.mask;
@@ -183,6 +197,7 @@ void Block<T>::add_bias(std::int64_t segment) {
         scratch_.mask[r * kPanels + key / kPanel] &= ~(MaskWord{1} << (key % kPanel));
       }
   }
+  return any_hides;
 }
 
 template <class T>
@@ -195,14 +210,6 @@ void Block<T>::add_distance_bias(std::int64_t begin, int row, T* to) const {
   if (bias.slopes)
     for (int key = 0; key < kSegment; ++key)
       to[key] -= static_cast<T>(bias.slopes[h] * static_cast<double>(std::abs(first + key)));
-}
-
-template <class T>
-MaskWord Block<T>::any_row(int panel) const {
-  if (!mask_) return ~MaskWord{0};
-  MaskWord any = 0;
-  for (int r = 0; r < place_.rows; ++r) any |= mask_[r * kPanels + panel];
-  return any;
 }
 
 // The 64 keys from `first_key` on as runs that are evenly spaced in memory: emit(where key 0 of the panel would be, the keys of
@@ -233,19 +240,16 @@ void Block<T>::for_each_run(const Rows<const void>& array, const Factors& factor
 template <class T>
 bool Block<T>::score(std::int64_t segment) {
   if (!mask_segment(segment)) return false;
-  if (call_.biased()) add_bias(segment);
-  bool any = false;
+  if (call_.biased() && add_bias(segment) && !find_seen()) return false;
   const int head_dim = static_cast<int>(in_.head_dim);
   const auto pack = kernels_.pack_keys[static_cast<int>(in_.k.dtype)];
   for (int p = 0; p < kPanels; ++p) {
-    const MaskWord seen = any_row(p);
-    if (!seen) continue;
-    any = true;
-    for_each_run(in_.k, in_.k_factors, segment * kSegment + p * kPanel, seen,
+    if (!seen_[p]) continue;
+    for_each_run(in_.k, in_.k_factors, segment * kSegment + p * kPanel, seen_[p],
                  [&](const PanelMemory& keys, MaskWord mine) { pack(keys, mine, head_dim, scratch_.panel); });
     kernels_.scores(queries_, place_.rows, scratch_.panel, head_dim, mask_ ? mask_ + p : nullptr, scratch_.scores + p * kPanel);
   }
-  return any;
+  return true;
 }
 
 template <class T>
@@ -288,7 +292,7 @@ void Block<T>::values(std::int64_t segment, const T* old_scale, const T* new_sca
   for (int p = 0; p < kPanels; ++p) {
     T* to = scratch_.values + p * kPanel * columns;
     args.v[p] = to;
-    for_each_run(v, in_.v_factors, segment * kSegment + p * kPanel, any_row(p), [&](const PanelMemory& rows, MaskWord mine) {
+    for_each_run(v, in_.v_factors, segment * kSegment + p * kPanel, seen_[p], [&](const PanelMemory& rows, MaskWord mine) {
       if (in_place)
         args.v[p] = static_cast<const T*>(rows.data);
       else
@@ -300,8 +304,10 @@ void Block<T>::values(std::int64_t segment, const T* old_scale, const T* new_sca
 
 template <class T>
 T power_of_two(T k) {
-  if (k == 0 || k != k) return k == 0 ? T{1} : k;
-  return k < std::numeric_limits<T>::min_exponent - 1 ? T{0} : std::ldexp(T{1}, static_cast<int>(k));
+  using Bits = std::conditional_t<sizeof(T) == 4, std::uint32_t, std::uint64_t>;
+  constexpr int kLowest = std::numeric_limits<T>::min_exponent - 1, kMantissa = std::numeric_limits<T>::digits - 1;
+  if (!(k >= kLowest)) return k != k ? k : T{0};
+  return std::bit_cast<T>(static_cast<Bits>(static_cast<int>(k) + 1 - kLowest) << kMantissa);
 }
 
 template <class T>

@@ -77,9 +77,9 @@ class Block {
   std::int64_t row_of(int row) const { return in_.q_rows ? in_.q_rows[query(row)] : query(row); }  // in q, mask and bias
   void read_queries();
   bool mask_segment(std::int64_t segment);
-  void add_bias(std::int64_t segment);
+  bool find_seen();
+  bool add_bias(std::int64_t segment);
   void add_distance_bias(std::int64_t begin, int row, T* to) const;
-  MaskWord any_row(int panel) const;
   template <class Emit>
   void for_each_run(const Rows<const void>& array, const Factors& factors, std::int64_t first_key, MaskWord seen,
                     const Emit& emit) const;
@@ -94,7 +94,9 @@ class Block {
   PlanRow plan_[kBlockRows];
   // Every row sees [full_begin_, full_end_), if that is not empty.
   std::int64_t full_begin_, full_end_, first_segment_, last_segment_;
-  const MaskWord* mask_ = nullptr;  // of the segment under way; null: every row sees every key
+  // Of the segment under way: null where every row sees every key; and the keys of each panel that some row sees.
+  const MaskWord* mask_ = nullptr;
+  MaskWord seen_[kPanels];
 };
 
 // The running (maximum, sum) of a row takes in a segment's; the factors are for the running output and for the segment's.

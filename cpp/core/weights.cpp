@@ -42,7 +42,8 @@ void replay(const Call<T>& call, Block<T>& block, const Consume& consume) {
     for (int r = 0; r < block.rows(); ++r) {
       const T factor = maximum[r] == -std::numeric_limits<T>::infinity() ? T{0} : power_of_two(maximum[r] - running[r]);
       T* weights = block.scratch().scores + r * kSegment;
-      for (int key = 0; key < kSegment; ++key) weights[key] = total[r] == 0 ? T{0} : weights[key] * factor / total[r];
+      for (int key = 0; key < kSegment; ++key)
+        weights[key] = total[r] != 0 && block.sees(r, key) ? weights[key] * factor / total[r] : T{0};
     }
     consume(s);
   }

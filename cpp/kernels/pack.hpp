@@ -12,8 +12,7 @@ inline constexpr int kPrefetchKeys = 32;
 template <class T, class S>
 MASKATTN_INLINE void load_edge(const S* k, const PanelMemory& m, int key, MaskWord seen, int coordinates,
                                Vec<T> (&x)[kLanes<T>]) {
-  for (int i = 0; i < kLanes<T>; ++i)
-    x[i] = seen >> i & 1 ? load_row<T>(k + i * m.stride, m, key + i, coordinates) : Vec<T>{};
+  for (int i = 0; i < kLanes<T>; ++i) x[i] = seen >> i & 1 ? load_row<T>(k + i * m.stride, m, key + i, coordinates) : Vec<T>{};
   transpose<T>(x);
 }
 

@@ -125,21 +125,29 @@ MASKATTN_INLINE V times_pow2(V p, V k) {
 }
 
 // Reductions across lanes: halves are combined, in an order that the width alone decides.
+template <class T, int Half, class Combine>
+MASKATTN_INLINE T reduce_lanes(Vec<T> x, const Combine& combine) {
+  if constexpr (Half == 0) {
+    return x[0];
+  } else {
+    Vec<T> upper = x;
+#if defined(__clang__)
+    for (int i = 0; i < Half; ++i) upper[i] = x[i + Half];
+#else
+    typename VectorOf<T>::I lane;
+    for (int i = 0; i < kLanes<T>; ++i) lane[i] = (i + Half) % kLanes<T>;
+    upper = __builtin_shuffle(x, lane);
+#endif
+    return reduce_lanes<T, Half / 2>(combine(x, upper), combine);
+  }
+}
 template <class T>
 MASKATTN_INLINE T sum_lanes(Vec<T> x) {
-  T lane[kLanes<T>];
-  store(lane, x);
-  for (int half = kLanes<T> / 2; half > 0; half /= 2)
-    for (int i = 0; i < half; ++i) lane[i] += lane[i + half];
-  return lane[0];
+  return reduce_lanes<T, kLanes<T> / 2>(x, [](Vec<T> a, Vec<T> b) { return a + b; });
 }
 template <class T>
 MASKATTN_INLINE T max_lanes(Vec<T> x) {
-  T lane[kLanes<T>];
-  store(lane, x);
-  for (int half = kLanes<T> / 2; half > 0; half /= 2)
-    for (int i = 0; i < half; ++i) lane[i] = lane[i] > lane[i + half] ? lane[i] : lane[i + half];
-  return lane[0];
+  return reduce_lanes<T, kLanes<T> / 2>(x, [](Vec<T> a, Vec<T> b) { return a > b ? a : b; });
 }
 
 // Transposes a square of lanes x lanes in registers: log2(lanes) rounds, each interleaving row i with row i + lanes / 2.

@@ -63,24 +63,27 @@ void cap(const CapArgs<T>& a) {
     }
 }
 
+// `group`: the keys of each panel that the row or a neighbour that shares its loads sees; other panels are left as they are.
 template <class T, bool Masked, bool Biased>
-void softmax_row(const SoftmaxArgs<T>& a, int row) {
+void softmax_row(const SoftmaxArgs<T>& a, int row, const MaskWord* group) {
   constexpr int n = kLanes<T>;
   const Vec<T> high = splat(a.log2_hi), low = splat(a.log2_lo), hidden = splat(-static_cast<T>(__builtin_inff()));
+  constexpr MaskWord kAll = ~MaskWord{0};
   T* s = a.scores + row * kSegment;
   const T* bias = Biased ? a.bias + row * kSegment : nullptr;
   const MaskWord* words = Masked ? a.mask + row * kPanels : nullptr;
 
   Vec<T> top = hidden;
   for (int panel = 0; panel < kPanels; ++panel) {
-    if (Masked && words[panel] == 0) continue;
+    const MaskWord word = Masked ? words[panel] : kAll;
+    if (word == 0) continue;
     for (int i = 0; i < kPanel; i += n) {
       T* at = s + panel * kPanel + i;
       Vec<T> x = load<T>(at);
       if (Biased)
         x = clamp<T>(fma(x, splat(a.scale_lo), fma(x, splat(a.scale_hi), load<T>(bias + panel * kPanel + i))), kLargestScore<T>);
-      if (Masked) x = keep(x, words[panel] >> i, hidden);
-      if (Masked || Biased) store<T>(at, x);
+      if (Masked && word != kAll) x = keep(x, word >> i, hidden);
+      if (Biased || (Masked && word != kAll)) store<T>(at, x);
       top = vmax(x, top);  // passes over NaN, which the weights keep
     }
   }
@@ -89,15 +92,21 @@ void softmax_row(const SoftmaxArgs<T>& a, int row) {
   const T m = seen ? round_one(peak * a.log2_hi) : T{0};
 
   Vec<T> sum = {};
-  for (int panel = 0; panel < kPanels; ++panel)
+  for (int panel = 0; panel < kPanels; ++panel) {
+    const MaskWord word = Masked ? words[panel] : kAll;
+    if (Masked && group[panel] == 0) continue;
     for (int i = 0; i < kPanel; i += n) {
       T* at = s + panel * kPanel + i;
-      Vec<T> p = {};
-      if (!Masked || words[panel] != 0) p = weight<T>(load<T>(at), high, low, splat(m));
-      if (Masked) p = keep(p, words[panel] >> i, Vec<T>{});  // a scale of 0 makes NaN of a hidden score
+      if (word == 0) {
+        store<T>(at, Vec<T>{});
+        continue;
+      }
+      Vec<T> p = weight<T>(load<T>(at), high, low, splat(m));
+      if (Masked && word != kAll) p = keep(p, word >> i, Vec<T>{});  // a scale of 0 makes NaN of a hidden score
       store<T>(at, p);
       sum += p;
     }
+  }
   a.sum[row] = sum_lanes<T>(sum);
   a.maximum[row] = a.sum[row] == 0 ? -static_cast<T>(__builtin_inff()) : m;
 }
@@ -106,7 +115,13 @@ template <class T>
 void softmax(const SoftmaxArgs<T>& a) {
   const auto row = a.mask ? (a.bias ? softmax_row<T, true, true> : softmax_row<T, true, false>)
                           : (a.bias ? softmax_row<T, false, true> : softmax_row<T, false, false>);
-  for (int r = 0; r < a.rows; ++r) row(a, r);
+  for (int first = 0; first < a.rows; first += kRowGroup) {
+    const int count = a.rows - first < kRowGroup ? a.rows - first : kRowGroup;
+    MaskWord group[kPanels] = {};
+    if (a.mask)
+      for (int panel = 0; panel < kPanels; ++panel) group[panel] = any_row(a.mask + first * kPanels + panel, count);
+    for (int r = first; r < first + count; ++r) row(a, r, group);
+  }
 }
 
 }  // namespace

@@ -36,7 +36,8 @@ struct PanelMemory {
 
 template <class T>
 struct SoftmaxArgs {
-  T* scores;             // [rows][kSegment], in: q.k, out: weights 2^(z - round(max z)), 0 where hidden
+  T* scores;             // [rows][kSegment], in: q.k, out: weights 2^(z - round(max z)), 0 where hidden (or left alone
+                         // where a whole row group sees nothing of a panel)
   const MaskWord* mask;  // [rows][kPanels], or null when every row sees every key
   const T* bias;         // [rows][kSegment] in units of the scaled score, or null
   int rows;

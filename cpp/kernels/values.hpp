@@ -73,17 +73,21 @@ void merge(T* out, const T* part, T old_scale, T new_scale, int columns) {
 
 template <class T>
 void values(const ValuesArgs<T>& a) {
+  static_assert(kBlockRows <= 32 * kRowGroup);
   constexpr int width = MASKATTN_KEY_VECTORS * kLanes<T>;
   for (int column = 0; column < a.columns; column += width) {
     const int vectors = (a.columns - column < width ? a.columns - column : width) / kLanes<T>;
+    std::uint32_t begun = 0;                       // groups of rows whose sum holds a panel already
     for (int panel = 0; panel < kPanels; ++panel)  // outside the rows: a panel of values stays in the first-level cache
       for (int row = 0; row < a.rows; row += kRowGroup) {
         const int count = a.rows - row < kRowGroup ? a.rows - row : kRowGroup;
         const MaskWord any = a.mask ? any_row(a.mask + row * kPanels + panel, count) : ~MaskWord{0};
-        if (any == 0 && panel != 0) continue;
+        if (any == 0) continue;
+        const std::uint32_t group = 1u << row / kRowGroup;
         const auto tile = TileTable<ValuesTile<T>>::of(count, vectors);
         tile(a.weights + row * kSegment + panel * kPanel, any, a.v[panel] + column, a.v_stride,
-             a.partial + row * a.columns + column, a.columns, panel == 0);
+             a.partial + row * a.columns + column, a.columns, !(begun & group));
+        begun |= group;
       }
   }
   for (int r = 0; r < a.rows; ++r) {

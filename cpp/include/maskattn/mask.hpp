@@ -81,6 +81,7 @@ struct PlanRow {
   const Span* spans;
   int count;
   const std::uint64_t* bits;  // null for a row of spans
+  bool operator==(const PlanRow&) const = default;  // the same storage
 };
 
 // A mask lowered for one geometry. Immutable; rows that agree (over sequences and heads, or neighbours) are stored once.
