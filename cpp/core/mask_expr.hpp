@@ -3,7 +3,8 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <deque>
+#include <limits>
+#include <memory>
 #include <vector>
 
 #include "maskattn/mask.hpp"
@@ -24,13 +25,16 @@ class RowQuery {
 
   // Scratch, one set per level of the expression.
   KeySet& scratch(std::size_t depth) {
-    while (pool_.size() <= depth) pool_.emplace_back();
-    return pool_[depth];
+    while (pool_.size() <= depth) pool_.push_back(std::make_unique<KeySet>());
+    return *pool_[depth];
   }
 
  private:
-  std::deque<KeySet> pool_;
+  std::vector<std::unique_ptr<KeySet>> pool_;
 };
+
+inline constexpr std::int64_t kNoPosition = std::numeric_limits<std::int64_t>::min();
+inline constexpr std::int64_t kEveryPosition = std::numeric_limits<std::int64_t>::max();
 
 class MaskExpr {
  public:
@@ -43,6 +47,14 @@ class MaskExpr {
   // Whether rows differ between sequences (heads) though no parameter fixes how many there are.
   virtual bool varies_by_batch() const { return false; }
   virtual bool varies_by_head() const { return false; }
+  // Rows at positions before this one see none of the keys at or past `keys`: they stay as they are when a sequence of `keys`
+  // keys grows. Where a row may look ahead without bound, there is no such position.
+  virtual std::int64_t settled_before(std::int64_t keys) const {
+    (void)keys;
+    return kNoPosition;
+  }
+  // Whether keys are counted from the last one, so that every row may change when a sequence grows.
+  virtual bool counts_from_end() const { return false; }
   // Throws std::invalid_argument where the node cannot speak of this geometry.
   virtual void check(const Geometry&) const {}
 };

@@ -13,11 +13,24 @@ class MaskExpr:
     def heads(self) -> int: ...
 
 class MaskPlan:
-    """A mask lowered for one geometry; immutable, usable by any number of calls.
+    """A mask lowered for one geometry, usable by any number of calls; :meth:`extend` lets it grow.
 
-    Two plans are equal when the same pairs of query and key attend, whatever masks they were made from.
+    Two plans are equal when the same pairs of query and key attend, whatever masks they were made from. ``plan[a:b]``
+    is a plan of those rows and the same keys, which shares memory: ``plan.extend()``, then
+    ``attention(q, k, v, mask=plan[-1:])`` is a step of decoding.
     """
 
+    def extend(self, n: int = 1, threads: int | None = None) -> MaskPlan:
+        """Take in ``n`` rows, and ``n`` keys of every sequence, behind those there are; returns the plan itself.
+
+        It then is ``mask.plan(q_len + n, kv_len + n, kv_lengths=kv_lengths + n, q_offset=q_offset)``. Rows that do not
+        look ahead stay as they are; calls under way in other threads, and slices, keep the plan as it was.
+
+        Raises:
+            TypeError, ValueError: ``n`` is no integer from 0 up, or the mask does not reach that far; nothing changes.
+        """
+
+    def __getitem__(self, rows: slice) -> MaskPlan: ...
     def __eq__(self, other: object) -> bool: ...
     __hash__: None  # type: ignore[assignment]
     def is_subset(self, other: MaskPlan) -> bool:

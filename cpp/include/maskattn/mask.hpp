@@ -83,7 +83,11 @@ struct PlanRow {
   const std::uint64_t* bits;  // null for a row of spans
 };
 
-// A mask lowered for one geometry. Immutable; rows that agree (over sequences and heads, or neighbours) are stored once.
+class PlanPiece;    // up to 512 rows
+struct PlanGrowth;  // rows that a plan is about to take in
+
+// A mask lowered for one geometry. Rows stand in pieces, which sequences, heads, copies and slices share where they agree: a copy
+// or a slice costs a pointer for every 512 rows.
 class MaskPlan {
  public:
   // Throws std::invalid_argument when the expression has another batch, head count, q_len or kv_len than the geometry.
@@ -91,21 +95,31 @@ class MaskPlan {
 
   const Geometry& geometry() const { return geometry_; }
   PlanRow row(std::int64_t b, std::int64_t h, std::int64_t i) const;
+  // Memory that the plan keeps alive, what it shares with other plans included.
   std::size_t bytes() const;
 
+  // Rows [begin, end), 0 <= begin <= end <= q_len, of the same keys.
+  MaskPlan slice(std::int64_t begin, std::int64_t end) const;
+
+  // Takes in n rows, and n keys of every sequence, behind those there are, as when tokens are decoded; q_offset stays. Rows that
+  // see none of the new keys are not lowered again. Throws what the constructor would for that geometry, and changes nothing.
+  void extend(std::int64_t n, int threads);
+  // extend() in two steps, for a plan that others read meanwhile: the work, and taking its result in, which only a plan of the
+  // geometry that the work was done for does (false: it has another by now).
+  std::shared_ptr<const PlanGrowth> growth(std::int64_t n, int threads) const;
+  bool grow(const PlanGrowth& growth);
+
  private:
-  struct Row {
-    std::int64_t offset;
-    std::int32_t count;       // spans
-    bool irregular;           // bits decide within the span
-    std::int64_t bit_offset;  // into bits_
-    bool operator==(const Row&) const = default;
-  };
+  using Strip = std::vector<std::shared_ptr<PlanPiece>>;  // the rows of a (sequence, head)
+  MaskPlan() = default;
+  void take(std::int64_t kept, const std::vector<Strip>& added);
+
+  MaskRef mask_;
   Geometry geometry_;
+  std::int64_t row_base_ = 0;             // rows of the original call that a slice has left out in front
   std::int64_t plan_batch_, plan_heads_;  // 1 where all agree
-  std::vector<Row> rows_;                 // [plan_batch][plan_heads][q_len]
-  std::vector<Span> spans_;
-  std::vector<std::uint64_t> bits_;
+  std::vector<std::uint32_t> strip_of_;   // [plan_batch][plan_heads]
+  std::vector<Strip> strips_;             // that differ
 };
 
 // Pairs of query and key that attend, over all sequences and heads.
