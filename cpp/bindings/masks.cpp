@@ -2,7 +2,7 @@
 
 #include <pybind11/stl.h>
 
-#include <cstring>
+#include <algorithm>
 
 #include "borrow.hpp"
 #include "plans.hpp"
@@ -31,19 +31,20 @@ MaskRef dense(const py::array& keep) {
   return mask_dense(static_cast<const bool*>(keep.data()), shape, strides);
 }
 
-// A Python function (b, h, q_pos, keys) -> uint8 array of packed bits, called with the GIL, which the lowering threads lack.
-MaskRef rows_from_python(py::function function, bool per_sequence, bool per_head) {
+// A Python function (b, h, q_begin, rows, kv_begin, keys) -> bool array (rows, keys), called with the GIL, which is released
+// while a plan is made.
+MaskRef tiles_from_python(py::function function, bool per_sequence, bool per_head) {
   const std::shared_ptr<py::function> held(new py::function(std::move(function)), [](py::function* f) {
     const py::gil_scoped_acquire locked;
     delete f;
   });
-  const auto fill = [held](std::int64_t b, std::int64_t h, std::int64_t q, std::int64_t keys, std::uint64_t* words) {
+  const auto answer = [held](const MaskTile& tile, bool* keep) {
     const py::gil_scoped_acquire locked;
-    const auto bits = (*held)(b, h, q, keys).cast<py::array_t<std::uint8_t, py::array::c_style>>();
-    if (bits.size() != (keys + 7) / 8) bad_value("a mask function must answer for each key");
-    std::memcpy(words, bits.data(), static_cast<std::size_t>(bits.size()));  // little-endian: bit j of byte i is key 8 i + j
+    const auto answers = (*held)(tile.b, tile.h, tile.q_begin, tile.rows, tile.kv_begin, tile.keys).cast<Bools>();
+    if (answers.size() != tile.rows * tile.keys) bad_value("a mask function must answer for each pair");
+    std::copy_n(answers.data(), answers.size(), keep);
   };
-  return mask_rows(fill, per_sequence, per_head);
+  return mask_tiles(answer, per_sequence, per_head);
 }
 
 }  // namespace
@@ -81,8 +82,8 @@ void register_masks(py::module_& m) {
     return MaskHandle{
         mask_function(reinterpret_cast<MaskFunction>(function), reinterpret_cast<void*>(data), per_sequence, per_head)};
   });
-  m.def("mask_rows", [](py::function function, bool per_sequence, bool per_head) {
-    return MaskHandle{rows_from_python(std::move(function), per_sequence, per_head)};
+  m.def("mask_tiles", [](py::function function, bool per_sequence, bool per_head) {
+    return MaskHandle{tiles_from_python(std::move(function), per_sequence, per_head)};
   });
   m.def("mask_and", [](const std::vector<MaskHandle>& terms) { return MaskHandle{mask_and(refs(terms))}; });
   m.def("mask_or", [](const std::vector<MaskHandle>& terms) { return MaskHandle{mask_or(refs(terms))}; });

@@ -39,6 +39,9 @@ class Combined final : public MaskExpr {
   void check(const Geometry& geometry) const override {
     for (const auto& term : terms_) term->check(geometry);
   }
+  void prepare(const RowRange& rows, Prepared& prepared) const override {
+    for (const auto& term : terms_) term->prepare(rows, prepared);
+  }
   void row(RowQuery& query, std::size_t depth, KeySet& out) const override {
     terms_[0]->row(query, depth, out);
     for (std::size_t t = 1; t < terms_.size(); ++t) {
@@ -70,6 +73,7 @@ class Not final : public MaskExpr {
   bool varies_by_head() const override { return term_->varies_by_head(); }
   bool counts_from_end() const override { return term_->counts_from_end(); }
   void check(const Geometry& geometry) const override { term_->check(geometry); }
+  void prepare(const RowRange& rows, Prepared& prepared) const override { term_->prepare(rows, prepared); }
   void row(RowQuery& query, std::size_t depth, KeySet& out) const override {
     term_->row(query, depth, out);
     complement(out, query.keys);

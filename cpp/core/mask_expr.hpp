@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <limits>
 #include <memory>
+#include <unordered_map>
 #include <vector>
 
 #include "maskattn/mask.hpp"
@@ -18,9 +19,24 @@ struct KeySet {
   bool irregular = false;
 };
 
+class MaskExpr;
+
+// The rows that are about to be lowered: those from `first` on, of batch x heads strips (1 where all agree).
+struct RowRange {
+  const Geometry& geometry;
+  std::int64_t batch, heads, first;
+  int threads;
+};
+
+// What leaves have found out about those rows beforehand.
+using Prepared = std::unordered_map<const MaskExpr*, std::shared_ptr<const void>>;
+
 // One row, where it stands, and scratch sets for the nodes above the leaves.
 class RowQuery {
  public:
+  explicit RowQuery(const Prepared& prepared) : prepared(prepared) {}
+
+  const Prepared& prepared;
   std::int64_t b, h, i, position, keys;  // keys: those that exist for sequence b
 
   // Scratch, one set per level of the expression.
@@ -39,6 +55,8 @@ inline constexpr std::int64_t kEveryPosition = std::numeric_limits<std::int64_t>
 class MaskExpr {
  public:
   virtual ~MaskExpr() = default;
+  // Called once for each range of rows before row() is, without a lock held.
+  virtual void prepare(const RowRange&, Prepared&) const {}
   // Fills `out` (empty on entry). Spans are sorted and disjoint, clipped to [0, query.keys).
   virtual void row(RowQuery& query, std::size_t depth, KeySet& out) const = 0;
   // Extents that parameters fix: 1 where any sequence count (head count) will do.
@@ -96,5 +114,7 @@ void complement(KeySet& set, std::int64_t keys);
 void normalize(KeySet& set, std::int64_t keys);
 
 void set_bits(std::uint64_t* words, std::int64_t begin, std::int64_t end);
+// Sets the bits from `at` on whose byte of keep[count] is true.
+void pack_bits(const bool* keep, std::int64_t count, std::uint64_t* words, std::int64_t at);
 
 }  // namespace maskattn

@@ -64,23 +64,22 @@ class Pool {
   std::unordered_multimap<std::uint64_t, PieceRef> pieces_;
 };
 
-// The rows of a plan that are to be lowered: `first` up to the geometry's last, of each of batch x heads strips.
+// Lowers a range of rows; `row_base` rows of the call are in front of the geometry's.
 struct Lowering {
   const MaskExpr& mask;
-  const Geometry& geometry;
-  std::int64_t row_base, batch, heads, first;
-  int threads;
+  const RowRange range;
+  std::int64_t row_base;
 
   // Rows [begin, end) of a strip.
   PlanPiece piece(RowQuery& query, KeySet& set, std::int64_t strip, std::int64_t begin, std::int64_t end) const {
     PlanPiece piece;
     piece.reserve(end - begin);
-    query.b = strip / heads;
-    query.h = strip % heads;
-    query.keys = geometry.length_of(query.b);
+    query.b = strip / range.heads;
+    query.h = strip % range.heads;
+    query.keys = range.geometry.length_of(query.b);
     for (std::int64_t i = begin; i < end; ++i) {
       query.i = row_base + i;
-      query.position = geometry.offset_of(query.b) + i;
+      query.position = range.geometry.offset_of(query.b) + i;
       set.spans.clear();
       set.irregular = false;
       mask.row(query, 0, set);
@@ -92,7 +91,7 @@ struct Lowering {
   }
 
   std::vector<std::vector<PieceRef>> run() const {
-    const std::int64_t strips = batch * heads, last = geometry.q_len;
+    const std::int64_t strips = range.batch * range.heads, first = range.first, last = range.geometry.q_len;
     const std::int64_t base = row_base / kPieceRows * kPieceRows - row_base;  // where the first piece begins
     const std::int64_t skipped = (first - base) / kPieceRows;
     const std::int64_t each = first < last ? (last - base + kPieceRows - 1) / kPieceRows - skipped : 0;
@@ -100,9 +99,11 @@ struct Lowering {
     for (auto& strip : pieces) strip.resize(static_cast<std::size_t>(each));
     const std::int64_t count = strips * each, rows = std::min(kPieceRows, last - first);
     const std::int64_t task = rows > 0 ? (kPieceRows + rows - 1) / rows : 1;  // pieces: short ones are lowered together
+    Prepared prepared;
+    mask.prepare(range, prepared);
     Pool pool;
-    parallel_for((count + task - 1) / task, threads, [&](std::int64_t t) {
-      RowQuery query;
+    parallel_for((count + task - 1) / task, range.threads, [&](std::int64_t t) {
+      RowQuery query(prepared);
       KeySet set;
       for (std::int64_t index = t * task; index < std::min(count, (t + 1) * task); ++index) {
         const std::int64_t begin = base + (skipped + index % each) * kPieceRows;
@@ -146,7 +147,7 @@ MaskPlan::MaskPlan(const MaskRef& mask, Geometry geometry, int threads) : mask_(
   plan_heads_ = mask->varies_by_head() ? g.heads : std::min(mask->heads(), g.heads);
   strip_of_.resize(static_cast<std::size_t>(plan_batch_ * plan_heads_));
   strips_.resize(1);
-  take(0, Lowering{*mask_, geometry_, 0, plan_batch_, plan_heads_, 0, threads}.run());
+  take(0, Lowering{*mask_, {geometry_, plan_batch_, plan_heads_, 0, threads}, 0}.run());
 }
 
 // Strips that were one, and get the same pieces, stay one.
@@ -180,7 +181,7 @@ std::shared_ptr<const PlanGrowth> MaskPlan::growth(std::int64_t n, int threads) 
     if (settled != kEveryPosition)
       kept = std::min(kept, settled <= geometry_.offset_of(b) ? 0 : settled - geometry_.offset_of(b));
   }
-  auto pieces = Lowering{*mask_, after, row_base_, plan_batch_, plan_heads_, kept, threads}.run();
+  auto pieces = Lowering{*mask_, {after, plan_batch_, plan_heads_, kept, threads}, row_base_}.run();
   return std::make_shared<PlanGrowth>(PlanGrowth{geometry_, std::move(after), kept, std::move(pieces)});
 }
 

@@ -61,13 +61,20 @@ MaskRef mask_block_sparse(const bool* keep, const std::int64_t (&shape)[4], std:
 MaskRef mask_neighborhood(const std::int64_t (&shape)[2], const std::int64_t (&kernel)[2]);
 // Training of a block diffusion model on [noisy; clean] of `length` positions each.
 MaskRef mask_block_diffusion(std::int64_t size, std::int64_t length);
-// What function(b, h, q_pos, kv_pos, data) says (not 0: attend). It is called from several threads, once per pair and plan.
-// Without `per_sequence` (`per_head`) it is asked for b = 0 (h = 0) only.
+// What a function says. Before rows are lowered it is asked about the pairs of the call, each once: answers are kept with the
+// mask (256 MB of bits; what is more is asked again by the next plan), so that longer plans ask about new rows and keys only. It
+// must always answer the same. Without `per_sequence` (`per_head`) it is asked for b = 0 (h = 0) only.
+//
+// function(b, h, q_pos, kv_pos, data), not 0: attend; called from several threads.
 using MaskFunction = int (*)(std::int64_t, std::int64_t, std::int64_t, std::int64_t, void*);
 MaskRef mask_function(MaskFunction function, void* data, bool per_sequence, bool per_head);
-// The same by rows: fill(b, h, q_pos, keys, words) sets the bits of the keys that attend in zeroed words.
-using MaskRowFunction = std::function<void(std::int64_t, std::int64_t, std::int64_t, std::int64_t, std::uint64_t*)>;
-MaskRef mask_rows(MaskRowFunction fill, bool per_sequence, bool per_head);
+// answer(tile, keep) writes keep[rows][keys] for the positions from q_begin and the keys from kv_begin on, up to about 2^20
+// pairs; called from the thread that makes a plan, without a lock held.
+struct MaskTile {
+  std::int64_t b, h, q_begin, rows, kv_begin, keys;
+};
+using MaskTileFunction = std::function<void(const MaskTile&, bool*)>;
+MaskRef mask_tiles(MaskTileFunction answer, bool per_sequence, bool per_head);
 MaskRef mask_and(std::vector<MaskRef> terms);
 MaskRef mask_or(std::vector<MaskRef> terms);
 MaskRef mask_not(MaskRef term);
