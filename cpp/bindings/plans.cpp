@@ -45,6 +45,14 @@ void fill(const PlanHandle& handle, py::array& out, std::uint64_t shown, std::ui
   fill_from_plan(*plan, data, item, shown, hidden, count);
 }
 
+void fill_bits(const PlanHandle& handle, py::array& out, const py::object& threads) {
+  const auto plan = handle.get();
+  auto* data = static_cast<std::uint8_t*>(out.mutable_data());
+  const int count = thread_count(threads);
+  const py::gil_scoped_release unlocked;
+  bits_from_plan(*plan, data, count);
+}
+
 // True where `given` is None or the same value for every sequence as the plan's.
 bool same(const py::object& given, const char* name, const std::vector<std::int64_t>& mine, std::int64_t batch) {
   if (given.is_none()) return true;
@@ -169,6 +177,7 @@ void register_plans(py::module_& m) {
            }));
   m.def("make_plan", &make_plan);
   m.def("fill_from_plan", &fill);
+  m.def("bits_from_plan", &fill_bits);
 }
 
 }  // namespace maskattn

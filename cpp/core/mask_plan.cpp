@@ -152,6 +152,8 @@ MaskPlan::MaskPlan(const MaskRef& mask, Geometry geometry, int threads) : mask_(
 
 // Strips that were one, and get the same pieces, stay one.
 void MaskPlan::take(std::int64_t kept, const std::vector<Strip>& added) {
+  const std::int64_t rows = row_base_ % kPieceRows + kept;
+  if (added.size() == 1 && strips_.size() == 1) return replace_tail(strips_[0], rows, added[0]);
   std::map<std::pair<std::uint32_t, Strip>, std::uint32_t> next;  // (former strip, pieces behind it) -> strip
   std::vector<int> heirs(strips_.size());
   for (std::size_t at = 0; at < added.size(); ++at) {
@@ -164,7 +166,7 @@ void MaskPlan::take(std::int64_t kept, const std::vector<Strip>& added) {
   for (const auto& [key, strip] : next) {
     Strip& former = strips_[key.first];
     strips[strip] = --heirs[key.first] == 0 ? std::move(former) : former;
-    replace_tail(strips[strip], row_base_ % kPieceRows + kept, key.second);
+    replace_tail(strips[strip], rows, key.second);
   }
   strips_ = std::move(strips);
 }

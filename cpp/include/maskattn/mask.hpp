@@ -145,8 +145,12 @@ void tile_map(const MaskPlan& plan, std::int64_t q_size, std::int64_t kv_size, T
 // Writes [batch][heads][q_len] bytes: 1 where the row sees no key.
 void empty_rows(const MaskPlan& plan, bool* out);
 
-// Writes [batch][heads][q_len][kv_len] elements of `element_bytes` (1, 2, 4 or 8) each: the pattern `shown` or `hidden`.
+// Writes [batch][heads][q_len][kv_len] elements of `element_bytes` (1, 2, 4 or 8) each: the pattern `shown` or `hidden`. `out`
+// may be unaligned.
 void fill_from_plan(const MaskPlan& plan, void* out, std::size_t element_bytes, std::uint64_t shown, std::uint64_t hidden,
                     int threads);
+
+// Writes [batch][heads][q_len][(kv_len + 7) / 8] bytes: bit j of byte i is 1 where key 8 i + j attends.
+void bits_from_plan(const MaskPlan& plan, std::uint8_t* out, int threads);
 
 }  // namespace maskattn
