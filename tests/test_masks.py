@@ -14,9 +14,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import maskattn
 import oracle
 from maskattn import masks
-from maskattn.masks import Causal, Dense, Documents, Full, KeyPadding, Mask, Padding, PrefixLM, SlidingWindow
+from maskattn.masks import (
+    Causal,
+    Dense,
+    Dilated,
+    Documents,
+    FirstTokens,
+    Full,
+    KeyPadding,
+    Mask,
+    Padding,
+    PrefixLM,
+    SlidingWindow,
+)
 from strategies import Geometry, expressions, geometries_and_masks, per_sequence
 
 SCALAR_LEAVES: list[Mask] = [
@@ -283,6 +296,73 @@ def test_out_is_filled_and_returned(export: str, dtype: Any) -> None:
     out = np.ones((2, 3, 5, 70), dtype)
     assert getattr(mask, export)(*arguments, batch=2, heads=3, out=out) is out
     assert out.tobytes() == getattr(mask, export)(*arguments, batch=2, heads=3).tobytes()
+
+
+def unaligned(shape: tuple[int, ...], dtype: Any, offset: int) -> tuple[Any, bytearray]:
+    """An array that begins ``offset`` bytes inside a buffer of ones, and the buffer, which ends 99 bytes after it."""
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    buffer = bytearray(b"\1" * (offset + size + 99))
+    return np.frombuffer(buffer, np.uint8, size, offset).view(dtype).reshape(shape), buffer
+
+
+NOISE = np.random.default_rng(5).random((1, 1, 1, 4099)) < 0.5
+MATERIALISED: dict[str, Mask] = {
+    "causal": Causal(),
+    "window": Causal() & SlidingWindow(60),
+    "documents": Documents(np.arange(1 << 20) // 37) & Causal(),
+    "prefix": PrefixLM(1001),
+    "full": Full(),
+    "none": ~Full(),
+    "comb": Dilated(5, 7) | FirstTokens(3),
+    "noise": Dense(NOISE) & Causal(),
+    "noise and gaps": Dense(NOISE) & ~Padding(70) & (Causal() | Padding(1000)),
+}
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("large", [False, True], ids=["in the caches", "past them"])
+@pytest.mark.parametrize("name", MATERIALISED)
+def test_every_byte_of_out_and_no_other_is_written(name: str, large: bool, threads: int) -> None:
+    mask, kv_len, before = MATERIALISED[name], 4099, maskattn.num_threads()
+    maskattn.set_num_threads(threads)
+    try:
+        for at, dtype in enumerate([np.bool_, *FLOATS]):
+            q_len = (9 << 20) // (kv_len * np.dtype(dtype).itemsize) if large else 40
+            offset = [0, 1, 3, 16, 61][(at + threads + len(name)) % 5]
+            out, buffer = unaligned((1, 1, q_len, kv_len), dtype, offset)
+            want = oracle.visible(mask, q_len, kv_len)
+            if dtype is np.bool_:
+                mask.to_bool(q_len, kv_len, out=out)
+                np.testing.assert_array_equal(out, want)
+                mask.to_ignore(q_len, kv_len, out=out)
+                np.testing.assert_array_equal(out, ~want)
+            else:
+                mask.to_additive(q_len, kv_len, dtype, out=out)
+                assert out.tobytes() == np.where(want, 0, -np.inf).astype(dtype).tobytes()
+            assert set(buffer[:offset]) <= {1}
+            assert set(buffer[-99:]) == {1}
+    finally:
+        maskattn.set_num_threads(before)
+
+
+@given(geometries_and_masks())
+def test_bits_are_the_packed_bools(drawn: tuple[Geometry, Mask]) -> None:
+    g, mask = drawn
+    got = mask.to_bits(g.q_len, g.kv_len, **g.options())
+    assert got.dtype == np.uint8
+    want = np.packbits(mask.to_bool(g.q_len, g.kv_len, **g.options()), axis=-1, bitorder="little")
+    np.testing.assert_array_equal(got, want)
+    out, buffer = unaligned(want.shape, np.uint8, 3)
+    assert mask.to_bits(g.q_len, g.kv_len, **g.options(), out=out) is out
+    np.testing.assert_array_equal(out, want)
+    assert set(buffer[:3] + buffer[-99:]) == {1}
+
+
+def test_bits_that_do_not_fit() -> None:
+    with pytest.raises(ValueError, match=r"^out must be a writeable C-contiguous array of shape \(1, 1, 2, 2\), got"):
+        Causal().to_bits(2, 9, out=np.zeros((1, 1, 2, 9), np.uint8))
+    with pytest.raises(TypeError, match=r"^out must be a uint8 array, got bool"):
+        Causal().to_bits(2, 9, out=np.zeros((1, 1, 2, 2), bool))  # type: ignore[arg-type]
 
 
 def read_only(array: Any) -> Any:

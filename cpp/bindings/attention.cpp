@@ -6,7 +6,7 @@
 #include <cmath>
 
 #include "borrow.hpp"
-#include "maskattn/mask.hpp"
+#include "plans.hpp"
 
 namespace maskattn {
 namespace {
@@ -71,6 +71,7 @@ struct Call {
   std::optional<Packed> packed;
   std::optional<Paged> paged;
   std::optional<Modifiers> modifiers;
+  std::shared_ptr<const MaskPlan> plan;
   std::vector<std::int64_t> kv_lengths, q_offset, q_rows;
   py::array bias;
   py::ssize_t sequences = 0;  // of the arrays: 1 where sequences are packed
@@ -129,16 +130,16 @@ void take_queries_and_keys(Call& call, const py::array& q, const py::array& k) {
 }
 
 // A plan knows its lengths and offsets; without one, only lengths matter (every key that exists is seen).
-void take_mask(Call& call, const MaskPlan* plan, const py::object& kv_lengths) {
+void take_mask(Call& call, const py::object& kv_lengths) {
   AttentionInputs& in = call.in;
-  if (plan) {
-    const Geometry& g = plan->geometry();
+  if (call.plan) {
+    const Geometry& g = call.plan->geometry();
     if (g.q_len != in.q_len || g.kv_len != in.kv_len || (g.batch != 1 && g.batch != in.batch) ||
         (g.heads != 1 && g.heads != in.q_heads))
       bad_value("mask must be planned for (batch, q_heads, q_len, kv_len) = " +
                 shape_text({in.batch, in.q_heads, in.q_len, in.kv_len}) + " (batch and heads may be 1), got a plan for " +
                 shape_text({g.batch, g.heads, g.q_len, g.kv_len}));
-    in.mask = plan;
+    in.mask = call.plan.get();
     return;
   }
   if (kv_lengths.is_none()) return;
@@ -210,7 +211,7 @@ void take_rows(Call& call, const py::object& rows) {
 using Extra = std::optional<py::tuple>;
 
 void take_common(Call& call, const py::array& q, const py::array& k, const Extra& packing, const Extra& pages,
-                 const MaskPlan* mask, const py::object& bias, const py::object& scale, const py::object& kv_lengths,
+                 const PlanHandle* mask, const py::object& bias, const py::object& scale, const py::object& kv_lengths,
                  const Extra& modifiers, const py::object& threads) {
   if (packing)
     call.packed.emplace((*packing)[0].cast<std::vector<std::int64_t>>(), (*packing)[1].cast<std::vector<std::int64_t>>());
@@ -222,7 +223,8 @@ void take_common(Call& call, const py::array& q, const py::array& k, const Extra
                                (*modifiers)[2].cast<std::optional<Doubles>>(), (*modifiers)[3].cast<std::optional<Doubles>>()};
   take_queries_and_keys(call, q, k);
   if (call.packed) take_packed(call);
-  take_mask(call, mask, kv_lengths);
+  if (mask) call.plan = mask->get();
+  take_mask(call, kv_lengths);
   take_bias(call, bias);
   take_modifiers(call);
   call.in.scale = scale.is_none() ? 1 / std::sqrt(static_cast<double>(call.in.head_dim)) : number(scale, "scale");
@@ -283,7 +285,7 @@ py::array output_array(const py::object& out, const std::vector<std::int64_t>& s
 Dtype sum_dtype(const AttentionInputs& in) { return in.in_double() ? Dtype::float64 : Dtype::float32; }
 
 py::object run_attention(const py::object& q_object, const py::object& k_object, const py::object& v_object, const Extra& packing,
-                         const Extra& pages, const MaskPlan* mask, const py::object& bias, const py::object& scale,
+                         const Extra& pages, const PlanHandle* mask, const py::object& bias, const py::object& scale,
                          const py::object& kv_lengths, const Extra& modifiers, bool return_lse, const py::object& out,
                          const py::object& threads) {
   const py::array q = as_array(q_object, "q"), k = as_array(k_object, "k"), v = as_array(v_object, "v");
@@ -315,7 +317,7 @@ py::object run_attention(const py::object& q_object, const py::object& k_object,
 }
 
 py::array run_weights(const py::object& q_object, const py::object& k_object, const std::string& stage_name,
-                      const py::object& rows, const Extra& pages, const MaskPlan* mask, const py::object& bias,
+                      const py::object& rows, const Extra& pages, const PlanHandle* mask, const py::object& bias,
                       const py::object& scale, const py::object& kv_lengths, const Extra& modifiers, const py::object& threads) {
   const py::array q = as_array(q_object, "q"), k = as_array(k_object, "k");
   Call call;
@@ -336,7 +338,7 @@ py::array run_weights(const py::object& q_object, const py::object& k_object, co
 }
 
 py::object run_largest(const py::object& q_object, const py::object& k_object, std::int64_t count, const py::object& rows,
-                       const Extra& pages, const MaskPlan* mask, const py::object& bias, const py::object& scale,
+                       const Extra& pages, const PlanHandle* mask, const py::object& bias, const py::object& scale,
                        const py::object& kv_lengths, const Extra& modifiers, const py::object& threads) {
   const py::array q = as_array(q_object, "q"), k = as_array(k_object, "k");
   Call call;
@@ -355,7 +357,7 @@ py::object run_largest(const py::object& q_object, const py::object& k_object, s
   return py::make_tuple(keys, weights);
 }
 
-py::array run_per_key(const py::object& q_object, const py::object& k_object, const Extra& pages, const MaskPlan* mask,
+py::array run_per_key(const py::object& q_object, const py::object& k_object, const Extra& pages, const PlanHandle* mask,
                       const py::object& bias, const py::object& scale, const py::object& kv_lengths, const Extra& modifiers,
                       const py::object& threads) {
   const py::array q = as_array(q_object, "q"), k = as_array(k_object, "k");

@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <bit>
+#include <cstring>
 
 #include "mask_expr.hpp"
 
@@ -40,6 +41,19 @@ void set_bits(std::uint64_t* words, std::int64_t begin, std::int64_t end) {
   words[first] |= head;
   for (std::int64_t w = first + 1; w < last; ++w) words[w] = ~std::uint64_t{0};
   words[last] |= tail;
+}
+
+void pack_bits(const bool* keep, std::int64_t count, std::uint64_t* words, std::int64_t at) {
+  std::int64_t done = 0;
+  for (; done + 8 <= count; done += 8) {
+    std::uint64_t bytes;
+    std::memcpy(&bytes, keep + done, 8);
+    const std::uint64_t bits = bytes * 0x0102040810204080u >> 56;  // the multiplication brings byte j to bit 56 + j
+    const std::int64_t word = (at + done) / 64, shift = (at + done) % 64;
+    words[word] |= bits << shift;
+    if (shift > 56) words[word + 1] |= bits >> (64 - shift);
+  }
+  for (; done < count; ++done) words[(at + done) / 64] |= std::uint64_t{keep[done]} << ((at + done) % 64);
 }
 
 void make_bits(KeySet& set, std::int64_t keys) {

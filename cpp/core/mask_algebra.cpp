@@ -8,8 +8,9 @@
 namespace maskattn {
 namespace {
 
-// `&` and `|`: terms are evaluated one by one into scratch and folded into the result.
-template <void (*fold)(KeySet&, KeySet&, std::int64_t)>
+// `&` and `|`: terms are evaluated one by one into scratch and folded into the result. A row of `a & b` is settled once it is in
+// one term, a row of `a | b` once it is in both.
+template <void (*fold)(KeySet&, KeySet&, std::int64_t), const std::int64_t& (*settled)(const std::int64_t&, const std::int64_t&)>
 class Combined final : public MaskExpr {
  public:
   explicit Combined(std::vector<MaskRef> terms) : terms_(std::move(terms)) {
@@ -27,8 +28,19 @@ class Combined final : public MaskExpr {
   bool varies_by_head() const override {
     return std::any_of(terms_.begin(), terms_.end(), [](const MaskRef& term) { return term->varies_by_head(); });
   }
+  std::int64_t settled_before(std::int64_t keys) const override {
+    std::int64_t position = terms_[0]->settled_before(keys);
+    for (const auto& term : terms_) position = settled(position, term->settled_before(keys));
+    return position;
+  }
+  bool counts_from_end() const override {
+    return std::any_of(terms_.begin(), terms_.end(), [](const MaskRef& term) { return term->counts_from_end(); });
+  }
   void check(const Geometry& geometry) const override {
     for (const auto& term : terms_) term->check(geometry);
+  }
+  void prepare(const RowRange& rows, Prepared& prepared) const override {
+    for (const auto& term : terms_) term->prepare(rows, prepared);
   }
   void row(RowQuery& query, std::size_t depth, KeySet& out) const override {
     terms_[0]->row(query, depth, out);
@@ -59,7 +71,9 @@ class Not final : public MaskExpr {
   std::int64_t heads() const override { return term_->heads(); }
   bool varies_by_batch() const override { return term_->varies_by_batch(); }
   bool varies_by_head() const override { return term_->varies_by_head(); }
+  bool counts_from_end() const override { return term_->counts_from_end(); }
   void check(const Geometry& geometry) const override { term_->check(geometry); }
+  void prepare(const RowRange& rows, Prepared& prepared) const override { term_->prepare(rows, prepared); }
   void row(RowQuery& query, std::size_t depth, KeySet& out) const override {
     term_->row(query, depth, out);
     complement(out, query.keys);
@@ -77,8 +91,12 @@ void check_covers(const char* what, std::int64_t have, std::int64_t want, const 
                                 std::to_string(have) + "; build the mask for the longer sequence");
 }
 
-MaskRef mask_and(std::vector<MaskRef> terms) { return std::make_shared<Combined<intersect>>(std::move(terms)); }
-MaskRef mask_or(std::vector<MaskRef> terms) { return std::make_shared<Combined<unite>>(std::move(terms)); }
+MaskRef mask_and(std::vector<MaskRef> terms) {
+  return std::make_shared<Combined<intersect, std::max<std::int64_t>>>(std::move(terms));
+}
+MaskRef mask_or(std::vector<MaskRef> terms) {
+  return std::make_shared<Combined<unite, std::min<std::int64_t>>>(std::move(terms));
+}
 MaskRef mask_not(MaskRef term) { return std::make_shared<Not>(std::move(term)); }
 std::int64_t mask_batch(const MaskRef& mask) { return mask->batch(); }
 std::int64_t mask_heads(const MaskRef& mask) { return mask->heads(); }

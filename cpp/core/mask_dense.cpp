@@ -1,6 +1,5 @@
 // A mask given element by element, as bits.
 #include <algorithm>
-#include <cstring>
 #include <stdexcept>
 #include <string>
 
@@ -44,14 +43,8 @@ class Dense final : public MaskExpr {
 
  private:
   void pack(const char* row, std::int64_t stride, std::uint64_t* to) const {
-    std::int64_t key = 0;
-    if (stride == 1)  // eight bytes of 0 or 1 to eight bits: the multiplication brings byte j to bit 56 + j
-      for (; key + 8 <= shape_[3]; key += 8) {
-        std::uint64_t bytes;
-        std::memcpy(&bytes, row + key, 8);
-        to[key / 64] |= (bytes * 0x0102040810204080u >> 56) << (key % 64);
-      }
-    for (; key < shape_[3]; ++key) to[key / 64] |= std::uint64_t{row[key * stride] != 0} << (key % 64);
+    if (stride == 1) return pack_bits(reinterpret_cast<const bool*>(row), shape_[3], to, 0);
+    for (std::int64_t key = 0; key < shape_[3]; ++key) to[key / 64] |= std::uint64_t{row[key * stride] != 0} << (key % 64);
   }
   static void check_extent(const char* name, std::int64_t have, std::int64_t want) {
     if (have != 1 && have != want)

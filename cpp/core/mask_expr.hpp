@@ -3,7 +3,9 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <deque>
+#include <limits>
+#include <memory>
+#include <unordered_map>
 #include <vector>
 
 #include "maskattn/mask.hpp"
@@ -17,24 +19,44 @@ struct KeySet {
   bool irregular = false;
 };
 
+class MaskExpr;
+
+// The rows that are about to be lowered: those from `first` on, of batch x heads strips (1 where all agree).
+struct RowRange {
+  const Geometry& geometry;
+  std::int64_t batch, heads, first;
+  int threads;
+};
+
+// What leaves have found out about those rows beforehand.
+using Prepared = std::unordered_map<const MaskExpr*, std::shared_ptr<const void>>;
+
 // One row, where it stands, and scratch sets for the nodes above the leaves.
 class RowQuery {
  public:
+  explicit RowQuery(const Prepared& prepared) : prepared(prepared) {}
+
+  const Prepared& prepared;
   std::int64_t b, h, i, position, keys;  // keys: those that exist for sequence b
 
   // Scratch, one set per level of the expression.
   KeySet& scratch(std::size_t depth) {
-    while (pool_.size() <= depth) pool_.emplace_back();
-    return pool_[depth];
+    while (pool_.size() <= depth) pool_.push_back(std::make_unique<KeySet>());
+    return *pool_[depth];
   }
 
  private:
-  std::deque<KeySet> pool_;
+  std::vector<std::unique_ptr<KeySet>> pool_;
 };
+
+inline constexpr std::int64_t kNoPosition = std::numeric_limits<std::int64_t>::min();
+inline constexpr std::int64_t kEveryPosition = std::numeric_limits<std::int64_t>::max();
 
 class MaskExpr {
  public:
   virtual ~MaskExpr() = default;
+  // Called once for each range of rows before row() is, without a lock held.
+  virtual void prepare(const RowRange&, Prepared&) const {}
   // Fills `out` (empty on entry). Spans are sorted and disjoint, clipped to [0, query.keys).
   virtual void row(RowQuery& query, std::size_t depth, KeySet& out) const = 0;
   // Extents that parameters fix: 1 where any sequence count (head count) will do.
@@ -43,6 +65,14 @@ class MaskExpr {
   // Whether rows differ between sequences (heads) though no parameter fixes how many there are.
   virtual bool varies_by_batch() const { return false; }
   virtual bool varies_by_head() const { return false; }
+  // Rows at positions before this one see none of the keys at or past `keys`: they stay as they are when a sequence of `keys`
+  // keys grows. Where a row may look ahead without bound, there is no such position.
+  virtual std::int64_t settled_before(std::int64_t keys) const {
+    (void)keys;
+    return kNoPosition;
+  }
+  // Whether keys are counted from the last one, so that every row may change when a sequence grows.
+  virtual bool counts_from_end() const { return false; }
   // Throws std::invalid_argument where the node cannot speak of this geometry.
   virtual void check(const Geometry&) const {}
 };
@@ -84,5 +114,7 @@ void complement(KeySet& set, std::int64_t keys);
 void normalize(KeySet& set, std::int64_t keys);
 
 void set_bits(std::uint64_t* words, std::int64_t begin, std::int64_t end);
+// Sets the bits from `at` on whose byte of keep[count] is true.
+void pack_bits(const bool* keep, std::int64_t count, std::uint64_t* words, std::int64_t at);
 
 }  // namespace maskattn

@@ -10,6 +10,7 @@ namespace {
 class Band final : public MaskExpr {
  public:
   Band(std::optional<std::int64_t> left, std::optional<std::int64_t> right) : left_(left), right_(right) {}
+  std::int64_t settled_before(std::int64_t keys) const override { return right_ ? keys - *right_ : kNoPosition; }
   void row(RowQuery& query, std::size_t, KeySet& out) const override {
     push_clipped(out, left_ ? query.position - *left_ : 0, right_ ? query.position + *right_ + 1 : query.keys, query.keys);
   }
@@ -22,6 +23,9 @@ class KeyRange final : public MaskExpr {
  public:
   KeyRange(std::vector<std::int64_t> begin, std::vector<std::int64_t> end) : begin_(std::move(begin)), end_(std::move(end)) {}
   std::int64_t batch() const override { return static_cast<std::int64_t>(begin_.size()); }
+  std::int64_t settled_before(std::int64_t keys) const override {
+    return *std::max_element(end_.begin(), end_.end()) <= keys ? kEveryPosition : kNoPosition;
+  }
   void row(RowQuery& query, std::size_t, KeySet& out) const override {
     const std::size_t b = pick(query.b, begin_.size());
     push_clipped(out, begin_[b], end_[b], query.keys);
@@ -34,6 +38,7 @@ class KeyRange final : public MaskExpr {
 class LastKeys final : public MaskExpr {
  public:
   explicit LastKeys(std::vector<std::int64_t> counts) : counts_(std::move(counts)) {}
+  bool counts_from_end() const override { return true; }
   std::int64_t batch() const override { return static_cast<std::int64_t>(counts_.size()); }
   void row(RowQuery& query, std::size_t, KeySet& out) const override {
     push_clipped(out, query.keys - counts_[pick(query.b, counts_.size())], query.keys, query.keys);
@@ -54,6 +59,10 @@ class Keys final : public MaskExpr {
     }
   }
   std::int64_t batch() const override { return static_cast<std::int64_t>(spans_.size()); }
+  std::int64_t settled_before(std::int64_t keys) const override {
+    const auto ends = [keys](const std::vector<Span>& spans) { return spans.empty() || spans.back().end <= keys; };
+    return std::all_of(spans_.begin(), spans_.end(), ends) ? kEveryPosition : kNoPosition;
+  }
   void check(const Geometry& geometry) const override { check_covers("KeyPadding", keys_, geometry.kv_len, "keys"); }
   void row(RowQuery& query, std::size_t, KeySet& out) const override {
     push_clipped(out, spans_[pick(query.b, spans_.size())], query.keys);

@@ -30,6 +30,7 @@ class Queries final : public MaskExpr {
 class Chunks final : public MaskExpr {
  public:
   Chunks(std::int64_t size, bool earlier) : size_(size), earlier_(earlier) {}
+  std::int64_t settled_before(std::int64_t keys) const override { return floor_div(keys, size_) * size_; }
   void row(RowQuery& query, std::size_t, KeySet& out) const override {
     const std::int64_t begin = floor_div(query.position, size_) * size_;
     push_clipped(out, earlier_ ? 0 : begin, begin + size_, query.keys);
@@ -43,6 +44,7 @@ class Chunks final : public MaskExpr {
 class Dilated final : public MaskExpr {
  public:
   Dilated(std::int64_t window, std::int64_t stride) : window_(window), stride_(stride) {}
+  std::int64_t settled_before(std::int64_t keys) const override { return keys - window_ * stride_; }
   void row(RowQuery& query, std::size_t, KeySet& out) const override {
     if (stride_ == 1) return push_clipped(out, query.position - window_, query.position + window_ + 1, query.keys);
     // From the first tooth of the comb at or past 0.
@@ -90,6 +92,8 @@ class Tree final : public MaskExpr {
         throw std::invalid_argument("parents must be -1 or the index of an earlier node, got " + std::to_string(parents_[t]) +
                                     " for node " + std::to_string(t));
   }
+  std::int64_t settled_before(std::int64_t keys) const override { return keys; }
+  bool counts_from_end() const override { return !start_; }
   void row(RowQuery& query, std::size_t, KeySet& out) const override {
     const std::int64_t nodes = static_cast<std::int64_t>(parents_.size());
     const std::int64_t start = start_ ? *start_ : query.keys - nodes, node = query.position - start;
@@ -152,6 +156,9 @@ class Neighborhood final : public MaskExpr {
     std::copy(shape, shape + 2, shape_);
     std::copy(kernel, kernel + 2, kernel_);
   }
+  std::int64_t settled_before(std::int64_t keys) const override {
+    return keys >= shape_[0] * shape_[1] ? kEveryPosition : kNoPosition;
+  }
   void row(RowQuery& query, std::size_t, KeySet& out) const override {
     if (query.position < 0 || query.position >= shape_[0] * shape_[1]) return;
     const std::int64_t top = first(query.position / shape_[1], 0), left = first(query.position % shape_[1], 1);
@@ -176,6 +183,7 @@ class Neighborhood final : public MaskExpr {
 class BlockDiffusion final : public MaskExpr {
  public:
   BlockDiffusion(std::int64_t size, std::int64_t length) : size_(size), length_(length) {}
+  std::int64_t settled_before(std::int64_t keys) const override { return keys >= 2 * length_ ? kEveryPosition : kNoPosition; }
   void row(RowQuery& query, std::size_t, KeySet& out) const override {
     const std::int64_t q = query.position;
     if (q < 0 || q >= 2 * length_) return;

@@ -13,11 +13,24 @@ class MaskExpr:
     def heads(self) -> int: ...
 
 class MaskPlan:
-    """A mask lowered for one geometry; immutable, usable by any number of calls.
+    """A mask lowered for one geometry, usable by any number of calls; :meth:`extend` lets it grow.
 
-    Two plans are equal when the same pairs of query and key attend, whatever masks they were made from.
+    Two plans are equal when the same pairs of query and key attend, whatever masks they were made from. ``plan[a:b]``
+    is a plan of those rows and the same keys, which shares memory: ``plan.extend()``, then
+    ``attention(q, k, v, mask=plan[-1:])`` is a step of decoding.
     """
 
+    def extend(self, n: int = 1, threads: int | None = None) -> MaskPlan:
+        """Take in ``n`` rows, and ``n`` keys of every sequence, behind those there are; returns the plan itself.
+
+        It then is ``mask.plan(q_len + n, kv_len + n, kv_lengths=kv_lengths + n, q_offset=q_offset)``. Rows that do not
+        look ahead stay as they are; calls under way in other threads, and slices, keep the plan as it was.
+
+        Raises:
+            TypeError, ValueError: ``n`` is no integer from 0 up, or the mask does not reach that far; nothing changes.
+        """
+
+    def __getitem__(self, rows: slice) -> MaskPlan: ...
     def __eq__(self, other: object) -> bool: ...
     __hash__: None  # type: ignore[assignment]
     def is_subset(self, other: MaskPlan) -> bool:
@@ -63,8 +76,8 @@ def mask_block_sparse(blocks: npt.NDArray[np.bool_], size: int) -> MaskExpr: ...
 def mask_neighborhood(shape: tuple[int, int], kernel: tuple[int, int]) -> MaskExpr: ...
 def mask_block_diffusion(size: int, length: int) -> MaskExpr: ...
 def mask_function(function: int, data: int, per_sequence: bool, per_head: bool) -> MaskExpr: ...
-def mask_rows(
-    function: Callable[[int, int, int, int], npt.NDArray[np.uint8]], per_sequence: bool, per_head: bool
+def mask_tiles(
+    function: Callable[[int, int, int, int, int, int], npt.NDArray[np.bool_]], per_sequence: bool, per_head: bool
 ) -> MaskExpr: ...
 def mask_and(terms: list[MaskExpr]) -> MaskExpr: ...
 def mask_or(terms: list[MaskExpr]) -> MaskExpr: ...
@@ -73,6 +86,7 @@ def make_plan(
     expr: MaskExpr, q_len: int, kv_len: int, batch: int, heads: int, q_offset: Any, kv_lengths: Any, threads: int | None
 ) -> MaskPlan: ...
 def fill_from_plan(plan: MaskPlan, out: npt.NDArray[Any], shown: int, hidden: int, threads: int | None) -> None: ...
+def bits_from_plan(plan: MaskPlan, out: npt.NDArray[np.uint8], threads: int | None) -> None: ...
 
 # packing: cumulative lengths (cu_q, cu_kv). pages: (table, kv_len, k_factors, v_factors) of a cache layer.
 # modifiers: (softcap, sinks, table by distance, slopes).

@@ -61,13 +61,20 @@ MaskRef mask_block_sparse(const bool* keep, const std::int64_t (&shape)[4], std:
 MaskRef mask_neighborhood(const std::int64_t (&shape)[2], const std::int64_t (&kernel)[2]);
 // Training of a block diffusion model on [noisy; clean] of `length` positions each.
 MaskRef mask_block_diffusion(std::int64_t size, std::int64_t length);
-// What function(b, h, q_pos, kv_pos, data) says (not 0: attend). It is called from several threads, once per pair and plan.
-// Without `per_sequence` (`per_head`) it is asked for b = 0 (h = 0) only.
+// What a function says. Before rows are lowered it is asked about the pairs of the call, each once: answers are kept with the
+// mask (256 MB of bits; what is more is asked again by the next plan), so that longer plans ask about new rows and keys only. It
+// must always answer the same. Without `per_sequence` (`per_head`) it is asked for b = 0 (h = 0) only.
+//
+// function(b, h, q_pos, kv_pos, data), not 0: attend; called from several threads.
 using MaskFunction = int (*)(std::int64_t, std::int64_t, std::int64_t, std::int64_t, void*);
 MaskRef mask_function(MaskFunction function, void* data, bool per_sequence, bool per_head);
-// The same by rows: fill(b, h, q_pos, keys, words) sets the bits of the keys that attend in zeroed words.
-using MaskRowFunction = std::function<void(std::int64_t, std::int64_t, std::int64_t, std::int64_t, std::uint64_t*)>;
-MaskRef mask_rows(MaskRowFunction fill, bool per_sequence, bool per_head);
+// answer(tile, keep) writes keep[rows][keys] for the positions from q_begin and the keys from kv_begin on, up to about 2^20
+// pairs; called from the thread that makes a plan, without a lock held.
+struct MaskTile {
+  std::int64_t b, h, q_begin, rows, kv_begin, keys;
+};
+using MaskTileFunction = std::function<void(const MaskTile&, bool*)>;
+MaskRef mask_tiles(MaskTileFunction answer, bool per_sequence, bool per_head);
 MaskRef mask_and(std::vector<MaskRef> terms);
 MaskRef mask_or(std::vector<MaskRef> terms);
 MaskRef mask_not(MaskRef term);
@@ -84,7 +91,11 @@ struct PlanRow {
   bool operator==(const PlanRow&) const = default;  // the same storage
 };
 
-// A mask lowered for one geometry. Immutable; rows that agree (over sequences and heads, or neighbours) are stored once.
+class PlanPiece;    // up to 512 rows
+struct PlanGrowth;  // rows that a plan is about to take in
+
+// A mask lowered for one geometry. Rows stand in pieces, which sequences, heads, copies and slices share where they agree: a copy
+// or a slice costs a pointer for every 512 rows.
 class MaskPlan {
  public:
   // Throws std::invalid_argument when the expression has another batch, head count, q_len or kv_len than the geometry.
@@ -92,21 +103,31 @@ class MaskPlan {
 
   const Geometry& geometry() const { return geometry_; }
   PlanRow row(std::int64_t b, std::int64_t h, std::int64_t i) const;
+  // Memory that the plan keeps alive, what it shares with other plans included.
   std::size_t bytes() const;
 
+  // Rows [begin, end), 0 <= begin <= end <= q_len, of the same keys.
+  MaskPlan slice(std::int64_t begin, std::int64_t end) const;
+
+  // Takes in n rows, and n keys of every sequence, behind those there are, as when tokens are decoded; q_offset stays. Rows that
+  // see none of the new keys are not lowered again. Throws what the constructor would for that geometry, and changes nothing.
+  void extend(std::int64_t n, int threads);
+  // extend() in two steps, for a plan that others read meanwhile: the work, and taking its result in, which only a plan of the
+  // geometry that the work was done for does (false: it has another by now).
+  std::shared_ptr<const PlanGrowth> growth(std::int64_t n, int threads) const;
+  bool grow(const PlanGrowth& growth);
+
  private:
-  struct Row {
-    std::int64_t offset;
-    std::int32_t count;       // spans
-    bool irregular;           // bits decide within the span
-    std::int64_t bit_offset;  // into bits_
-    bool operator==(const Row&) const = default;
-  };
+  using Strip = std::vector<std::shared_ptr<PlanPiece>>;  // the rows of a (sequence, head)
+  MaskPlan() = default;
+  void take(std::int64_t kept, const std::vector<Strip>& added);
+
+  MaskRef mask_;
   Geometry geometry_;
+  std::int64_t row_base_ = 0;             // rows of the original call that a slice has left out in front
   std::int64_t plan_batch_, plan_heads_;  // 1 where all agree
-  std::vector<Row> rows_;                 // [plan_batch][plan_heads][q_len]
-  std::vector<Span> spans_;
-  std::vector<std::uint64_t> bits_;
+  std::vector<std::uint32_t> strip_of_;   // [plan_batch][plan_heads]
+  std::vector<Strip> strips_;             // that differ
 };
 
 // Pairs of query and key that attend, over all sequences and heads.
@@ -125,8 +146,12 @@ void tile_map(const MaskPlan& plan, std::int64_t q_size, std::int64_t kv_size, T
 // Writes [batch][heads][q_len] bytes: 1 where the row sees no key.
 void empty_rows(const MaskPlan& plan, bool* out);
 
-// Writes [batch][heads][q_len][kv_len] elements of `element_bytes` (1, 2, 4 or 8) each: the pattern `shown` or `hidden`.
+// Writes [batch][heads][q_len][kv_len] elements of `element_bytes` (1, 2, 4 or 8) each: the pattern `shown` or `hidden`. `out`
+// may be unaligned.
 void fill_from_plan(const MaskPlan& plan, void* out, std::size_t element_bytes, std::uint64_t shown, std::uint64_t hidden,
                     int threads);
+
+// Writes [batch][heads][q_len][(kv_len + 7) / 8] bytes: bit j of byte i is 1 where key 8 i + j attends.
+void bits_from_plan(const MaskPlan& plan, std::uint8_t* out, int threads);
 
 }  // namespace maskattn

@@ -160,6 +160,26 @@ class Mask:
         plan = self.plan(q_len, kv_len, batch=batch, heads=heads, q_offset=q_offset, kv_lengths=kv_lengths)
         return _fill(plan, floating, 0, -np.inf, out)
 
+    def to_bits(
+        self,
+        q_len: int,
+        kv_len: int,
+        *,
+        batch: int = 1,
+        heads: int = 1,
+        q_offset: Lengths = None,
+        kv_lengths: Lengths = None,
+        out: npt.NDArray[np.uint8] | None = None,
+    ) -> npt.NDArray[np.uint8]:
+        """Array (batch, heads, q_len, ceil(kv_len / 8)): bit ``j`` of byte ``i`` is 1 where key ``8 i + j`` attends.
+
+        ``np.packbits(mask.to_bool(...), axis=-1, bitorder="little")``, arguments as there; bits past ``kv_len`` are 0.
+        """
+        plan = self.plan(q_len, kv_len, batch=batch, heads=heads, q_offset=q_offset, kv_lengths=kv_lengths)
+        out = _output((plan.batch, plan.heads, plan.q_len, (plan.kv_len + 7) // 8), np.dtype(np.uint8), out)
+        _core.bits_from_plan(plan, out, None)
+        return out
+
     def explain(
         self, b: int, h: int, q_pos: int, kv_pos: int, *, q_offset: int = 0, kv_length: int | None = None
     ) -> str:
@@ -242,16 +262,23 @@ class Mask:
 def _fill(
     plan: _core.MaskPlan, dtype: np.dtype[typing.Any], shown: float, hidden: float, out: npt.NDArray[typing.Any] | None
 ) -> npt.NDArray[typing.Any]:
-    shape = (plan.batch, plan.heads, plan.q_len, plan.kv_len)
-    if out is None:
-        out = np.empty(shape, dtype)
-    elif not isinstance(out, np.ndarray) or out.dtype != dtype:
-        raise TypeError(f"out must be a {dtype} array, got {getattr(out, 'dtype', type(out).__name__)}")
-    elif out.shape != shape or not out.flags.c_contiguous or not out.flags.writeable:
-        raise ValueError(f"out must be a writeable C-contiguous array of shape {shape}, got shape {out.shape}")
+    out = _output((plan.batch, plan.heads, plan.q_len, plan.kv_len), dtype, out)
     unsigned = np.dtype(f"u{dtype.itemsize}")
     shown_bits, hidden_bits = (int(np.array(value).astype(dtype).view(unsigned)) for value in (shown, hidden))
     _core.fill_from_plan(plan, out, shown_bits, hidden_bits, None)
+    return out
+
+
+def _output(
+    shape: tuple[int, ...], dtype: np.dtype[typing.Any], out: npt.NDArray[typing.Any] | None
+) -> npt.NDArray[typing.Any]:
+    """A new array, or ``out`` if it fits."""
+    if out is None:
+        return np.empty(shape, dtype)
+    if not isinstance(out, np.ndarray) or out.dtype != dtype:
+        raise TypeError(f"out must be a {dtype} array, got {getattr(out, 'dtype', type(out).__name__)}")
+    if out.shape != shape or not out.flags.c_contiguous or not out.flags.writeable:
+        raise ValueError(f"out must be a writeable C-contiguous array of shape {shape}, got shape {out.shape}")
     return out
 
 

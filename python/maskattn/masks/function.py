@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from maskattn import _core
 from maskattn.masks.base import BoolArray, Index, Mask
@@ -20,13 +19,19 @@ C_SIGNATURE = ctypes.CFUNCTYPE(
 
 @dataclass(frozen=True)
 class Function(Mask):
-    """What ``f(b, h, q_pos, kv_pos)`` says, evaluated into a bit a pair when a plan is made, never per attention call.
+    """What ``f(b, h, q_pos, kv_pos)`` says, kept as a bit a pair; asked when a plan is made, never per attention call.
 
     ``f`` is a Python callable vectorised like NumPy's functions, or a C function pointer of :data:`C_SIGNATURE`: a
-    ``numba.cfunc``, a ``scipy.LowLevelCallable`` or a ctypes function. A C function is called from several threads.
+    ``numba.cfunc``, a ``scipy.LowLevelCallable`` or a ctypes function. A callable is asked in tiles of up to 2**20
+    pairs: ``b`` and ``h`` are integers, ``q_pos`` has shape (rows, 1), ``kv_pos`` (1, keys), and the answer must
+    broadcast to (rows, keys). A C function is called from several threads, once a pair.
+
+    ``f`` must be pure, the same answer whenever it is asked: answers are kept with the mask (up to 256 MB of bits;
+    what is more is asked again), so that a longer plan, ``plan.extend`` and a step of decoding ask about new rows and
+    new keys only. It is asked about positions of the call's queries and keys that exist, and no others.
 
     ``per_sequence=False`` (``per_head=False``) says that ``f`` does not look at ``b`` (``h``): it is asked once for all
-    then. ``data`` is the address that a C function gets as its last argument; keep what it points to alive.
+    then, as 0. ``data`` is the address that a C function gets as its last argument; keep what it points to alive.
 
     >>> Function(lambda b, h, q, k: (q + k) % 2 == 0, per_sequence=False, per_head=False).to_bool(2, 2).tolist()
     [[[[True, False], [False, True]]]]
@@ -59,16 +64,18 @@ class Function(Mask):
         pointer = _pointer(self.f)
         if pointer is not None:
             return _core.mask_function(pointer, self.data, self.per_sequence, self.per_head)
-        return _core.mask_rows(self._row, self.per_sequence, self.per_head)
+        return _core.mask_tiles(self._tile, self.per_sequence, self.per_head)
 
-    def _row(self, b: int, h: int, q_pos: int, keys: int) -> npt.NDArray[np.uint8]:
-        answer = np.asarray(self.f(b, h, np.array(q_pos), np.arange(keys)))
-        if answer.shape not in ((), (keys,)):
+    def _tile(self, b: int, h: int, q_begin: int, rows: int, kv_begin: int, keys: int) -> BoolArray:
+        q_pos, kv_pos = np.arange(q_begin, q_begin + rows)[:, None], np.arange(kv_begin, kv_begin + keys)[None, :]
+        answer = np.asarray(self.f(b, h, q_pos, kv_pos))
+        try:
+            return np.ascontiguousarray(np.broadcast_to(answer != 0, (rows, keys)))
+        except ValueError:
             raise ValueError(
-                f"f must be vectorised: for one query and {keys} keys it must answer with shape ({keys},), "
-                f"got {answer.shape}"
-            )
-        return np.packbits(np.broadcast_to(answer != 0, (keys,)), bitorder="little")
+                f"f must be vectorised: for q_pos of shape ({rows}, 1) and kv_pos of shape (1, {keys}) its answer must "
+                f"broadcast to ({rows}, {keys}), got shape {answer.shape}"
+            ) from None
 
 
 def _pointer(f: Any) -> int | None:
