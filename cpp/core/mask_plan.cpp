@@ -19,6 +19,7 @@ using PieceRef = std::shared_ptr<PlanPiece>;
 
 struct PlanGrowth {
   Geometry before, after;                     // of the plan that it is for, and of what that becomes
+  std::int64_t row_base;                      // of both
   std::int64_t kept;                          // rows in front that stay as they are
   std::vector<std::vector<PieceRef>> pieces;  // of each (sequence, head): the rows behind those, cut where pieces end
 };
@@ -184,11 +185,11 @@ std::shared_ptr<const PlanGrowth> MaskPlan::growth(std::int64_t n, int threads) 
       kept = std::min(kept, settled <= geometry_.offset_of(b) ? 0 : settled - geometry_.offset_of(b));
   }
   auto pieces = Lowering{*mask_, {after, plan_batch_, plan_heads_, kept, threads}, row_base_}.run();
-  return std::make_shared<PlanGrowth>(PlanGrowth{geometry_, std::move(after), kept, std::move(pieces)});
+  return std::make_shared<PlanGrowth>(PlanGrowth{geometry_, std::move(after), row_base_, kept, std::move(pieces)});
 }
 
 bool MaskPlan::grow(const PlanGrowth& growth) {
-  if (geometry_ != growth.before) return false;
+  if (geometry_ != growth.before || row_base_ != growth.row_base) return false;
   take(growth.kept, growth.pieces);
   geometry_ = growth.after;
   return true;
