@@ -1,4 +1,7 @@
-"""Two leaves of a kind as one: candidates for :mod:`maskattn.masks.simplify`, which checks each of them."""
+"""Two leaves of a kind as one: candidates for :mod:`maskattn.masks.simplify`, which checks each of them.
+
+Where one of the two is a subset of the other there is no need for a rule: that one is enough is found by dropping.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,6 @@ from maskattn.masks.base import Mask
 from maskattn.masks.block_sparse import BlockSparse
 from maskattn.masks.causal import Causal
 from maskattn.masks.dense import Dense
-from maskattn.masks.dilated import Dilated
 from maskattn.masks.documents import Documents
 from maskattn.masks.first_tokens import FirstTokens
 from maskattn.masks.global_tokens import GlobalTokens
@@ -29,7 +31,7 @@ def merged(a: Mask, b: Mask, both: bool) -> Iterator[Mask]:
     if isinstance(a, Not) and isinstance(b, Not):
         yield from (Not(mask) for mask in merged(a.term, b.term, not both))
     a, b = turned(a), turned(b)
-    for rule in (_bands, _prefixes, _others, _documents, _arrays):
+    for rule in (_bands, _prefixes, _global_tokens, _documents, _arrays):
         mask = rule(a, b, both)
         if mask is not None:
             yield mask
@@ -82,12 +84,10 @@ def _parameter(lengths: npt.NDArray[np.int64]) -> int | tuple[int, ...]:
     return tuple(lengths.tolist()) if len(lengths) > 1 else int(lengths[0])
 
 
-def _others(a: Mask, b: Mask, both: bool) -> Mask | None:
-    if isinstance(a, GlobalTokens) and isinstance(b, GlobalTokens) and not both:
-        return GlobalTokens(tuple(sorted({*a.indices, *b.indices})))
-    if isinstance(a, Dilated) and isinstance(b, Dilated) and a.stride == b.stride:
-        return Dilated((min if both else max)(a.window, b.window), a.stride)
-    return None
+def _global_tokens(a: Mask, b: Mask, both: bool) -> Mask | None:
+    if not isinstance(a, GlobalTokens) or not isinstance(b, GlobalTokens) or both:
+        return None
+    return GlobalTokens(tuple(sorted({*a.indices, *b.indices})))
 
 
 def _documents(a: Mask, b: Mask, both: bool) -> Mask | None:

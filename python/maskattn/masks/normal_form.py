@@ -10,7 +10,8 @@ import numpy as np
 
 from maskattn.masks.algebra import All, Any, Not
 from maskattn.masks.base import Mask
-from maskattn.masks.edges import Box, Edges, boxes, joined, least, size
+from maskattn.masks.boxes import Box, boxes, joined, least, size
+from maskattn.masks.edges import Edges
 from maskattn.masks.full import Full
 
 WORK = 1 << 25  # spans of the rows that are compared at most; about half a second

@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 import typing
 
-from maskattn.masks.source import call
-
 if typing.TYPE_CHECKING:
     from maskattn.masks.base import Mask
 
@@ -67,6 +65,8 @@ class Operators:
         return cached
 
     def __repr__(self) -> str:
+        from maskattn.masks.source import call
+
         if not dataclasses.is_dataclass(self):
             return object.__repr__(self)
         return call(type(self).__name__, {field.name: getattr(self, field.name) for field in dataclasses.fields(self)})
