@@ -89,7 +89,7 @@ def _boxes(edges: Edges) -> Iterator[Box]:
     keys = _union(keys, [0], [] if bound is None else [bound])
     queries = _union(queries, [] if edges.max_queries is None else [edges.max_queries])
     if not len(keys_from_end) and not len(queries_from_end):
-        windows = _windows(_union(queries, _minus(keys, ahead)), margin, edges.max_queries)
+        windows = _windows(_union(queries, _minus(keys, ahead)), margin, edges.max_queries, close=_CLOSE)
         last = windows[-1][1] + int(ahead.max(initial=0))
         yield from _calls(edges, windows, max(int(keys[-1]), last) + margin if bound is None else bound)
         return
@@ -100,11 +100,11 @@ def _boxes(edges: Edges) -> Iterator[Box]:
         _minus(_minus(keys, ahead), queries_from_end),
         _minus(_minus(queries, -ahead), keys_from_end),
     )
-    for low, high in _windows(lengths, margin, None if bound is None else bound + 1, low=0, close=0):
+    for low, high in _windows(lengths, margin, None if bound is None else bound + 1, low=0):
         for length in range(low, high):
             ends = _union(keys, keys_from_end + length)
             rows = _union(queries, queries_from_end + length, _minus(ends, ahead))
-            yield from _calls(edges, _windows(rows, margin, edges.max_queries), length)
+            yield from _calls(edges, _windows(rows, margin, edges.max_queries, close=_CLOSE), length)
 
 
 def _calls(edges: Edges, windows: list[tuple[int, int]], length: int) -> Iterator[Box]:
@@ -141,9 +141,12 @@ def _minus(a: _Array, b: _Array) -> _Array:
 
 
 def _windows(
-    points: _Array, margin: int, high: int | None, low: int = -_FAR, close: int = _CLOSE
+    points: _Array, margin: int, high: int | None, *, low: int = -_FAR, close: int = 0
 ) -> list[tuple[int, int]]:
-    """Half-open ranges of all that is at most ``margin`` from a point, within [low, high); of 0 if there are none."""
+    """Half-open ranges of all that is at most ``margin`` from a point, within [low, high); of 0 if there are none.
+
+    Ranges with at most ``close`` between them become one.
+    """
     points = points if len(points) else np.zeros(1, np.int64)
     begins, ends = np.clip([points - margin, points + margin + 1], low, _FAR if high is None else high)
     cut = np.flatnonzero(begins[1:] > ends[:-1] + close)
