@@ -9,13 +9,15 @@ import re
 import typing
 
 if typing.TYPE_CHECKING:
-    from maskattn.masks.base import All, Any, Mask, Not
+    from maskattn.masks.algebra import All, Any, Not
+    from maskattn.masks.base import Mask
     from maskattn.masks.block_diffusion import BlockDiffusion
     from maskattn.masks.block_sparse import BlockSparse
     from maskattn.masks.causal import Causal
     from maskattn.masks.chunked import Chunked
     from maskattn.masks.conventions import *  # noqa: F403
     from maskattn.masks.dense import Dense
+    from maskattn.masks.difference import Difference, diff  # noqa: F401
     from maskattn.masks.dilated import Dilated
     from maskattn.masks.documents import Documents
     from maskattn.masks.first_tokens import FirstTokens
@@ -55,14 +57,16 @@ __all__ = [
     "Tree",
 ]
 
+_ELSEWHERE = {"All": "algebra", "Any": "algebra", "Not": "algebra", "Mask": "base"}
+_TOOLS = {"Difference": "difference", "diff": "difference"}
+
 
 if not typing.TYPE_CHECKING:  # or any name would pass for one of ours
 
     def __getattr__(name: str) -> typing.Any:
         # Imported on first use, a kind from the file of its name: who needs one mask does not wait for all of them.
-        if name in __all__:
-            base = name in ("All", "Any", "Mask", "Not")
-            module = "base" if base else re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
+        if name in __all__ or name in _TOOLS:
+            module = (_ELSEWHERE | _TOOLS).get(name) or re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
             value = getattr(importlib.import_module(f"maskattn.masks.{module}"), name)
             globals()[name] = value
             return value
@@ -74,4 +78,4 @@ if not typing.TYPE_CHECKING:  # or any name would pass for one of ours
 
 
 def __dir__() -> list[str]:
-    return sorted([*__all__, *importlib.import_module("maskattn.masks.conventions").__all__])
+    return sorted([*__all__, *_TOOLS, *importlib.import_module("maskattn.masks.conventions").__all__])

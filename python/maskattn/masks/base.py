@@ -1,14 +1,15 @@
-"""What all masks share: the algebra, lowering, and the ways out to arrays."""
+"""What all masks share: lowering, facts, and the ways out to arrays and pictures."""
 
 from __future__ import annotations
 
 import typing
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from maskattn import _core
+from maskattn.masks.edges import Edges
+from maskattn.masks.operators import Operators
 
 Index = npt.NDArray[np.int64] | int
 _FLOATS = (np.dtype(np.float16), np.dtype(np.float32), np.dtype(np.float64))
@@ -16,12 +17,12 @@ BoolArray = npt.NDArray[np.bool_]
 Lengths = int | npt.NDArray[np.integer[typing.Any]] | list[int] | None
 
 
-class Mask:
+class Mask(Operators):
     """Which keys each query sees. Immutable; True means attend.
 
-    A subclass states its definition in :meth:`allows` and its lowering, in terms of the core's primitives, in
-    ``_lower``. Geometry is given when a mask is used: query ``i`` of sequence ``b`` stands at position
-    ``q_offset[b] + i``, key ``j`` at ``j``, and keys at or past ``kv_lengths[b]`` do not exist.
+    A subclass states its definition in :meth:`allows`, its lowering, in terms of the core's primitives, in ``_lower``,
+    and where its answer can change in ``_edges``. Geometry is given when a mask is used: query ``i`` of sequence ``b``
+    stands at position ``q_offset[b] + i``, key ``j`` at ``j``, and keys at or past ``kv_lengths[b]`` do not exist.
     """
 
     def allows(
@@ -37,6 +38,10 @@ class Mask:
     def _lower(self) -> _core.MaskExpr:
         raise NotImplementedError
 
+    def _edges(self) -> Edges | None:
+        """Where the answer can change; None for an unknown set of pairs, of any q_len and kv_len."""
+        return None
+
     @property
     def expr(self) -> _core.MaskExpr:
         """The core's expression, built on first use."""
@@ -45,15 +50,6 @@ class Mask:
             cached = self._lower()
             object.__setattr__(self, "_expr", cached)
         return cached
-
-    def __and__(self, other: Mask) -> Mask:
-        return All((self, other)) if isinstance(other, Mask) else NotImplemented
-
-    def __or__(self, other: Mask) -> Mask:
-        return Any((self, other)) if isinstance(other, Mask) else NotImplemented
-
-    def __invert__(self) -> Mask:
-        return Not(self)
 
     def plan(
         self,
@@ -280,73 +276,3 @@ def _output(
     if out.shape != shape or not out.flags.c_contiguous or not out.flags.writeable:
         raise ValueError(f"out must be a writeable C-contiguous array of shape {shape}, got shape {out.shape}")
     return out
-
-
-@dataclass(frozen=True)
-class All(Mask):
-    """What every term allows: ``a & b``."""
-
-    terms: tuple[Mask, ...]
-
-    def allows(
-        self, b: Index, h: Index, q_pos: Index, kv_pos: Index, *, q_offset: Index = 0, kv_length: Index | None = None
-    ) -> BoolArray:
-        return np.asarray(
-            np.logical_and.reduce(_broadcast(self.terms, b, h, q_pos, kv_pos, q_offset, kv_length)), np.bool_
-        )
-
-    def _lower(self) -> _core.MaskExpr:
-        return _core.mask_and([term.expr for term in self.terms])
-
-    def __repr__(self) -> str:
-        return " & ".join(_operand(term, All) for term in self.terms)
-
-
-@dataclass(frozen=True)
-class Any(Mask):
-    """What some term allows: ``a | b``."""
-
-    terms: tuple[Mask, ...]
-
-    def allows(
-        self, b: Index, h: Index, q_pos: Index, kv_pos: Index, *, q_offset: Index = 0, kv_length: Index | None = None
-    ) -> BoolArray:
-        return np.asarray(
-            np.logical_or.reduce(_broadcast(self.terms, b, h, q_pos, kv_pos, q_offset, kv_length)), np.bool_
-        )
-
-    def _lower(self) -> _core.MaskExpr:
-        return _core.mask_or([term.expr for term in self.terms])
-
-    def __repr__(self) -> str:
-        return " | ".join(_operand(term, Any) for term in self.terms)
-
-
-@dataclass(frozen=True)
-class Not(Mask):
-    """What the term hides: ``~a``. Keys that do not exist stay unseen."""
-
-    term: Mask
-
-    def allows(
-        self, b: Index, h: Index, q_pos: Index, kv_pos: Index, *, q_offset: Index = 0, kv_length: Index | None = None
-    ) -> BoolArray:
-        return np.logical_not(self.term.allows(b, h, q_pos, kv_pos, q_offset=q_offset, kv_length=kv_length))
-
-    def _lower(self) -> _core.MaskExpr:
-        return _core.mask_not(self.term.expr)
-
-    def __repr__(self) -> str:
-        return f"~{_operand(self.term, Not)}"
-
-
-def _broadcast(
-    terms: tuple[Mask, ...], b: Index, h: Index, q_pos: Index, kv_pos: Index, q_offset: Index, kv_length: Index | None
-) -> list[BoolArray]:
-    answers = (term.allows(b, h, q_pos, kv_pos, q_offset=q_offset, kv_length=kv_length) for term in terms)
-    return list(np.broadcast_arrays(*answers))
-
-
-def _operand(term: Mask, inside: type[Mask]) -> str:
-    loose = isinstance(term, (All, Any)) and not isinstance(term, inside)
-    return f"({term!r})" if loose else repr(term)

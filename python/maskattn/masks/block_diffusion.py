@@ -6,6 +6,7 @@ import numpy as np
 
 from maskattn import _core
 from maskattn.masks.base import BoolArray, Index, Mask
+from maskattn.masks.edges import Edges
 from maskattn.masks.parameters import size
 
 
@@ -40,6 +41,12 @@ class BlockDiffusion(Mask):
         seen = np.where(noisy_key, noisy_query & (query == key), np.where(noisy_query, key < query, key <= query))
         inside = np.greater_equal(q_pos, 0) & np.less(q_pos, 2 * n) & np.less(kv_pos, 2 * n)
         return np.asarray(seen & inside)
+
+    def _edges(self) -> Edges:
+        if self.length is None:
+            return Edges(ahead=(0,), period=self.size)
+        edges = [start + i for start in (0, self.length) for i in range(0, self.length, self.size)] + [2 * self.length]
+        return Edges(keys=edges, queries=edges, spans=2)
 
     def _lower(self) -> _core.MaskExpr:
         if self.length is None:

@@ -6,10 +6,11 @@ import numpy as np
 
 from maskattn import _core
 from maskattn.masks.base import BoolArray, Index, Mask
+from maskattn.masks.edges import Edges, changes
 from maskattn.masks.parameters import read_only, size
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class BlockSparse(Mask):
     """Blocks of ``size`` x ``size`` positions, kept or not: bool array (..., query blocks, key blocks), True = attend.
 
@@ -49,6 +50,17 @@ class BlockSparse(Mask):
             np.minimum(column, columns - 1),
         )
         return np.asarray(self.blocks[at] & inside)
+
+    def _edges(self) -> Edges:
+        rows, columns = self.blocks.shape[2:]
+        keys = self.size * changes(self.blocks)
+        return Edges(
+            keys=keys,
+            queries=self.size * changes(self.blocks.swapaxes(2, 3)),
+            spans=len(keys),
+            max_queries=rows * self.size,
+            max_keys=columns * self.size,
+        )
 
     def _lower(self) -> _core.MaskExpr:
         return _core.mask_block_sparse(self.blocks, self.size)

@@ -6,6 +6,7 @@ import numpy as np
 
 from maskattn import _core
 from maskattn.masks.base import BoolArray, Index, Mask
+from maskattn.masks.edges import Edges
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,9 @@ class Causal(Mask):
         self, b: Index, h: Index, q_pos: Index, kv_pos: Index, *, q_offset: Index = 0, kv_length: Index | None = None
     ) -> BoolArray:
         return np.less_equal(kv_pos, q_pos)
+
+    def _edges(self) -> Edges:
+        return Edges(ahead=(1,))
 
     def _lower(self) -> _core.MaskExpr:
         return _core.mask_band(None, 0)

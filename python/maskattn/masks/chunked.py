@@ -6,6 +6,7 @@ import numpy as np
 
 from maskattn import _core
 from maskattn.masks.base import BoolArray, Index, Mask
+from maskattn.masks.edges import Edges
 from maskattn.masks.parameters import size
 
 
@@ -26,6 +27,9 @@ class Chunked(Mask):
         self, b: Index, h: Index, q_pos: Index, kv_pos: Index, *, q_offset: Index = 0, kv_length: Index | None = None
     ) -> BoolArray:
         return np.equal(np.floor_divide(q_pos, self.size), np.floor_divide(kv_pos, self.size))
+
+    def _edges(self) -> Edges:
+        return Edges(ahead=(0,), period=self.size)
 
     def _lower(self) -> _core.MaskExpr:
         return _core.mask_chunks(self.size, False)

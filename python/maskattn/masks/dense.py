@@ -6,10 +6,11 @@ import numpy as np
 
 from maskattn import _core
 from maskattn.masks.base import BoolArray, Index, Mask
+from maskattn.masks.edges import Edges, changes
 from maskattn.masks.parameters import read_only
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Dense(Mask):
     """A bool array (True = attend) that broadcasts to (batch, heads, q_len, kv_len): the call's own rows and keys.
 
@@ -37,6 +38,11 @@ class Dense(Mask):
     ) -> BoolArray:
         at = (b, h, np.subtract(q_pos, q_offset), kv_pos)
         return np.asarray(self.keep[tuple(np.minimum(i, n - 1) for i, n in zip(at, self.keep.shape, strict=True))])
+
+    def _edges(self) -> Edges:
+        q_len, kv_len = (None if extent == 1 else extent for extent in self.keep.shape[2:])
+        spans = self.keep.shape[3] // 64 + 1
+        return Edges(keys=changes(self.keep), spans=spans, q_len=q_len, kv_len=kv_len)
 
     def _lower(self) -> _core.MaskExpr:
         return _core.mask_dense(self.keep)

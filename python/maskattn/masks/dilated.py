@@ -6,6 +6,7 @@ import numpy as np
 
 from maskattn import _core
 from maskattn.masks.base import BoolArray, Index, Mask
+from maskattn.masks.edges import Edges
 from maskattn.masks.parameters import count, size
 
 
@@ -29,6 +30,10 @@ class Dilated(Mask):
     ) -> BoolArray:
         ahead = np.subtract(kv_pos, q_pos)
         return np.asarray((ahead % self.stride == 0) & (np.abs(ahead) <= self.window * self.stride))
+
+    def _edges(self) -> Edges:
+        reach = self.window * self.stride
+        return Edges(ahead=(-reach, reach + 1), period=self.stride, spans=2 * self.window + 1)
 
     def _lower(self) -> _core.MaskExpr:
         return _core.mask_dilated(self.window, self.stride)

@@ -8,10 +8,12 @@ import numpy.typing as npt
 
 from maskattn import _core
 from maskattn.masks.base import BoolArray, Index, Mask
+from maskattn.masks.edges import Edges, changes
 from maskattn.masks.parameters import read_only
+from maskattn.masks.source import call
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Documents(Mask):
     """Packed sequences: a query sees the keys whose document id is its own.
 
@@ -54,6 +56,21 @@ class Documents(Mask):
         sequence = np.minimum(b, len(self.ids) - 1)
         same = self.ids[sequence, np.maximum(q_pos, 0)] == self.kv_ids[sequence, kv_pos]
         return np.asarray(same & np.greater_equal(q_pos, 0))
+
+    def __repr__(self) -> str:
+        return call("Documents", {"ids": self.ids} | ({} if self.kv_ids is self.ids else {"kv_ids": self.kv_ids}))
+
+    def _edges(self) -> Edges:
+        assert self.kv_ids is not None
+        keys = changes(self.kv_ids)
+        runs = max((np.unique(ids[keys], return_counts=True)[1].max() for ids in self.kv_ids if len(ids)), default=0)
+        return Edges(
+            keys=keys,
+            queries=changes(self.ids),
+            spans=int(runs),
+            max_queries=self.ids.shape[1],
+            max_keys=self.kv_ids.shape[1],
+        )
 
     def _lower(self) -> _core.MaskExpr:
         assert self.kv_ids is not None

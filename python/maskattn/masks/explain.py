@@ -9,7 +9,8 @@ from functools import singledispatch
 
 import numpy as np
 
-from maskattn.masks.base import All, Any, Mask, Not
+from maskattn.masks.algebra import All, Any, Not
+from maskattn.masks.base import Mask
 from maskattn.masks.block_diffusion import BlockDiffusion
 from maskattn.masks.block_sparse import BlockSparse
 from maskattn.masks.causal import Causal

@@ -6,6 +6,7 @@ import numpy as np
 
 from maskattn import _core
 from maskattn.masks.base import BoolArray, Index, Mask
+from maskattn.masks.edges import Edges
 from maskattn.masks.parameters import count
 
 
@@ -27,6 +28,9 @@ class FirstTokens(Mask):
         self, b: Index, h: Index, q_pos: Index, kv_pos: Index, *, q_offset: Index = 0, kv_length: Index | None = None
     ) -> BoolArray:
         return np.less(kv_pos, self.n) & np.ones(np.shape(q_pos), np.bool_)
+
+    def _edges(self) -> Edges:
+        return Edges(keys=(self.n,))
 
     def _lower(self) -> _core.MaskExpr:
         return _core.mask_key_range(np.array([0]), np.array([self.n]))

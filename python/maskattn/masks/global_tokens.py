@@ -7,6 +7,7 @@ import numpy as np
 
 from maskattn import _core
 from maskattn.masks.base import BoolArray, Index, Mask
+from maskattn.masks.edges import Edges
 from maskattn.masks.parameters import Integers, counts
 
 
@@ -31,6 +32,10 @@ class GlobalTokens(Mask):
         self, b: Index, h: Index, q_pos: Index, kv_pos: Index, *, q_offset: Index = 0, kv_length: Index | None = None
     ) -> BoolArray:
         return np.isin(q_pos, self.indices) | np.isin(kv_pos, self.indices)
+
+    def _edges(self) -> Edges:
+        edges = [edge for index in self.indices for edge in (index, index + 1)]
+        return Edges(keys=edges, queries=edges, spans=len(self.indices))
 
     def _lower(self) -> _core.MaskExpr:
         return _core.mask_global_tokens(np.array(self.indices, np.int64))

@@ -6,10 +6,11 @@ import numpy as np
 
 from maskattn import _core
 from maskattn.masks.base import BoolArray, Index, Mask
+from maskattn.masks.edges import Edges, changes
 from maskattn.masks.parameters import read_only, sequences_of_bool
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class KeyPadding(Mask):
     """Keys that are real, by position: bool array (batch, kv_len) or (kv_len,), True = attend.
 
@@ -29,6 +30,10 @@ class KeyPadding(Mask):
     ) -> BoolArray:
         seen = self.keep[np.minimum(b, len(self.keep) - 1), kv_pos]
         return np.asarray(seen & np.ones(np.shape(q_pos), np.bool_))
+
+    def _edges(self) -> Edges:
+        keys = changes(self.keep)
+        return Edges(keys=keys, spans=len(keys), max_keys=self.keep.shape[1])
 
     def _lower(self) -> _core.MaskExpr:
         return _core.mask_keys(self.keep)

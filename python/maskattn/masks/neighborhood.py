@@ -6,6 +6,7 @@ import numpy as np
 
 from maskattn import _core
 from maskattn.masks.base import BoolArray, Index, Mask
+from maskattn.masks.edges import Edges
 from maskattn.masks.parameters import size
 
 
@@ -29,9 +30,9 @@ class Neighborhood(Mask):
             raise ValueError(f"kernel must have as many numbers as shape, {self.shape}, got {self.kernel}")
         if kernel[0] > shape[0] or kernel[1] > shape[1]:
             raise ValueError(f"kernel must fit in shape {self.shape}, got {self.kernel}")
-        if np.ndim(self.kernel):
-            object.__setattr__(self, "kernel", kernel)
-            object.__setattr__(self, "shape", shape)
+        line = np.ndim(self.kernel) == 0
+        object.__setattr__(self, "kernel", kernel[1] if line else kernel)
+        object.__setattr__(self, "shape", shape[1] if line else shape)
 
     def allows(
         self, b: Index, h: Index, q_pos: Index, kv_pos: Index, *, q_offset: Index = 0, kv_length: Index | None = None
@@ -44,6 +45,14 @@ class Neighborhood(Mask):
             first = np.clip(query - width // 2, 0, extent - width)
             inside = inside & (key >= first) & (key < first + width)
         return np.asarray(inside)
+
+    def _edges(self) -> Edges:
+        (lines, width), (height, columns) = _two("shape", self.shape), _two("kernel", self.kernel)
+        if lines > 1:
+            cells = range(lines * width + 1)
+            return Edges(keys=cells, queries=cells, spans=height)
+        before = columns // 2
+        return Edges(keys=(columns, width - columns, width), queries=(0, width), ahead=(-before, columns - before))
 
     def _lower(self) -> _core.MaskExpr:
         return _core.mask_neighborhood(_two("shape", self.shape), _two("kernel", self.kernel))

@@ -7,6 +7,7 @@ import numpy as np
 
 from maskattn import _core
 from maskattn.masks.base import BoolArray, Index, Mask
+from maskattn.masks.edges import Edges
 from maskattn.masks.parameters import Integers, counts_per_sequence, known_length, one_of, per_sequence
 
 
@@ -43,6 +44,12 @@ class Padding(Mask):
         else:
             real = np.greater_equal(kv_pos, known_length("Padding", kv_length) - length)
         return real & np.ones(np.shape(q_pos), np.bool_)
+
+    def _edges(self) -> Edges:
+        lengths = per_sequence(self.lengths)
+        if self.side == "left":
+            return Edges(keys_from_end=(-lengths).tolist())
+        return Edges(keys=lengths.tolist())
 
     def _lower(self) -> _core.MaskExpr:
         lengths = per_sequence(self.lengths)

@@ -7,6 +7,7 @@ import numpy as np
 
 from maskattn import _core
 from maskattn.masks.base import BoolArray, Index, Mask
+from maskattn.masks.edges import Edges
 from maskattn.masks.parameters import Integers, counts_per_sequence, per_sequence
 
 
@@ -34,6 +35,9 @@ class PrefixLM(Mask):
     ) -> BoolArray:
         lengths = per_sequence(self.lengths)
         return np.less(kv_pos, lengths[np.minimum(b, len(lengths) - 1)]) | np.less_equal(kv_pos, q_pos)
+
+    def _edges(self) -> Edges:
+        return Edges(keys=per_sequence(self.lengths).tolist(), ahead=(1,))
 
     def _lower(self) -> _core.MaskExpr:
         lengths = per_sequence(self.lengths)

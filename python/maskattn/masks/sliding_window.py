@@ -6,6 +6,7 @@ import numpy as np
 
 from maskattn import _core
 from maskattn.masks.base import BoolArray, Index, Mask
+from maskattn.masks.edges import Edges
 from maskattn.masks.parameters import count
 
 
@@ -34,6 +35,10 @@ class SlidingWindow(Mask):
         ahead = np.subtract(kv_pos, q_pos)
         left = np.ones(ahead.shape, np.bool_) if self.left is None else ahead >= -self.left
         return left if self.right is None else left & (ahead <= self.right)
+
+    def _edges(self) -> Edges:
+        left = () if self.left is None else (-self.left,)
+        return Edges(ahead=(*left, *(() if self.right is None else (self.right + 1,))))
 
     def _lower(self) -> _core.MaskExpr:
         return _core.mask_band(self.left, self.right)

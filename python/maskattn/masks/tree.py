@@ -7,6 +7,7 @@ import numpy as np
 
 from maskattn import _core
 from maskattn.masks.base import BoolArray, Index, Mask
+from maskattn.masks.edges import Edges
 from maskattn.masks.parameters import Integers, count, known_length
 
 
@@ -58,6 +59,14 @@ class Tree(Mask):
             return np.less(kv_pos, np.minimum(start, np.add(q_pos, 1)))
         seen = on_path[node, np.clip(key, 0, n - 1)] & (key >= 0) & (key < n)
         return np.asarray(seen | ((key < 0) & np.less_equal(kv_pos, q_pos)))
+
+    def _edges(self) -> Edges:
+        nodes = len(self.parents)
+        if self.start is None:
+            places = range(-nodes, 1)
+            return Edges(keys_from_end=places, queries_from_end=places, ahead=(1,), spans=nodes + 1)
+        places = range(self.start, self.start + nodes + 1)
+        return Edges(keys=places, queries=places, ahead=(1,), spans=nodes + 1)
 
     def _lower(self) -> _core.MaskExpr:
         return _core.mask_tree(np.array(self.parents, np.int64), self.start)
