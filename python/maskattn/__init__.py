@@ -14,12 +14,15 @@ from maskattn.version import __version__
 from maskattn.weights import attention_key_sums, attention_topk, attention_weights
 
 if TYPE_CHECKING:
-    from maskattn.decoder import Model, load
+    from maskattn.decoder import DecoderLayer, EncoderLayer, Model, MultiHeadAttention, load
 
 __all__ = [
     "ALiBi",
+    "DecoderLayer",
+    "EncoderLayer",
     "MaskPlan",
     "Model",
+    "MultiHeadAttention",
     "RelativeBias",
     "__version__",
     "attention",
@@ -46,7 +49,7 @@ _core.current_isa()  # an unusable MASKATTN_ISA is an error of the import, not o
 
 def __getattr__(name: str) -> Any:
     # The decoder is imported on first use: attention alone must not pay for it.
-    if name in ("load", "Model"):
+    if name in ("DecoderLayer", "EncoderLayer", "Model", "MultiHeadAttention", "load"):
         from maskattn import decoder
 
         return getattr(decoder, name)
