@@ -84,8 +84,8 @@ class Definition:
         x = self.residual(x, "norm1", lambda h: self.attend("self_attn", h, h, seen, bias))
         return self.residual(x, "norm2", self.feed_forward)
 
-    def decoder(self, x: Array, memory: Array, seen: Array, memory_seen: Array) -> Array:
-        x = self.residual(x, "norm1", lambda h: self.attend("self_attn", h, h, seen))
+    def decoder(self, x: Array, memory: Array, seen: Array, memory_seen: Array, bias: Array) -> Array:
+        x = self.residual(x, "norm1", lambda h: self.attend("self_attn", h, h, seen, bias))
         x = self.residual(x, "norm2", lambda h: self.attend("multihead_attn", h, memory, memory_seen))
         return self.residual(x, "norm3", self.feed_forward)
 
@@ -122,10 +122,10 @@ def test_decoder_layer(isa: str, norm_first: bool, activation: str, bias: bool, 
         seen = oracle.visible(Causal(), q_len, q_len, batch=BATCH, kv_lengths=padding["kv_lengths"], q_offset=0)
         near = SlidingWindow(left=4, right=2)
         memory_seen = oracle.visible(near, q_len, kv_len, batch=BATCH, kv_lengths=padding["memory_lengths"], q_offset=0)
-        agree(
-            ours(x, memory, memory_mask=near, **padding),
-            definition.decoder(x, memory, seen, memory_seen),
-        )
+        by_pair, weights = normal(rng, HEADS, q_len, q_len), []
+        got = ours(x, memory, memory_mask=near, bias=by_pair, cross_weights=weights, **padding)
+        agree(got, definition.decoder(x, memory, seen, memory_seen, by_pair))
+        np.testing.assert_array_equal(weights[0] > 0, np.broadcast_to(memory_seen, weights[0].shape))
 
 
 @pytest.mark.parametrize("norm_first", [False, True])
