@@ -15,7 +15,7 @@ import maskattn.decoder
 import tiny_marian
 from maskattn.decoder.activations import ACTIVATIONS
 from maskattn.decoder.cache import SelfCache
-from maskattn.decoder.model import join_heads, split_heads
+from maskattn.decoder.multi_head import join_heads, split_heads
 from maskattn.decoder.norms import layer_norm
 from maskattn.decoder.positions import sinusoidal
 from maskattn.decoder.rules import GreedyRules

@@ -15,13 +15,16 @@ from maskattn.weights import attention_key_sums, attention_topk, attention_weigh
 
 if TYPE_CHECKING:
     from maskattn.cache import KVCache
-    from maskattn.decoder import Model, load
+    from maskattn.decoder import DecoderLayer, EncoderLayer, Model, MultiHeadAttention, load
 
 __all__ = [
     "ALiBi",
+    "DecoderLayer",
+    "EncoderLayer",
     "KVCache",
     "MaskPlan",
     "Model",
+    "MultiHeadAttention",
     "RelativeBias",
     "__version__",
     "attention",
@@ -54,7 +57,7 @@ if not TYPE_CHECKING:  # or any name would pass for one of ours
             from maskattn.cache import KVCache
 
             return KVCache
-        if name in ("load", "Model"):
+        if name in ("DecoderLayer", "EncoderLayer", "Model", "MultiHeadAttention", "load"):
             from maskattn import decoder
 
             return getattr(decoder, name)

@@ -8,6 +8,8 @@ import numpy as np
 
 from maskattn.decoder.arrays import FloatArray
 
+Activation = Callable[[FloatArray], FloatArray]
+
 
 def relu(x: FloatArray) -> FloatArray:
     """max(x, 0)."""
@@ -40,4 +42,18 @@ def erf(x: FloatArray) -> FloatArray:
     return value
 
 
-ACTIVATIONS: dict[str, Callable[[FloatArray], FloatArray]] = {"relu": relu, "silu": silu, "swish": silu, "gelu": gelu}
+ACTIVATIONS: dict[str, Activation] = {"relu": relu, "silu": silu, "swish": silu, "gelu": gelu}
+
+
+def activation(key: str, name: object) -> Activation:
+    """The activation called ``name``, which stands under ``key``.
+
+    Raises:
+        ValueError: it is not known.
+    """
+    if not isinstance(name, str) or name not in ACTIVATIONS:
+        raise ValueError(
+            f"{key} must be one of {', '.join(sorted(ACTIVATIONS))}, got {name!r}; "
+            "add it to maskattn/decoder/activations.py"
+        )
+    return ACTIVATIONS[name]

@@ -8,22 +8,24 @@ import numpy as np
 import numpy.typing as npt
 
 from maskattn.decoder.arrays import FloatArray, IntArray
+from maskattn.decoder.multi_head import KeyValues
 
 
 @dataclass(frozen=True)
 class Memory:
     """Cross-attention keys and values, projected once per source.
 
-    ``key_values``: one array per decoder layer, shape (batch, source_len, 2 * width), float32: keys, then values.
+    ``key_values``: one pair per decoder layer.
     ``lengths``: shape (batch,); keys past it are padding, and attention never reads them.
     """
 
-    key_values: tuple[FloatArray, ...]
+    key_values: tuple[KeyValues, ...]
     lengths: IntArray
 
     def keep(self, rows: npt.NDArray[np.bool_]) -> Memory:
         """Only the sequences marked True."""
-        return Memory(tuple(layer[rows] for layer in self.key_values), self.lengths[rows])
+        pairs = tuple(KeyValues(keys[rows], values[rows]) for keys, values in self.key_values)
+        return Memory(pairs, self.lengths[rows])
 
 
 class SelfCache:
@@ -36,6 +38,10 @@ class SelfCache:
         self.length = 0
         self._keys = np.empty((layers, batch, heads, capacity, head_dim), np.float32)
         self._values = np.empty_like(self._keys)
+
+    def layer(self, layer: int) -> LayerOfCache:
+        """One layer's share, as layers take it."""
+        return LayerOfCache(self, layer)
 
     def append(self, layer: int, keys: FloatArray, values: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Store (batch, heads, new, head_dim) behind the tokens so far; returns views of all, the new included.
@@ -65,3 +71,18 @@ class SelfCache:
             old, new = getattr(self, name), np.empty(shape, np.float32)
             new[:, :, :, : self.length] = old[:, :, :, : self.length]
             setattr(self, name, new)
+
+
+@dataclass(frozen=True)
+class LayerOfCache:
+    """A :class:`~maskattn.decoder.multi_head.LayerCache`; ``SelfCache.advance`` counts for all layers."""
+
+    cache: SelfCache
+    layer: int
+
+    @property
+    def length(self) -> int:
+        return self.cache.length
+
+    def append(self, keys: FloatArray, values: FloatArray) -> tuple[FloatArray, FloatArray]:
+        return self.cache.append(self.layer, keys, values)

@@ -1,4 +1,4 @@
-"""The weights of a model in the form the forward pass wants: sizes checked, projections of one input fused."""
+"""A checkpoint's tensors, their shapes checked, as the layers of a model."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-import numpy as np
-
+from maskattn.decoder.activations import Activation, activation
 from maskattn.decoder.arrays import FloatArray
 from maskattn.decoder.checkpoint import Checkpoint
+from maskattn.decoder.layers import DecoderLayer, EncoderLayer, FeedForward
+from maskattn.decoder.multi_head import MultiHeadAttention
+from maskattn.decoder.norms import NORMS, PLACEMENTS, Norm
+from maskattn.decoder.projection import Linear
 from maskattn.families import Family
-from maskattn.linear import linear
 
 
 @dataclass(frozen=True)
@@ -53,63 +55,12 @@ class Sizes:
 
 
 @dataclass(frozen=True)
-class Affine:
-    """Weight (out, in) and bias (out,) of a projection; or both (width,), of a norm."""
-
-    weight: FloatArray
-    bias: FloatArray
-
-    def __call__(self, x: FloatArray) -> FloatArray:
-        """(..., in) -> (..., out)."""
-        return linear(x, self.weight, self.bias)
-
-
-@dataclass(frozen=True)
-class SelfAttention:
-    """``qkv`` projects to queries, keys and values side by side, in one product."""
-
-    qkv: Affine
-    out: Affine
-    norm: Affine
-
-
-@dataclass(frozen=True)
-class CrossAttention:
-    """Queries come from the tokens, ``kv`` (keys and values side by side) from the encoder's output."""
-
-    q: Affine
-    kv: Affine
-    out: Affine
-    norm: Affine
-
-
-@dataclass(frozen=True)
-class FeedForward:
-    up: Affine
-    down: Affine
-    norm: Affine
-
-
-@dataclass(frozen=True)
-class EncoderLayer:
-    attention: SelfAttention
-    ffn: FeedForward
-
-
-@dataclass(frozen=True)
-class DecoderLayer:
-    attention: SelfAttention
-    cross: CrossAttention
-    ffn: FeedForward
-
-
-@dataclass(frozen=True)
 class Weights:
     """All weights, float32. ``head`` may be the same array as ``target_embedding``."""
 
     source_embedding: FloatArray
     target_embedding: FloatArray
-    head: Affine
+    head: Linear
     encoder: tuple[EncoderLayer, ...]
     decoder: tuple[DecoderLayer, ...]
 
@@ -118,9 +69,9 @@ def read_weights(checkpoint: Checkpoint, family: Family, sizes: Sizes, config: M
     """Fetch every tensor that the family names, in the shape that ``sizes`` gives it.
 
     Raises:
-        ValueError: a tensor is missing or mis-shaped.
+        ValueError: a tensor is missing or mis-shaped, or config.json names an activation that is not known.
     """
-    reader = _Reader(checkpoint, family, sizes.width)
+    reader = _Reader(checkpoint, family, sizes, activation(family.activation, config[family.activation]))
 
     def tensor(name: str, *shape: int) -> FloatArray:
         names = family.tensors[name]
@@ -132,21 +83,11 @@ def read_weights(checkpoint: Checkpoint, family: Family, sizes: Sizes, config: M
     return Weights(
         source_embedding=tensor("encoder.embed", sizes.source_vocab, sizes.width),
         target_embedding=tensor("decoder.embed", sizes.target_vocab, sizes.width),
-        head=Affine(
+        head=Linear(
             tensor("head", sizes.target_vocab, sizes.width), tensor("head.bias", 1, sizes.target_vocab).reshape(-1)
         ),
-        encoder=tuple(
-            EncoderLayer(reader.self_attention("encoder", i), reader.feed_forward("encoder", i, sizes.encoder_ffn))
-            for i in range(sizes.encoder_layers)
-        ),
-        decoder=tuple(
-            DecoderLayer(
-                reader.self_attention("decoder", i),
-                reader.cross_attention("decoder", i),
-                reader.feed_forward("decoder", i, sizes.decoder_ffn),
-            )
-            for i in range(sizes.decoder_layers)
-        ),
+        encoder=tuple(reader.encoder_layer(i) for i in range(sizes.encoder_layers)),
+        decoder=tuple(reader.decoder_layer(i) for i in range(sizes.decoder_layers)),
     )
 
 
@@ -154,39 +95,50 @@ def read_weights(checkpoint: Checkpoint, family: Family, sizes: Sizes, config: M
 class _Reader:
     checkpoint: Checkpoint
     family: Family
-    width: int
+    sizes: Sizes
+    activation: Activation
 
-    def affine(self, module: str, side: str, layer: int, *shape: int) -> Affine:
-        name = self.family.modules[module].format(side=side, layer=layer)
-        return Affine(
-            self.checkpoint.tensor([f"{name}.weight"], shape), self.checkpoint.tensor([f"{name}.bias"], shape[:1])
+    def encoder_layer(self, layer: int) -> EncoderLayer:
+        return EncoderLayer(
+            self.attention("encoder", layer, "self", self.sizes.encoder_heads),
+            self.norm("encoder", layer, "self.norm"),
+            self.feed_forward("encoder", layer, self.sizes.encoder_ffn),
+            self.norm("encoder", layer, "ffn.norm"),
+            PLACEMENTS[self.family.norm_placement],
         )
 
-    def square(self, modules: list[str], side: str, layer: int) -> Affine:
-        """Width-to-width projections of the same input, stacked into one."""
-        parts = [self.affine(module, side, layer, self.width, self.width) for module in modules]
-        if len(parts) == 1:
-            return parts[0]
-        return Affine(np.concatenate([p.weight for p in parts]), np.concatenate([p.bias for p in parts]))
-
-    def self_attention(self, side: str, layer: int) -> SelfAttention:
-        return SelfAttention(
-            qkv=self.square(["self.q", "self.k", "self.v"], side, layer),
-            out=self.square(["self.out"], side, layer),
-            norm=self.affine("self.norm", side, layer, self.width),
+    def decoder_layer(self, layer: int) -> DecoderLayer:
+        return DecoderLayer(
+            self.attention("decoder", layer, "self", self.sizes.decoder_heads),
+            self.norm("decoder", layer, "self.norm"),
+            self.attention("decoder", layer, "cross", self.sizes.decoder_heads),
+            self.norm("decoder", layer, "cross.norm"),
+            self.feed_forward("decoder", layer, self.sizes.decoder_ffn),
+            self.norm("decoder", layer, "ffn.norm"),
+            PLACEMENTS[self.family.norm_placement],
         )
 
-    def cross_attention(self, side: str, layer: int) -> CrossAttention:
-        return CrossAttention(
-            q=self.square(["cross.q"], side, layer),
-            kv=self.square(["cross.k", "cross.v"], side, layer),
-            out=self.square(["cross.out"], side, layer),
-            norm=self.affine("cross.norm", side, layer, self.width),
-        )
+    def attention(self, side: str, layer: int, kind: str, heads: int) -> MultiHeadAttention:
+        width = self.sizes.width
+        q, k, v, out = (self.linear(side, layer, f"{kind}.{part}", width, width) for part in ("q", "k", "v", "out"))
+        return MultiHeadAttention(q, k, v, out, heads)
 
     def feed_forward(self, side: str, layer: int, inner: int) -> FeedForward:
+        width = self.sizes.width
         return FeedForward(
-            up=self.affine("ffn.up", side, layer, inner, self.width),
-            down=self.affine("ffn.down", side, layer, self.width, inner),
-            norm=self.affine("ffn.norm", side, layer, self.width),
+            self.linear(side, layer, "ffn.up", inner, width),
+            self.linear(side, layer, "ffn.down", width, inner),
+            self.activation,
         )
+
+    def norm(self, side: str, layer: int, module: str) -> Norm:
+        return NORMS[self.family.norm](*self.pair(side, layer, module, self.sizes.width), self.family.norm_eps)
+
+    def linear(self, side: str, layer: int, module: str, *shape: int) -> Linear:
+        return Linear(*self.pair(side, layer, module, *shape))
+
+    def pair(self, side: str, layer: int, module: str, *shape: int) -> tuple[FloatArray, FloatArray]:
+        """``.weight`` of this shape, and ``.bias``, one per row of it."""
+        name = self.family.modules[module].format(side=side, layer=layer)
+        weight = self.checkpoint.tensor([f"{name}.weight"], shape)
+        return weight, self.checkpoint.tensor([f"{name}.bias"], shape[:1])

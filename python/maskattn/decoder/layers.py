@@ -1,0 +1,213 @@
+"""The layers of a Transformer (arXiv:1706.03762): frozen weights that are called with (batch, len, width), float32."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from maskattn import masks
+from maskattn._core import MaskPlan
+from maskattn.arguments import BiasLike, Lengths, MaskLike
+from maskattn.decoder.activations import Activation, relu
+from maskattn.decoder.activations import activation as activation_named
+from maskattn.decoder.arrays import FloatArray
+from maskattn.decoder.multi_head import KeyValues, LayerCache, MultiHeadAttention, check_input
+from maskattn.decoder.norms import PLACEMENTS, LayerNorm, Norm, Placement
+from maskattn.decoder.projection import Linear
+from maskattn.decoder.torch_state import TorchState
+
+LOOK_AHEAD = masks.Causal()
+
+
+@dataclass(frozen=True, eq=False)
+class FeedForward:
+    """``down(activation(up(x)))``, position by position (arXiv:1706.03762, section 3.3)."""
+
+    up: Linear
+    down: Linear
+    activation: Activation = relu
+
+    def __post_init__(self) -> None:
+        if self.down.in_features != self.up.out_features:
+            raise ValueError(
+                f"down must have as many inputs as up has outputs, {self.up.out_features}, got {self.down.in_features}"
+            )
+
+    def __call__(self, x: FloatArray) -> FloatArray:
+        """(..., width) -> (..., width)."""
+        return self.down(self.activation(self.up(x)))
+
+
+@dataclass(frozen=True, eq=False)
+class EncoderLayer:
+    """Self-attention and feed-forward, each with a residual branch and a norm.
+
+    With ``mask=Causal()`` and a ``cache`` it is the layer of a decoder that has no encoder.
+    """
+
+    attention: MultiHeadAttention
+    attention_norm: Norm
+    feed_forward: Callable[[FloatArray], FloatArray]
+    feed_forward_norm: Norm
+    placement: Placement = PLACEMENTS["post"]
+
+    def __call__(
+        self,
+        x: FloatArray,
+        *,
+        mask: MaskLike = None,
+        bias: BiasLike = None,
+        kv_lengths: Lengths = None,
+        cache: LayerCache | None = None,
+    ) -> FloatArray:
+        """
+        Args:
+            x: shape (batch, len, width), float32.
+            mask, bias, kv_lengths, cache: as in :meth:`MultiHeadAttention.__call__`.
+
+        Returns:
+            New array, shape of ``x``. A position that sees no key gets zeros from attention, never NaN.
+
+        Raises:
+            TypeError, ValueError: an argument is not as above.
+        """
+        check_input("x", x, self.attention.width)
+        x = self.placement(
+            x,
+            self.attention_norm,
+            lambda h: self.attention(h, mask=mask, bias=bias, kv_lengths=kv_lengths, cache=cache),
+        )
+        return self.placement(x, self.feed_forward_norm, self.feed_forward)
+
+    @classmethod
+    def from_torch(
+        cls,
+        state: Mapping[str, Any],
+        heads: int,
+        *,
+        norm_first: bool = False,
+        activation: str | Activation = "relu",
+        eps: float = 1e-5,
+        prefix: str = "",
+    ) -> EncoderLayer:
+        """The layer that ``torch.nn.TransformerEncoderLayer`` is in ``eval()``, from its ``state_dict()``.
+
+        Args and errors as in :meth:`DecoderLayer.from_torch`.
+        """
+        with TorchState(state, prefix) as tensors:
+            return cls(
+                MultiHeadAttention.take(tensors, "self_attn.", heads),
+                _norm(tensors, "norm1", eps),
+                _feed_forward(tensors, activation),
+                _norm(tensors, "norm2", eps),
+                PLACEMENTS["pre" if norm_first else "post"],
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class DecoderLayer:
+    """Self-attention, cross-attention and feed-forward, each with a residual branch and a norm."""
+
+    attention: MultiHeadAttention
+    attention_norm: Norm
+    cross: MultiHeadAttention
+    cross_norm: Norm
+    feed_forward: Callable[[FloatArray], FloatArray]
+    feed_forward_norm: Norm
+    placement: Placement = PLACEMENTS["post"]
+
+    def __call__(
+        self,
+        x: FloatArray,
+        memory: FloatArray | KeyValues,
+        *,
+        mask: MaskLike = LOOK_AHEAD,
+        memory_mask: MaskLike = None,
+        bias: BiasLike = None,
+        kv_lengths: Lengths = None,
+        memory_lengths: Lengths = None,
+        cache: LayerCache | None = None,
+        cross_weights: list[FloatArray] | None = None,
+    ) -> FloatArray:
+        """
+        Args:
+            x: shape (batch, len, width), float32: the positions after those in ``cache``, or all of them.
+            memory: the encoder's output, shape (batch, memory_len, memory_width), float32; or what
+                ``layer.cross.project`` made of it, which saves the work at every step of a generation.
+            mask: who sees whom in self-attention; the look-ahead mask by default.
+            memory_mask: who sees what of ``memory``. Position ``t`` of the target is position ``t`` to it.
+            bias, kv_lengths: of self-attention, as in :meth:`MultiHeadAttention.__call__`.
+            memory_lengths: shape (batch,) or one integer; ``memory`` at or past it is padding and is not read.
+            cache: gets the self-attention keys and values of ``x``.
+            cross_weights: gets the cross-attention weights, (batch, heads, len, memory_len).
+
+        Returns:
+            New array, shape of ``x``. A position that sees no key gets zeros from attention, never NaN.
+
+        Raises:
+            TypeError, ValueError: an argument is not as above.
+        """
+        check_input("x", x, self.attention.width)
+        if not isinstance(memory, KeyValues):
+            check_input("memory", memory, self.cross.k.in_features)
+            memory = self.cross.project(memory)
+        start = 0 if cache is None else cache.length
+        q_offset = None if memory_mask is None or isinstance(memory_mask, MaskPlan) else start
+
+        def attend_memory(h: FloatArray) -> FloatArray:
+            if cross_weights is not None:
+                weights = self.cross.weights(h, memory, mask=memory_mask, kv_lengths=memory_lengths, q_offset=q_offset)
+                cross_weights.append(weights)
+            return self.cross(h, memory, mask=memory_mask, kv_lengths=memory_lengths, q_offset=q_offset)
+
+        x = self.placement(
+            x,
+            self.attention_norm,
+            lambda h: self.attention(h, mask=mask, bias=bias, kv_lengths=kv_lengths, cache=cache),
+        )
+        x = self.placement(x, self.cross_norm, attend_memory)
+        return self.placement(x, self.feed_forward_norm, self.feed_forward)
+
+    @classmethod
+    def from_torch(
+        cls,
+        state: Mapping[str, Any],
+        heads: int,
+        *,
+        norm_first: bool = False,
+        activation: str | Activation = "relu",
+        eps: float = 1e-5,
+        prefix: str = "",
+    ) -> DecoderLayer:
+        """The layer that ``torch.nn.TransformerDecoderLayer`` is in ``eval()``, from its ``state_dict()``.
+
+        Args:
+            state: name -> tensor, or array of any float dtype; copied to float32. Biases may be missing, all or some.
+            heads, norm_first, activation, eps: torch's ``nhead``, ``norm_first``, ``activation`` and
+                ``layer_norm_eps``, which a ``state_dict`` does not hold.
+            prefix: what stands before the layer's names in ``state``, such as ``"decoder.layers.0."``.
+
+        Raises:
+            TypeError: a tensor is not floating.
+            ValueError: a tensor is missing or not known, shapes do not belong together, or the activation is not known.
+        """
+        with TorchState(state, prefix) as tensors:
+            return cls(
+                MultiHeadAttention.take(tensors, "self_attn.", heads),
+                _norm(tensors, "norm1", eps),
+                MultiHeadAttention.take(tensors, "multihead_attn.", heads),
+                _norm(tensors, "norm2", eps),
+                _feed_forward(tensors, activation),
+                _norm(tensors, "norm3", eps),
+                PLACEMENTS["pre" if norm_first else "post"],
+            )
+
+
+def _norm(tensors: TorchState, name: str, eps: float) -> LayerNorm:
+    return LayerNorm(tensors[f"{name}.weight"], tensors.get(f"{name}.bias"), eps)
+
+
+def _feed_forward(tensors: TorchState, activation: str | Activation) -> FeedForward:
+    function = activation if callable(activation) else activation_named("activation", activation)
+    return FeedForward(tensors.linear("linear1"), tensors.linear("linear2"), function)

@@ -1,0 +1,52 @@
+"""The affine map of which layers are made."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from maskattn.decoder.arrays import FloatArray
+from maskattn.linear import linear
+
+
+@dataclass(frozen=True, eq=False)
+class Linear:
+    """``x @ weight.T + bias``; ``weight`` (out_features, in_features), ``bias`` (out_features,) or None, float32."""
+
+    weight: FloatArray
+    bias: FloatArray | None = None
+
+    def __post_init__(self) -> None:
+        if self.weight.ndim != 2:
+            raise ValueError(f"weight must have shape (out_features, in_features), got {self.weight.shape}")
+        if self.bias is not None and self.bias.shape != self.weight.shape[:1]:
+            raise ValueError(f"bias must have shape ({self.out_features},), got {self.bias.shape}")
+
+    @property
+    def in_features(self) -> int:
+        return int(self.weight.shape[1])
+
+    @property
+    def out_features(self) -> int:
+        return int(self.weight.shape[0])
+
+    def __call__(self, x: FloatArray) -> FloatArray:
+        """(..., in_features) -> (..., out_features)."""
+        return linear(x, self.weight, self.bias)
+
+    def __repr__(self) -> str:
+        return f"Linear({self.in_features}, {self.out_features}{'' if self.bias is not None else ', bias=False'})"
+
+    def rows(self, start: int, stop: int) -> Linear:
+        """The map to outputs ``start`` to ``stop``, on the same memory."""
+        return Linear(self.weight[start:stop], None if self.bias is None else self.bias[start:stop])
+
+
+def stacked(parts: Sequence[Linear]) -> Linear:
+    """Maps of the same input as one, whose outputs stand side by side."""
+    bias = None
+    if any(part.bias is not None for part in parts):
+        bias = np.concatenate([np.zeros(p.out_features, np.float32) if p.bias is None else p.bias for p in parts])
+    return Linear(np.concatenate([part.weight for part in parts]), bias)
