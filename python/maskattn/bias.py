@@ -120,6 +120,10 @@ class RelativeBias(DistanceBias):
         return np.ascontiguousarray(by_distance.T), None
 
 
+#: What the ``bias`` of a layer may be.
+BiasLike = npt.NDArray[Any] | DistanceBias | None
+
+
 def _floats(name: str, value: Any, axes: tuple[str, ...]) -> DoubleArray:
     """A read-only float64 copy: biases are immutable."""
     array = np.asarray(value)

@@ -8,7 +8,8 @@ from typing import Any
 
 from maskattn import masks
 from maskattn._core import MaskPlan
-from maskattn.arguments import BiasLike, Lengths, MaskLike
+from maskattn.arguments import Lengths, MaskLike
+from maskattn.bias import BiasLike
 from maskattn.decoder.activations import Activation, relu
 from maskattn.decoder.activations import activation as activation_named
 from maskattn.decoder.arrays import FloatArray

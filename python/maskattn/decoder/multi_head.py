@@ -9,7 +9,8 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from maskattn import attention, attention_weights
-from maskattn.arguments import BiasLike, Lengths, MaskLike
+from maskattn.arguments import Lengths, MaskLike
+from maskattn.bias import BiasLike
 from maskattn.decoder.arrays import FloatArray
 from maskattn.decoder.projection import Linear, stacked
 from maskattn.decoder.torch_state import TorchState
