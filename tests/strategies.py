@@ -130,13 +130,21 @@ def geometries(draw: st.DrawFn, batch: int | None = None, heads: int | None = No
 # Leaves, each drawn for the geometry it is used in
 
 
+LARGEST = 2**31 - 1
+
+
+def size(draw: st.DrawFn, g: Geometry) -> int:
+    """Few, some share of the keys, or more than there can be."""
+    kind = draw(st.integers(0, 8))
+    return LARGEST if kind == 8 else draw(st.integers(1, 9) if kind < 4 else st.integers(1, g.kv_len + 5))
+
+
 def padding(draw: st.DrawFn, g: Geometry) -> Padding:
     return Padding(draw(per_sequence(g.batch, 0, g.kv_len + 3)), "left" if draw(switches) else "right")
 
 
 def sliding_window(draw: st.DrawFn, g: Geometry) -> SlidingWindow:
-    kinds = (None, draw(st.integers(0, 5)), draw(st.integers(0, g.kv_len + 5)))
-    return SlidingWindow(draw(st.sampled_from(kinds)), draw(st.sampled_from(kinds)))
+    return SlidingWindow(*(size(draw, g) - 1 if draw(switches) else None for _ in range(2)))
 
 
 def block_diffusion(draw: st.DrawFn, g: Geometry) -> BlockDiffusion:
@@ -145,10 +153,6 @@ def block_diffusion(draw: st.DrawFn, g: Geometry) -> BlockDiffusion:
 
 def global_tokens(draw: st.DrawFn, g: Geometry) -> GlobalTokens:
     return GlobalTokens([draw(st.integers(0, g.kv_len + 5)) for _ in range(draw(st.integers(0, 5)))])
-
-
-def size(draw: st.DrawFn, g: Geometry) -> int:
-    return draw(st.integers(1, 9) if draw(switches) else st.integers(1, g.kv_len + 5))
 
 
 def dense(draw: st.DrawFn, g: Geometry) -> Dense:
