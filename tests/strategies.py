@@ -94,24 +94,22 @@ class Geometry:
         return self.last_position() > 2000
 
 
-FAR_OFFSETS = [-1000, 10_000, 2**31, 2**40, 2**62, -(2**31), -(2**62)]
-
-
 @st.composite
-def offsets(draw: st.DrawFn, batch: int, q_len: int, kv_len: int) -> PerSequence:
+def offsets(draw: st.DrawFn, batch: int, q_len: int, kv_len: int, bits: int) -> PerSequence:
     """The default, a chunk of a prefill, around the first or last key, or far from all of them."""
     kind = draw(st.sampled_from(["default", "default", "chunk", "chunk", "around", "around", "far"]))
     if kind == "default":
         return None
     if kind == "far":
-        return draw(st.sampled_from(FAR_OFFSETS))
+        return draw(st.sampled_from([10_000, -1000, 2**bits - 1, -(2**bits)]))
     return draw(
         per_sequence(batch, 0, max(0, kv_len - q_len)) if kind == "chunk" else per_sequence(batch, -5, kv_len + 5)
     )
 
 
 @st.composite
-def geometries(draw: st.DrawFn, batch: int | None = None, heads: int | None = None) -> Geometry:
+def geometries(draw: st.DrawFn, batch: int | None = None, heads: int | None = None, bits: int = 31) -> Geometry:
+    """Offsets have at most so many ``bits``, and a sign."""
     batch = draw(st.integers(1, 3)) if batch is None else batch
     heads = draw(st.integers(1, 3)) if heads is None else heads
     kv_len = draw(lengths)
@@ -122,7 +120,7 @@ def geometries(draw: st.DrawFn, batch: int | None = None, heads: int | None = No
         kv_len=kv_len,
         batch=batch,
         heads=heads,
-        q_offset=draw(offsets(batch, q_len, kv_len)),
+        q_offset=draw(offsets(batch, q_len, kv_len, bits)),
         kv_lengths=draw(per_sequence(batch, 0, kv_len)) if draw(switches) else None,
     )
 
@@ -148,7 +146,8 @@ def sliding_window(draw: st.DrawFn, g: Geometry) -> SlidingWindow:
 
 
 def block_diffusion(draw: st.DrawFn, g: Geometry) -> BlockDiffusion:
-    return BlockDiffusion(size(draw, g), size(draw, g) if draw(switches) else None)
+    half = max(1, g.kv_len // 2)  # as in training, where the second half of the keys is the clean text
+    return BlockDiffusion(size(draw, g), draw(st.sampled_from([None, half, size(draw, g)])))
 
 
 def global_tokens(draw: st.DrawFn, g: Geometry) -> GlobalTokens:
@@ -193,9 +192,10 @@ def block_sparse(draw: st.DrawFn, g: Geometry) -> BlockSparse:
 
 
 def neighborhood(draw: st.DrawFn, g: Geometry) -> Neighborhood:
-    shape = draw(st.integers(1, 12)), draw(st.integers(1, 30))
-    kernel = draw(st.integers(1, shape[0])), draw(st.integers(1, shape[1]))
-    return Neighborhood(kernel[1], shape[1]) if draw(switches) else Neighborhood(kernel, shape)
+    width = draw(st.integers(1, 30))
+    height = draw(st.integers(1, 12)) if draw(switches) else max(1, -(-g.kv_len // width))  # all keys are on the grid
+    kernel = draw(st.integers(1, height)), draw(st.integers(1, width)) if draw(switches) else width
+    return Neighborhood(kernel[1], width) if draw(switches) else Neighborhood(kernel, (height, width))
 
 
 @dataclass(frozen=True)
@@ -216,7 +216,7 @@ def in_c(b: int, h: int, q: int, k: int, data: int | None) -> int:
 
 
 def function(draw: st.DrawFn, g: Geometry) -> Function:
-    if g.batch * g.heads * g.q_len * g.kv_len <= 200 and draw(switches):  # it is asked pair by pair
+    if g.batch * g.heads * g.q_len * g.kv_len <= 300 and draw(switches):  # it is asked pair by pair
         return Function(in_c)
     by_sequence, by_head = draw(switches), draw(switches)
     f = Residues((5 * by_sequence, 3 * by_head, 1, 2), draw(st.integers(1, 7)), draw(st.integers(0, 7)))
