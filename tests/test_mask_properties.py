@@ -37,6 +37,7 @@ from strategies import (
 )
 
 BoolArray = npt.NDArray[np.bool_]
+# Positions near the ends of 32-bit integers, and of what is allowed.
 places = st.sampled_from([31, 32, 62]).flatmap(lambda bits: geometries(bits=bits))
 
 
