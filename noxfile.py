@@ -1,4 +1,4 @@
-"""Chores: ``nox -s tests``, ``nox -s parity``, ``nox -s lint``, ``nox -s bench``."""
+"""Chores: ``nox -s tests``, ``nox -s parity``, ``nox -s lint``, ``nox -s bench``, ``nox -s nightly``."""
 
 import nox
 
@@ -17,9 +17,16 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def parity(session: nox.Session) -> None:
-    """Against PyTorch and transformers."""
-    session.install(".[parity]")
+    """Against PyTorch and transformers; mask conventions also against JAX, ONNX and Keras."""
+    session.install(".[conventions]")
     session.run("pytest", "tests/parity", *session.posargs)
+
+
+@nox.session
+def nightly(session: nox.Session) -> None:
+    """Masks against their definition on 50,000 examples, other ones each time."""
+    session.install(".[test]")
+    session.run("pytest", "tests/test_mask_properties.py", *session.posargs, env={"HYPOTHESIS_PROFILE": "nightly"})
 
 
 @nox.session

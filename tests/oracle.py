@@ -21,19 +21,15 @@ def visible(
     q_offset: Any = None,
     kv_lengths: Any = None,
 ) -> npt.NDArray[np.bool_]:
-    """Bool array (batch, heads, q_len, kv_len) from the mask's own definition, position by position."""
-    lengths = np.broadcast_to(kv_len if kv_lengths is None else kv_lengths, (batch,))
-    offsets = np.broadcast_to(lengths - q_len if q_offset is None else q_offset, (batch,))
-    seen = np.zeros((batch, heads, q_len, kv_len), np.bool_)
-    keys = np.arange(kv_len)[None, :]
-    for b in range(batch):
-        positions = offsets[b] + np.arange(q_len)[:, None]
-        for h in range(heads):
-            allowed = (
-                True if mask is None else mask.allows(b, h, positions, keys, q_offset=offsets[b], kv_length=lengths[b])
-            )
-            seen[b, h] = allowed & (keys < lengths[b])
-    return seen
+    """Bool array (batch, heads, q_len, kv_len) from the mask's own definition."""
+    shape = (batch, heads, q_len, kv_len)
+    lengths = np.broadcast_to(kv_len if kv_lengths is None else kv_lengths, (batch,)).reshape(-1, 1, 1, 1)
+    offsets = lengths - q_len
+    if q_offset is not None:
+        offsets = np.broadcast_to(q_offset, (batch,)).reshape(-1, 1, 1, 1)
+    b, h, i, keys = np.ogrid[:batch, :heads, :q_len, :kv_len]
+    allowed = True if mask is None else mask.allows(b, h, offsets + i, keys, q_offset=offsets, kv_length=lengths)
+    return np.array(np.broadcast_to(allowed & (keys < lengths), shape))
 
 
 def distance_bias(

@@ -1,8 +1,12 @@
-"""Hypothesis strategies: lengths, geometries, mask expressions, and whole attention problems."""
+"""Hypothesis strategies: lengths, geometries, mask expressions, and whole attention problems.
+
+Numbers that make a failure readable when small are drawn one by one; arrays are made from a drawn seed, which is cheap.
+"""
 
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +24,7 @@ from maskattn.masks import (
     Documents,
     FirstTokens,
     Full,
+    Function,
     GlobalTokens,
     KeyPadding,
     Mask,
@@ -30,22 +35,43 @@ from maskattn.masks import (
     SlidingWindow,
     Tree,
 )
+from maskattn.masks.function import C_SIGNATURE
 
 Array = npt.NDArray[Any]
 PerSequence = int | list[int] | None
 
 # Small ones, and those on either side of a word of bits (64) and of a segment of keys (256).
-lengths = st.one_of(st.integers(0, 12), st.sampled_from([63, 64, 65, 127, 255, 256, 257, 300, 520]))
+SHORT = range(13)
+LONG = (63, 64, 65, 127, 130, 200, 255, 256, 257, 300)
+lengths = st.sampled_from([*SHORT, *SHORT, *LONG])
 seeds = st.integers(0, 2**32 - 1)
+switches = st.booleans()
 
 
 def normal(rng: np.random.Generator, *shape: int, dtype: npt.DTypeLike = np.float32) -> Array:
     return rng.standard_normal(shape).astype(dtype)
 
 
+def bools(seed: int, *shape: int) -> npt.NDArray[np.bool_]:
+    """Noise in some rows and long runs in others, as masks have them."""
+    rng = np.random.default_rng(seed)
+    density = rng.choice([0.03, 0.5, 0.97], size=(*shape[:-1], 1))
+    return rng.random(shape) < density
+
+
+@st.composite
+def per_sequence(draw: st.DrawFn, batch: int, low: int, high: int) -> int | list[int]:
+    """One integer, or a list of one per sequence."""
+    value = st.integers(low, high)
+    return [draw(value) for _ in range(batch)] if draw(switches) else draw(value)
+
+
+# Where a mask is used
+
+
 @dataclass(frozen=True)
 class Geometry:
-    """Where a mask is used; the arguments of ``Mask.plan``."""
+    """The arguments of ``Mask.plan``."""
 
     q_len: int
     kv_len: int
@@ -63,133 +89,223 @@ class Geometry:
         offsets = kv_lengths - self.q_len if self.q_offset is None else np.asarray(self.q_offset)
         return int(np.max(offsets)) + self.q_len - 1
 
-
-def per_sequence(batch: int, low: int, high: int) -> st.SearchStrategy[Any]:
-    """One integer, or a list of one per sequence."""
-    value = st.integers(low, high)
-    return st.one_of(value, st.lists(value, min_size=batch, max_size=batch))
+    def far(self) -> bool:
+        """Whether an array with an element for each position of a query would be too large."""
+        return self.last_position() > 2000
 
 
 @st.composite
-def geometries(draw: st.DrawFn, batch: int | None = None, heads: int | None = None) -> Geometry:
+def offsets(draw: st.DrawFn, batch: int, q_len: int, kv_len: int, bits: int) -> PerSequence:
+    """The default, a chunk of a prefill, around the first or last key, or far from all of them."""
+    kind = draw(st.sampled_from(["default", "default", "chunk", "chunk", "around", "around", "far"]))
+    if kind == "default":
+        return None
+    if kind == "far":
+        return draw(st.sampled_from([10_000, -1000, 2**bits - 1, -(2**bits)]))
+    return draw(
+        per_sequence(batch, 0, max(0, kv_len - q_len)) if kind == "chunk" else per_sequence(batch, -5, kv_len + 5)
+    )
+
+
+@st.composite
+def geometries(draw: st.DrawFn, batch: int | None = None, heads: int | None = None, bits: int = 31) -> Geometry:
+    """Offsets have at most so many ``bits``, and a sign."""
     batch = draw(st.integers(1, 3)) if batch is None else batch
     heads = draw(st.integers(1, 3)) if heads is None else heads
     kv_len = draw(lengths)
-    q_len = draw(lengths if batch * heads <= 4 else st.integers(0, 20))
+    few_pairs = batch * heads * kv_len <= 520
+    q_len = 1 if draw(st.integers(0, 3)) == 3 else draw(lengths if few_pairs else st.integers(0, 20))
     return Geometry(
         q_len=q_len,
         kv_len=kv_len,
         batch=batch,
         heads=heads,
-        q_offset=draw(st.none() | per_sequence(batch, -5, kv_len + 5)),
-        kv_lengths=draw(st.none() | per_sequence(batch, 0, kv_len)),
+        q_offset=draw(offsets(batch, q_len, kv_len, bits)),
+        kv_lengths=draw(per_sequence(batch, 0, kv_len)) if draw(switches) else None,
     )
 
 
-def bools(seed: int, *shape: int) -> npt.NDArray[np.bool_]:
-    """Noise in some rows and long runs in others, as masks have them."""
-    rng = np.random.default_rng(seed)
-    density = rng.choice([0.03, 0.5, 0.97], size=(*shape[:-1], 1))
-    return rng.random(shape) < density
+# Leaves, each drawn for the geometry it is used in
 
 
-@st.composite
+LARGEST = 2**31 - 1
+
+
+def size(draw: st.DrawFn, g: Geometry) -> int:
+    """Few, some share of the keys, or more than there can be."""
+    kind = draw(st.integers(0, 8))
+    return LARGEST if kind == 8 else draw(st.integers(1, 9) if kind < 4 else st.integers(1, g.kv_len + 5))
+
+
+def padding(draw: st.DrawFn, g: Geometry) -> Padding:
+    return Padding(draw(per_sequence(g.batch, 0, g.kv_len + 3)), "left" if draw(switches) else "right")
+
+
+def sliding_window(draw: st.DrawFn, g: Geometry) -> SlidingWindow:
+    return SlidingWindow(*(size(draw, g) - 1 if draw(switches) else None for _ in range(2)))
+
+
+def block_diffusion(draw: st.DrawFn, g: Geometry) -> BlockDiffusion:
+    half = max(1, g.kv_len // 2)  # as in training, where the second half of the keys is the clean text
+    return BlockDiffusion(size(draw, g), draw(st.sampled_from([None, half, size(draw, g)])))
+
+
+def global_tokens(draw: st.DrawFn, g: Geometry) -> GlobalTokens:
+    return GlobalTokens([draw(st.integers(0, g.kv_len + 5)) for _ in range(draw(st.integers(0, 5)))])
+
+
 def dense(draw: st.DrawFn, g: Geometry) -> Dense:
-    extents = [draw(st.sampled_from([1, n])) for n in (g.batch, g.heads, g.q_len, g.kv_len)]
+    extents = [n if draw(switches) else 1 for n in (g.batch, g.heads, g.q_len, g.kv_len)]
     dropped = draw(st.integers(0, next((i for i, n in enumerate(extents[:3]) if n != 1), 3)))
     return Dense(bools(draw(seeds), *extents[dropped:]))
 
 
-@st.composite
-def key_padding(draw: st.DrawFn, g: Geometry) -> KeyPadding:
-    capacity = max(1, g.kv_len + draw(st.integers(0, 3)))
-    return KeyPadding(bools(draw(seeds), *draw(st.sampled_from([(capacity,), (1, capacity), (g.batch, capacity)]))))
+def by_position(draw: st.DrawFn, batch: int, length: int) -> npt.NDArray[np.bool_]:
+    """An element a position, and some more than there are."""
+    length = max(1, length + draw(st.integers(0, 3)))
+    return bools(draw(seeds), *draw(st.sampled_from([(length,), (1, length), (batch, length)])))
 
 
-@st.composite
 def documents(draw: st.DrawFn, g: Geometry) -> Documents:
-    rng = np.random.default_rng(draw(seeds))
-    sequences = draw(st.sampled_from([1, g.batch]))
+    rng, sequences = np.random.default_rng(draw(seeds)), g.batch if draw(switches) else 1
     queries, kinds, mean_run = max(1, g.last_position() + 1), draw(st.integers(1, 3)), draw(st.sampled_from([1, 40]))
 
     def ids(length: int) -> npt.NDArray[np.int64]:
         return np.stack([rng.integers(0, kinds, length).repeat(mean_run)[:length] for _ in range(sequences)])
 
-    if draw(st.booleans()):
+    if draw(switches):
         return Documents(ids(max(queries, g.kv_len)))
     return Documents(ids(queries), ids(g.kv_len))
 
 
-@st.composite
-def query_padding(draw: st.DrawFn, g: Geometry) -> QueryPadding:
-    length = max(1, g.last_position() + 1 + draw(st.integers(0, 3)))
-    return QueryPadding(bools(draw(seeds), *draw(st.sampled_from([(length,), (1, length), (g.batch, length)]))))
+def tree(draw: st.DrawFn, g: Geometry) -> Tree:
+    nodes, rng = draw(st.integers(0, 12)), np.random.default_rng(draw(seeds))
+    parents = rng.integers(-1, np.arange(nodes)) if nodes else []
+    return Tree([int(parent) for parent in parents], draw(st.integers(0, g.kv_len + 5)) if draw(switches) else None)
 
 
-@st.composite
-def trees(draw: st.DrawFn, g: Geometry) -> Tree:
-    nodes = draw(st.integers(0, 12))
-    parents = [draw(st.integers(-1, node - 1)) for node in range(nodes)]
-    return Tree(parents, draw(st.none() | st.integers(0, g.kv_len + 5)))
-
-
-@st.composite
 def block_sparse(draw: st.DrawFn, g: Geometry) -> BlockSparse:
-    size = draw(st.sampled_from([1, 3, 16, 64]))
-    rows, columns = (max(1, -(-n // size)) for n in (g.last_position() + 1, g.kv_len))
+    edge = draw(st.sampled_from([1, 3, 16, 64]))
+    rows, columns = (max(1, -(-n // edge)) for n in (g.last_position() + 1, g.kv_len))
     front = draw(st.sampled_from([(), (1, 1), (g.batch, 1), (1, g.heads), (g.batch, g.heads)]))
-    return BlockSparse(bools(draw(seeds), *front, rows, columns), size)
+    return BlockSparse(bools(draw(seeds), *front, rows, columns), edge)
+
+
+def neighborhood(draw: st.DrawFn, g: Geometry) -> Neighborhood:
+    width = draw(st.integers(1, 30))
+    height = draw(st.integers(1, 12)) if draw(switches) else max(1, -(-g.kv_len // width))  # all keys are on the grid
+    kernel = draw(st.integers(1, height)), draw(st.integers(1, width)) if draw(switches) else width
+    return Neighborhood(kernel[1], width) if draw(switches) else Neighborhood(kernel, (height, width))
+
+
+@dataclass(frozen=True)
+class Residues:
+    """A Python function for Function: pairs whose weighted sum leaves one of the lower residues."""
+
+    weights: tuple[int, int, int, int]
+    modulus: int
+    kept: int
+
+    def __call__(self, *at: Any) -> Any:
+        return sum(weight * i for weight, i in zip(self.weights, at, strict=True)) % self.modulus < self.kept
+
+
+@C_SIGNATURE
+def in_c(b: int, h: int, q: int, k: int, data: int | None) -> int:
+    return int((5 * b + 3 * h + q + 2 * k) % 7 < 3)
+
+
+def function(draw: st.DrawFn, g: Geometry) -> Function:
+    if g.batch * g.heads * g.q_len * g.kv_len <= 300 and draw(switches):  # it is asked pair by pair
+        return Function(in_c)
+    by_sequence, by_head = draw(switches), draw(switches)
+    f = Residues((5 * by_sequence, 3 * by_head, 1, 2), draw(st.integers(1, 7)), draw(st.integers(0, 7)))
+    return Function(f, by_sequence, by_head)
+
+
+LEAVES: dict[type[Mask], Callable[[st.DrawFn, Geometry], Mask]] = {
+    Full: lambda draw, g: Full(),
+    Causal: lambda draw, g: Causal(),
+    Padding: padding,
+    SlidingWindow: sliding_window,
+    PrefixLM: lambda draw, g: PrefixLM(draw(per_sequence(g.batch, 0, g.kv_len + 3))),
+    FirstTokens: lambda draw, g: FirstTokens(draw(st.integers(0, g.kv_len + 3))),
+    GlobalTokens: global_tokens,
+    Chunked: lambda draw, g: Chunked(size(draw, g)),
+    Dilated: lambda draw, g: Dilated(draw(st.integers(0, 9)), size(draw, g)),
+    BlockDiffusion: block_diffusion,
+    Neighborhood: neighborhood,
+    Tree: tree,
+    BlockSparse: block_sparse,
+    KeyPadding: lambda draw, g: KeyPadding(by_position(draw, g.batch, g.kv_len)),
+    Dense: dense,
+    Function: function,
+    QueryPadding: lambda draw, g: QueryPadding(by_position(draw, g.batch, g.last_position() + 1)),
+    Documents: documents,
+}
+_KINDS = st.sampled_from(list(LEAVES))
+_FAR_KINDS = st.sampled_from([kind for kind in LEAVES if kind not in (BlockSparse, QueryPadding, Documents)])
+
+
+# Expressions
+
+
+Formula = Mask | tuple[Any, ...]  # a leaf, ("~", formula), ("&", formula, formula) or ("|", formula, formula)
+
+# Masks and NumPy's bool arrays have the same operators.
+OPERATORS: dict[str, Callable[..., Any]] = {"~": operator.invert, "&": operator.and_, "|": operator.or_}
+_SYMBOLS = st.sampled_from(list(OPERATORS))
+MAX_DEPTH = 5
+_DEPTHS = st.sampled_from([*range(MAX_DEPTH + 1), MAX_DEPTH, MAX_DEPTH])  # of the most interesting ones, more
+
+
+def fold(formula: Formula, leaf: Callable[[Mask], Any], operators: dict[str, Callable[..., Any]] = OPERATORS) -> Any:
+    """What the operators make of ``leaf(mask)`` of every leaf."""
+    if isinstance(formula, Mask):
+        return leaf(formula)
+    symbol, *operands = formula
+    return operators[symbol](*(fold(operand, leaf, operators) for operand in operands))
+
+
+def built(formula: Formula) -> Mask:
+    mask: Mask = fold(formula, lambda leaf: leaf)
+    return mask
 
 
 @st.composite
-def neighborhoods(draw: st.DrawFn, g: Geometry) -> Neighborhood:
-    shape = draw(st.tuples(st.integers(1, 12), st.integers(1, 30)))
-    kernel = tuple(draw(st.integers(1, n)) for n in shape)
-    return Neighborhood(kernel[1], shape[1]) if draw(st.booleans()) else Neighborhood(kernel, shape)
+def formulas(draw: st.DrawFn, g: Geometry, max_depth: int = MAX_DEPTH) -> Formula:
+    """Leaves under up to ``max_depth`` levels of ``&``, ``|`` and ``~``; a leaf may come twice."""
+    leaves: list[Mask] = []
 
+    def leaf() -> Mask:
+        if leaves and draw(st.integers(0, 9)) == 9:
+            return draw(st.sampled_from(leaves))
+        leaves.append(LEAVES[draw(_FAR_KINDS if g.far() else _KINDS)](draw, g))
+        return leaves[-1]
 
-def leaves(g: Geometry) -> st.SearchStrategy[Mask]:
-    side = st.none() | st.integers(0, 5) | st.integers(0, g.kv_len + 5)
-    size = st.integers(1, 9) | st.integers(1, g.kv_len + 5)
-    return st.one_of(
-        st.builds(Padding, per_sequence(g.batch, 0, g.kv_len + 3), st.sampled_from(["right", "left"])),
-        query_padding(g),
-        st.builds(Chunked, size),
-        st.builds(Dilated, st.integers(0, 9), size),
-        st.builds(GlobalTokens, st.lists(st.integers(0, g.kv_len + 5), max_size=5)),
-        st.builds(FirstTokens, st.integers(0, g.kv_len + 3)),
-        trees(g),
-        block_sparse(g),
-        neighborhoods(g),
-        st.builds(BlockDiffusion, size, st.none() | size),
-        st.builds(Full),
-        st.builds(Causal),
-        st.builds(SlidingWindow, side, side),
-        st.builds(Padding, per_sequence(g.batch, 0, g.kv_len + 3)),
-        st.builds(PrefixLM, per_sequence(g.batch, 0, g.kv_len + 3)),
-        key_padding(g),
-        documents(g),
-        dense(g),
-    )
+    def formula(depth: int) -> Formula:
+        if depth == 0:
+            return leaf()
+        symbol = draw(_SYMBOLS)
+        if symbol == "~":
+            return "~", formula(depth - 1)
+        operands = formula(depth - 1), formula(draw(st.integers(0, depth - 1)))
+        return symbol, *(operands if draw(switches) else reversed(operands))
+
+    return formula(min(max_depth, draw(_DEPTHS)))
 
 
 def expressions(g: Geometry) -> st.SearchStrategy[Mask]:
-    """Leaves combined with ``&``, ``|`` and ``~``, some levels deep."""
-    return st.recursive(
-        leaves(g),
-        lambda inner: st.one_of(
-            st.builds(operator.and_, inner, inner),
-            st.builds(operator.or_, inner, inner),
-            st.builds(operator.invert, inner),
-        ),
-        max_leaves=6,
-    )
+    return formulas(g).map(built)
 
 
 @st.composite
 def geometries_and_masks(draw: st.DrawFn) -> tuple[Geometry, Mask]:
     g = draw(geometries())
     return g, draw(expressions(g))
+
+
+# Attention
 
 
 @dataclass(frozen=True)

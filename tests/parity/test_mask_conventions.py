@@ -1,5 +1,8 @@
 """The importers and exporters mean what the libraries mean: their attention under their masks, and ours under the
-imported ones, and theirs under the exported ones, are the same."""
+imported ones, and theirs under the exported ones, are the same.
+
+The extra ``conventions`` installs the libraries; where one is missing its tests skip, in CI none does.
+"""
 
 from __future__ import annotations
 
@@ -48,8 +51,8 @@ def onnx_attention() -> Any:
     """ONNX's reference implementation of Attention, as a function of NumPy arrays."""
     onnx = library("onnx")
     reference = library("onnx.reference")
-    if onnx.defs.onnx_opset_version() < 25:
-        pytest.skip("needs onnx with opset 25")
+    if onnx.defs.get_schema("Attention", onnx.defs.onnx_opset_version(), "").since_version < 25:
+        pytest.skip("needs onnx 1.23, which knows the Attention of opset 25")
 
     def run(q: Array, k: Array, v: Array, *, attn_mask: Array = None, nonpad: Array = None, **attributes: Any) -> Array:
         given = {"q": q, "k": k, "v": v, "attn_mask": attn_mask, "nonpad": nonpad}
@@ -439,6 +442,26 @@ def test_onnx_under_exported_masks(onnx_attention: Any, dtype: Any, rng: np.rand
     mask = (Causal() & SlidingWindow(left=3)) & ~KeyPadding(np.arange(9) == 5)
     exported = c.to_onnx(mask, 4, 9, dtype)
     agree(onnx_attention(*arrays, attn_mask=exported), maskattn.attention(*arrays, mask=mask))
+
+
+# flash-attn: as documented
+
+
+@pytest.mark.parametrize(("q_len", "kv_len"), LENGTHS)
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("window", [(-1, -1), (2, 1), (0, 0), (-1, 1), (3, -1), (20, 20)])
+def test_flash_attn_is_its_documented_formula(q_len: int, kv_len: int, causal: bool, window: tuple[int, int]) -> None:
+    """flash-attn needs a GPU, so it is not run: what its flash_attn_func documents is checked instead.
+
+    Query i sees the keys from ``i + seqlen_k - seqlen_q - window_size[0]`` to ``i + seqlen_k - seqlen_q +
+    window_size[1]``, both among them, -1 without a limit; a causal mask is aligned to the bottom right corner.
+    """
+    left, right = (np.inf if size == -1 else size for size in window)
+    i, key = np.ogrid[:q_len, :kv_len]
+    own = i + kv_len - q_len
+    want = (own - left <= key) & (key <= own + (min(right, 0) if causal else right))
+    got = c.from_flash_attn(causal, window).to_bool(q_len, kv_len)
+    np.testing.assert_array_equal(got[0, 0], want)
 
 
 # Keras: the weights of a layer show what it keeps
