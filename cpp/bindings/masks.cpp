@@ -132,6 +132,9 @@ void register_masks(py::module_& m) {
   m.def("mask_rows", [](py::function function, bool per_sequence, bool per_head) {
     return MaskHandle{rows_from_python(std::move(function), per_sequence, per_head)};
   });
+  m.def("mask_compressed", [](std::shared_ptr<const MaskPlan> plan, const Bools& rows, const Bools& keys) {
+    return MaskHandle{mask_compressed(std::move(plan), rows.data(), keys.data())};
+  });
   m.def("mask_and", [](const std::vector<MaskHandle>& terms) { return MaskHandle{mask_and(refs(terms))}; });
   m.def("mask_or", [](const std::vector<MaskHandle>& terms) { return MaskHandle{mask_or(refs(terms))}; });
   m.def("mask_not", [](const MaskHandle& term) { return MaskHandle{mask_not(term.mask)}; });
@@ -157,6 +160,19 @@ void register_masks(py::module_& m) {
                empty_rows(plan, data);
              }
              return out;
+           })
+      .def("used",
+           [](const MaskPlan& plan) {
+             const Geometry& g = plan.geometry();
+             py::array_t<bool> rows(std::vector<std::int64_t>{plan.stored_batch(), g.q_len});
+             py::array_t<bool> keys(std::vector<std::int64_t>{plan.stored_batch(), g.kv_len});
+             bool *row_data = rows.mutable_data(), *key_data = keys.mutable_data();
+             std::int64_t pairs = 0;
+             {
+               const py::gil_scoped_release unlocked;
+               pairs = used(plan, row_data, key_data);
+             }
+             return py::make_tuple(rows, keys, pairs);
            })
       .def(
           "tiles",

@@ -11,6 +11,7 @@ from maskattn import _core
 from maskattn.masks.base import Mask
 from maskattn.masks.dense import four_axes
 from maskattn.masks.full import Full
+from maskattn.strategy import STRATEGIES, Strategy, attention_without_hidden
 
 FloatArray = npt.NDArray[Any]
 BoolArray = npt.NDArray[np.bool_]
@@ -27,14 +28,14 @@ def attention(
     q: FloatArray, k: FloatArray, v: FloatArray, *, mask: MaskLike = ..., bias: FloatArray | None = ...,
     scale: float | None = ..., softcap: float = ..., sinks: FloatArray | None = ..., kv_lengths: Lengths = ...,
     q_offset: Lengths = ..., precision: str = ..., return_lse: Literal[False] = ..., out: FloatArray | None = ...,
-    threads: int | None = ...,
+    strategy: Strategy = ..., threads: int | None = ...,
 ) -> FloatArray: ...  # fmt: skip
 @overload
 def attention(
     q: FloatArray, k: FloatArray, v: FloatArray, *, mask: MaskLike = ..., bias: FloatArray | None = ...,
     scale: float | None = ..., softcap: float = ..., sinks: FloatArray | None = ..., kv_lengths: Lengths = ...,
     q_offset: Lengths = ..., precision: str = ..., return_lse: Literal[True], out: FloatArray | None = ...,
-    threads: int | None = ...,
+    strategy: Strategy = ..., threads: int | None = ...,
 ) -> tuple[FloatArray, FloatArray]: ...  # fmt: skip
 def attention(
     q: FloatArray,
@@ -51,6 +52,7 @@ def attention(
     precision: str = "highest",
     return_lse: bool = False,
     out: FloatArray | None = None,
+    strategy: Strategy = "mask",
     threads: int | None = None,
 ) -> FloatArray | tuple[FloatArray, FloatArray]:
     """Scaled dot-product attention (arXiv:1706.03762, section 3.2.1) without the (q_len, kv_len) matrix.
@@ -75,6 +77,11 @@ def attention(
         precision: how float32 inputs are multiplied; "highest" is float32 accuracy, others are not there yet.
         return_lse: also return the natural logarithm of each row's sum of exponentiated scores.
         out: written and returned; shape (batch, q_heads, q_len, v_head_dim), dtype of ``q``, no overlap with inputs.
+        strategy: "mask": keys that nobody sees stay where they are, unread. "delete": keys that no row of their
+            sequence sees in any head are left out of copies of ``k``, ``v`` and ``bias``, and rows that see no key out
+            of copies of ``q`` and ``bias``. "auto": deletes where that is estimated to be faster (many rows, hidden
+            keys or rows scattered between others). The bits of a row are those of "mask" where no deleted key stands
+            before one that its sequence uses; elsewhere sums are cut at other places, and it agrees to rounding.
         threads: at most this many; default :func:`~maskattn.num_threads`. Small calls use one.
 
     Returns:
@@ -87,8 +94,18 @@ def attention(
     """
     if softcap or sinks is not None or precision != "highest" or not isinstance(q, np.ndarray):
         _check_not_there_yet(q, softcap, sinks, precision)
+    if strategy not in STRATEGIES:
+        raise ValueError(f"strategy must be one of {', '.join(STRATEGIES)}, got {strategy!r}")
     plan = None if mask is None and q_offset is None else _plan(mask, q, k, kv_lengths, q_offset, threads)
-    result: FloatArray | tuple[FloatArray, FloatArray]
+    result: FloatArray | tuple[FloatArray, FloatArray] | None
+    if strategy != "mask" and plan is not None:
+
+        def run(q: Any, k: Any, v: Any, plan: _core.MaskPlan, bias: Any, out: Any) -> Any:
+            return _core.attention(q, k, v, None, None, plan, bias, scale, None, return_lse, out, threads)
+
+        result = attention_without_hidden(strategy, q, k, v, plan, bias, out, run, threads)
+        if result is not None:
+            return result
     result = _core.attention(q, k, v, None, None, plan, bias, scale, kv_lengths, return_lse, out, threads)
     return result
 
