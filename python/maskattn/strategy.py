@@ -24,10 +24,10 @@ Run = Callable[[FloatArray, FloatArray, FloatArray, _core.MaskPlan, FloatArray |
 # What "auto" weighs, in multiply-adds of a kernel on one thread (measured with AVX-512; where they are slower, deleting
 # pays earlier than it believes). Under a mask, kernels score a whole panel of keys where one of them is seen, for a
 # whole group of rows where one of them sees it: a pair that is hidden costs head_dim for its score and an exponential;
-# its value is skipped. Deleting costs a read and a write for each element that moves, on one thread, a new plan's rows,
-# and the Python around it.
+# its value is skipped. Deleting costs a read and a write (often to a page that the system has yet to provide) for each
+# element that moves, on one thread; a new plan's rows; and the Python around it.
 _PANEL, _ROW_GROUP = 64, 6
-_EXPONENTIAL, _MOVE, _PLAN_ROW, _CALL = 30.0, 16.0, 1e4, 1e7
+_EXPONENTIAL, _MOVE, _PLAN_ROW, _CALL = 30.0, 32.0, 1e4, 1e7
 
 
 def attention_without_hidden(
