@@ -10,6 +10,7 @@ import json
 import re
 import statistics
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import maskattn
@@ -31,6 +32,8 @@ def resident_mb(what: str) -> float | None:
 def measure(positions: int, rounds: int) -> dict[str, float | None]:
     """Memory of the first plan, median seconds of ``rounds``; from document ids to the plan."""
     ids = document_ids(positions)
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")  # the peak so far is forgotten (proc_pid_clear_refs(5))
     before = resident_mb("VmRSS")
     seconds = []
     for round_ in range(rounds):

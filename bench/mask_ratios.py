@@ -183,7 +183,7 @@ def cost_row(result: Result) -> list[str]:
 
 
 def strategy_row(result: Result) -> list[str]:
-    cells = [milliseconds(result.theirs[name]) if name in result.theirs else "" for name in ("mask", "delete")]
+    cells = [milliseconds(result.theirs.get(name) or [result.hopeless[name]]) for name in ("mask", "delete")]
     return [result.case, *cells, milliseconds(result.ours), f"{1 / statistics.median(result.ratios):.2f}"]
 
 
