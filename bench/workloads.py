@@ -1,4 +1,4 @@
-"""What is measured, as data: shapes, masks and seeded inputs, which the pytest benchmarks and ratios.py share."""
+"""What is measured, as data: shapes, masks and seeded inputs, which the pytest benchmarks and the ratios share."""
 
 from __future__ import annotations
 
@@ -124,8 +124,8 @@ def _ragged(count: int, shortest: int, longest: int) -> tuple[int, ...]:
     return (longest, *(int(n) for n in rng.integers(shortest, longest, size=count - 1, endpoint=True)))
 
 
-def _documents(total: int, shortest: int, longest: int) -> npt.NDArray[np.int64]:
-    """Document ids of ``total`` packed tokens."""
+def document_ids(total: int, shortest: int = 50, longest: int = 1000) -> npt.NDArray[np.int64]:
+    """Of ``total`` packed tokens."""
     lengths = np.random.default_rng(total).integers(shortest, longest, size=total // shortest, endpoint=True)
     return np.repeat(np.arange(len(lengths)), lengths)[:total]
 
@@ -140,7 +140,7 @@ def _decode(keys: int, q_heads: int = 8, kv_heads: int = 8, head_dim: int = 64) 
 
 
 WINDOW = 256  # keys that a query sees, its own included
-DOCUMENTS = _documents(8192, 50, 1000)
+DOCUMENTS = document_ids(8192)
 _CROSS, _ENCODER = _ragged(16, 64, 512), _ragged(16, 32, 256)
 
 CAUSAL_512, CAUSAL_2048, CAUSAL_8192 = _causal(512), _causal(2048), _causal(8192)

@@ -85,6 +85,9 @@ void register_masks(py::module_& m) {
   m.def("mask_tiles", [](py::function function, bool per_sequence, bool per_head) {
     return MaskHandle{tiles_from_python(std::move(function), per_sequence, per_head)};
   });
+  m.def("mask_compressed", [](const PlanHandle& plan, const Bools& rows, const Bools& keys) {
+    return MaskHandle{mask_compressed(plan.get(), rows.data(), keys.data())};
+  });
   m.def("mask_and", [](const std::vector<MaskHandle>& terms) { return MaskHandle{mask_and(refs(terms))}; });
   m.def("mask_or", [](const std::vector<MaskHandle>& terms) { return MaskHandle{mask_or(refs(terms))}; });
   m.def("mask_not", [](const MaskHandle& term) { return MaskHandle{mask_not(term.mask)}; });

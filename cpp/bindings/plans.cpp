@@ -137,6 +137,18 @@ void register_plans(py::module_& m) {
              }
              return out;
            }))
+      .def("used", on_plan(+[](const MaskPlan& plan) {
+             const Geometry& g = plan.geometry();
+             py::array_t<bool> rows(std::vector<std::int64_t>{plan.stored_batch(), g.q_len});
+             py::array_t<bool> keys(std::vector<std::int64_t>{plan.stored_batch(), g.kv_len});
+             bool *row_data = rows.mutable_data(), *key_data = keys.mutable_data();
+             std::int64_t pairs = 0;
+             {
+               const py::gil_scoped_release unlocked;
+               pairs = used(plan, row_data, key_data);
+             }
+             return py::make_tuple(rows, keys, pairs);
+           }))
       .def("tiles",
            on_plan(+[](const MaskPlan& plan, const py::object& q_size, const py::object& kv_size, const py::object& threads) {
              const std::int64_t rows = integer(q_size, "q_size"), columns = integer(kv_size, "kv_size");

@@ -57,6 +57,27 @@ void row_bits(const PlanRow& row, std::int64_t kv_len, std::vector<std::uint64_t
   }
 }
 
+// Takes the row's keys into a union, and returns how many panels of 64 keys they lie in.
+std::int64_t unite_bits(const PlanRow& row, std::vector<std::uint64_t>& seen) {
+  std::int64_t panels = 0;
+  for (std::int64_t w = row.spans->begin / 64; w * 64 < row.spans->end; ++w) {
+    seen[static_cast<std::size_t>(w)] |= row.bits[w];
+    panels += row.bits[w] != 0;
+  }
+  return panels;
+}
+std::int64_t unite_spans(const PlanRow& row, std::vector<std::int64_t>& change) {
+  std::int64_t panels = 0, next = 0;  // next: the first panel that is not counted yet
+  for (const Span* span = row.spans; span < row.spans + row.count; ++span) {
+    ++change[static_cast<std::size_t>(span->begin)];
+    --change[static_cast<std::size_t>(span->end)];
+    const std::int64_t first = std::max<std::int64_t>(next, span->begin / 64);
+    next = (span->end + 63) / 64;
+    panels += next - first;
+  }
+  return panels;
+}
+
 // True where every row of `a` is related to the same row of `b`: compare(keys of a, keys of b) on spans where both have spans,
 // else on words of bits.
 template <class Spans, class Words>
@@ -111,6 +132,37 @@ std::int64_t count_pairs(const MaskPlan& plan) {
 
 void empty_rows(const MaskPlan& plan, bool* out) {
   for_each_row(plan, [&](std::int64_t r, const PlanRow& row) { out[r] = count_keys(row, 0, plan.geometry().kv_len) == 0; });
+}
+
+std::int64_t used(const MaskPlan& plan, bool* rows, bool* keys) {
+  constexpr std::int64_t panel = 64;
+  const Geometry& g = plan.geometry();
+  std::int64_t pairs = 0;
+  for (std::int64_t b = 0; b < plan.stored_batch(); ++b, rows += g.q_len, keys += g.kv_len) {
+    std::fill_n(rows, g.q_len, false);
+    std::vector<std::uint64_t> seen(static_cast<std::size_t>((g.kv_len + 63) / 64), 0);
+    std::vector<std::int64_t> change(static_cast<std::size_t>(g.kv_len + 1), 0);  // spans that begin, less those that end
+    for (std::int64_t h = 0; h < plan.stored_heads(); ++h) {
+      const Span* former = nullptr;
+      std::int64_t panels = 0;
+      for (std::int64_t i = 0; i < g.q_len; ++i) {
+        const PlanRow row = plan.row(b, h, i);
+        if (row.count == 0) continue;
+        rows[i] = true;
+        if (row.spans != former) {  // else it shares its storage with a row above
+          former = row.spans;
+          panels = row.bits ? unite_bits(row, seen) : unite_spans(row, change);
+        }
+        pairs += panels * panel;
+      }
+    }
+    std::int64_t open = 0;
+    for (std::int64_t key = 0; key < g.kv_len; ++key) {
+      open += change[static_cast<std::size_t>(key)];
+      keys[key] = open > 0 || (seen[static_cast<std::size_t>(key / 64)] >> (key % 64) & 1);
+    }
+  }
+  return pairs == 0 ? 0 : pairs * (g.batch / plan.stored_batch()) * (g.heads / plan.stored_heads());
 }
 
 void tile_map(const MaskPlan& plan, std::int64_t q_size, std::int64_t kv_size, Tile* out, int threads) {

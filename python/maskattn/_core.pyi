@@ -58,6 +58,12 @@ class MaskPlan:
         """(batch, heads, q_len), True where the query sees no key."""
     def tiles(self, q_size: int = 64, kv_size: int = 64, threads: int | None = None) -> npt.NDArray[np.uint8]:
         """(batch, heads, query blocks, key blocks): 0 where a tile is empty, 1 partial, 2 full."""
+    def used(self) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_], int]:
+        """Rows (n, q_len) that see a key under some head, keys (n, kv_len) that some row of some head sees, and pairs.
+
+        n is the batch, or 1 where all sequences agree. The pairs, over all sequences and heads, are those of a row and
+        a key in a panel (64 keys from a multiple of 64) of which the row sees something: what kernels touch.
+        """
     def spans(self, b: int, h: int, i: int) -> tuple[list[tuple[int, int]], bool]: ...
     def agrees(self, kv_lengths: Any, q_offset: Any) -> bool: ...
 
@@ -79,6 +85,9 @@ def mask_function(function: int, data: int, per_sequence: bool, per_head: bool) 
 def mask_tiles(
     function: Callable[[int, int, int, int, int, int], npt.NDArray[np.bool_]], per_sequence: bool, per_head: bool
 ) -> MaskExpr: ...
+def mask_compressed(plan: MaskPlan, rows: npt.NDArray[np.bool_], keys: npt.NDArray[np.bool_]) -> MaskExpr:
+    """The plan without the rows and keys that are False; shapes as of ``MaskPlan.used``."""
+
 def mask_and(terms: list[MaskExpr]) -> MaskExpr: ...
 def mask_or(terms: list[MaskExpr]) -> MaskExpr: ...
 def mask_not(term: MaskExpr) -> MaskExpr: ...

@@ -51,6 +51,10 @@ class Arguments(NamedTuple):
     kv_lengths: Lengths
     modifiers: Modifiers | None
 
+    def knows_positions(self) -> bool:
+        """Whether something but the plan depends on where keys stand."""
+        return self.pages is not None or (self.modifiers is not None and self.modifiers[2:] != (None, None))
+
 
 def prepare(
     q: Any,

@@ -8,7 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from maskattn import _core
+from maskattn._core import MaskPlan
 from maskattn.arguments import FloatArray, Lengths, MaskLike, Options, Precision, borrowed, prepare
+from maskattn.strategy import STRATEGIES, Strategy, attention_without_hidden
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -20,22 +22,26 @@ if TYPE_CHECKING:
 @overload
 def attention(
     q: SupportsDLPack, k: SupportsDLPack | Layer, v: SupportsDLPack | None = ..., *, return_lse: Literal[False] = ...,
-    out: SupportsDLPack | None = ..., like: None = ..., **options: Unpack[Options],
+    out: SupportsDLPack | None = ..., like: None = ..., strategy: Strategy = ...,
+    **options: Unpack[Options],
 ) -> FloatArray: ...  # fmt: skip
 @overload
 def attention(
     q: SupportsDLPack, k: SupportsDLPack | Layer, v: SupportsDLPack | None = ..., *, return_lse: Literal[True],
-    out: SupportsDLPack | None = ..., like: None = ..., **options: Unpack[Options],
+    out: SupportsDLPack | None = ..., like: None = ..., strategy: Strategy = ...,
+    **options: Unpack[Options],
 ) -> tuple[FloatArray, FloatArray]: ...  # fmt: skip
 @overload
 def attention(
     q: SupportsDLPack, k: SupportsDLPack | Layer, v: SupportsDLPack | None = ..., *, return_lse: Literal[False] = ...,
-    out: SupportsDLPack | None = ..., like: Kind, **options: Unpack[Options],
+    out: SupportsDLPack | None = ..., like: Kind, strategy: Strategy = ...,
+    **options: Unpack[Options],
 ) -> Kind: ...  # fmt: skip
 @overload
 def attention(
     q: SupportsDLPack, k: SupportsDLPack | Layer, v: SupportsDLPack | None = ..., *, return_lse: Literal[True],
-    out: SupportsDLPack | None = ..., like: Kind, **options: Unpack[Options],
+    out: SupportsDLPack | None = ..., like: Kind, strategy: Strategy = ...,
+    **options: Unpack[Options],
 ) -> tuple[Kind, Kind]: ...  # fmt: skip
 def attention(
     q: Any,
@@ -53,6 +59,7 @@ def attention(
     return_lse: bool = False,
     out: Any = None,
     like: Any = None,
+    strategy: Strategy = "mask",
     threads: int | None = None,
 ) -> Any:
     """Scaled dot-product attention (arXiv:1706.03762, section 3.2.1) without the (q_len, kv_len) matrix.
@@ -86,6 +93,12 @@ def attention(
         out: written and returned; shape (batch, q_heads, q_len, v_head_dim), dtype of ``q``, no overlap with inputs.
         like: an array whose library's kind of array the results shall be, over the same memory. All arrays may be of
             other libraries: what has ``__dlpack__`` on the CPU comes in without a copy.
+        strategy: "mask": keys that nobody sees stay where they are, unread. "delete": keys that no row of their
+            sequence sees in any head are left out of copies of ``k``, ``v`` and ``bias``, and rows that see no key out
+            of copies of ``q`` and ``bias``. "auto": deletes where that is estimated to be faster (many rows, hidden
+            keys or rows scattered between others). The bits of a row are those of "mask" where no deleted key stands
+            before one that its sequence uses; elsewhere sums are cut at other places, and it agrees to rounding.
+            Biases by distance and caches need keys where they are: there it is "mask" always.
         threads: at most this many; default :func:`~maskattn.num_threads`. Small calls use one.
 
     Returns:
@@ -106,11 +119,24 @@ def attention(
         and q_offset is None
         and precision == "highest"
         and like is None
+        and strategy == "mask"
         and (out is None or isinstance(out, np.ndarray))
     ):  # fmt: skip  - the shortest way, for the smallest calls
         return _core.attention(q, k, v, None, None, None, None, scale, kv_lengths, None, return_lse, out, threads)
     q, k, v, rest = prepare(q, k, v, mask, bias, scale, softcap, sinks, kv_lengths, q_offset, precision, threads)
-    result = _core.attention(q, k, v, None, *rest, return_lse, borrowed("out", out), threads)
+    into = borrowed("out", out)
+    result = None
+    if strategy not in STRATEGIES:
+        raise ValueError(f"strategy must be one of {', '.join(STRATEGIES)}, got {strategy!r}")
+    if strategy != "mask" and rest.plan is not None and not rest.knows_positions():
+
+        def run(q: FloatArray, k: FloatArray, v: FloatArray, plan: MaskPlan, bias: Any, out: Any) -> Any:
+            left = rest._replace(plan=plan, bias=bias, kv_lengths=None)
+            return _core.attention(q, k, v, None, *left, return_lse, out, threads)
+
+        result = attention_without_hidden(strategy, q, k, v, rest.plan, rest.bias, into, run, threads)
+    if result is None:
+        result = _core.attention(q, k, v, None, *rest, return_lse, into, threads)
     return returned(result, out, like)
 
 

@@ -87,7 +87,7 @@ std::int64_t mask_heads(const MaskRef& mask);
 struct PlanRow {
   const Span* spans;
   int count;
-  const std::uint64_t* bits;  // null for a row of spans
+  const std::uint64_t* bits;                        // null for a row of spans
   bool operator==(const PlanRow&) const = default;  // the same storage
 };
 
@@ -103,6 +103,9 @@ class MaskPlan {
 
   const Geometry& geometry() const { return geometry_; }
   PlanRow row(std::int64_t b, std::int64_t h, std::int64_t i) const;
+  // Sequences and heads that differ: 1 where all agree.
+  std::int64_t stored_batch() const { return plan_batch_; }
+  std::int64_t stored_heads() const { return plan_heads_; }
   // Memory that the plan keeps alive, what it shares with other plans included.
   std::size_t bytes() const;
 
@@ -145,6 +148,15 @@ void tile_map(const MaskPlan& plan, std::int64_t q_size, std::int64_t kv_size, T
 
 // Writes [batch][heads][q_len] bytes: 1 where the row sees no key.
 void empty_rows(const MaskPlan& plan, bool* out);
+
+// Writes [stored batch][q_len] bytes, 1 where the row of some head sees a key, and [stored batch][kv_len] bytes, 1 where some row
+// of some head sees the key. Returns the pairs, over all sequences and heads, of a row and a key in a panel (64 keys from a
+// multiple of 64) of which the row sees something.
+std::int64_t used(const MaskPlan& plan, bool* rows, bool* keys);
+
+// The plan without the rows and keys whose byte is 0, [stored batch][q_len] and [stored batch][kv_len]: row i is the i-th of its
+// sequence that is left, and so are keys. Rows past the last see nothing.
+MaskRef mask_compressed(std::shared_ptr<const MaskPlan> plan, const bool* rows, const bool* keys);
 
 // Writes [batch][heads][q_len][kv_len] elements of `element_bytes` (1, 2, 4 or 8) each: the pattern `shown` or `hidden`. `out`
 // may be unaligned.
