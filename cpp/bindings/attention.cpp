@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "borrow.hpp"
 #include "plans.hpp"
@@ -122,6 +123,8 @@ void take_queries_and_keys(Call& call, const py::array& q, const py::array& k) {
   in.q_len = q.shape(2);
   in.kv_len = call.paged ? call.paged->kv_len : k.shape(2);
   in.head_dim = q.shape(3);
+  if (in.kv_len > std::numeric_limits<std::int32_t>::max())
+    bad_value("k must have fewer than 2**31 keys, got " + std::to_string(in.kv_len));
   in.q = rows_of(q, q_dtype, q.data());
   in.k = rows_of(k, k_dtype, k.data());
   if (!call.paged) return;

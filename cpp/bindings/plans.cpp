@@ -76,7 +76,7 @@ std::unique_ptr<PlanHandle> slice(const MaskPlan& plan, const py::object& rows) 
 py::object extend(const py::object& self, const py::object& n, const py::object& threads) {
   auto& handle = self.cast<PlanHandle&>();
   const std::int64_t more = integer(n, "n");
-  constexpr std::int64_t most = std::numeric_limits<std::int32_t>::max();  // kv_len has a bound of its own below this
+  constexpr std::int64_t most = std::numeric_limits<std::int32_t>::max();
   if (more < 0 || more > most) bad_value("n must be from 0 to 2**31 - 1, got " + std::to_string(more));
   const int count = thread_count(threads);
   {

@@ -1,5 +1,6 @@
 // Leaves that are patterns: chunks, dilated windows, global tokens, trees, blocks, neighbourhoods.
 #include <algorithm>
+#include <limits>
 #include <stdexcept>
 
 #include "mask_expr.hpp"
@@ -65,6 +66,7 @@ class GlobalTokens final : public MaskExpr {
   explicit GlobalTokens(std::vector<std::int64_t> positions) : positions_(std::move(positions)) {
     std::sort(positions_.begin(), positions_.end());
     for (const std::int64_t position : positions_) {
+      if (position == std::numeric_limits<std::int32_t>::max()) break;  // behind the last key that there can be
       if (!spans_.empty() && position <= spans_.back().end)
         spans_.back().end = static_cast<std::int32_t>(position + 1);
       else

@@ -38,9 +38,8 @@ void check_extent(const char* what, std::int64_t mask, std::int64_t call) {
 
 // `row_base`: rows of the call in front of the geometry's.
 void check(const MaskExpr& mask, const Geometry& geometry, std::int64_t row_base) {
-  constexpr std::int64_t most = std::numeric_limits<std::int32_t>::max() - kPieceRows;
-  if (geometry.kv_len > most)
-    throw std::invalid_argument("kv_len must be below 2**31 - 512, got " + std::to_string(geometry.kv_len));
+  if (geometry.kv_len > std::numeric_limits<std::int32_t>::max())
+    throw std::invalid_argument("kv_len must be below 2**31, got " + std::to_string(geometry.kv_len));
   if (row_base == 0) return mask.check(geometry);
   Geometry call = geometry;
   call.q_len += row_base;

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from maskattn.masks.edges import Constants, Edges
 
-_MOST_KEYS = 2**31 - 513  # of any call
+_MOST_KEYS = 2**31 - 1  # of any call
 _FAR = 2**62  # beyond all positions
 _CLOSE = 128  # rows that are cheaper than another plan
 _CALL = 256  # what a plan costs besides its rows, in spans
