@@ -190,16 +190,13 @@ def test_import_brings_attention_alone() -> None:
         assert name not in loaded, name
 
 
-def test_import_costs_at_most_30_ms_more_than_numpy() -> None:
-    script = (
-        "import time, numpy; begin = time.perf_counter(); import maskattn; print((time.perf_counter() - begin) * 1e3)"
-    )
-    best = float("inf")
-    for _ in range(20):  # the least of several: a busy machine must not fail the test
-        best = min(best, float(python(script)))
-        if best <= 30:
-            return
-    raise AssertionError(f"import maskattn must cost at most 30 ms after numpy, got {best:.1f} ms")
+def test_import_is_small() -> None:
+    """How long it takes is bench/test_import.py's; what it brings besides NumPy can be counted."""
+    brought = python("import sys, numpy; before = set(sys.modules); import maskattn; print(*set(sys.modules) - before)")
+    ours = [name for name in brought.split() if name.startswith("maskattn")]
+    others = {name.split(".")[0] for name in brought.split()} - {"maskattn"}
+    assert len(ours) <= 17, sorted(ours)
+    assert others <= sys.stdlib_module_names, others
 
 
 # One symbol a kernel object

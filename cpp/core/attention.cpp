@@ -1,23 +1,15 @@
 #include "maskattn/attention.hpp"
 
 #include <algorithm>
-#include <cmath>
 #include <limits>
 #include <vector>
 
 #include "block.hpp"
-#include "dispatch.hpp"
+#include "state.hpp"
 #include "threads.hpp"
 
 namespace maskattn {
 namespace {
-
-template <class T>
-T log_sum(T maximum, T sum) {
-  constexpr double kLn2 = 0.69314718055994530942;
-  if (sum == 0) return -std::numeric_limits<T>::infinity();
-  return static_cast<T>(static_cast<double>(maximum) * kLn2 + std::log(static_cast<double>(sum)));
-}
 
 template <class T>
 class Attention {

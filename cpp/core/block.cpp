@@ -1,20 +1,17 @@
 #include "block.hpp"
 
 #include <algorithm>
-#include <bit>
 #include <cmath>
 #include <cstdlib>
 #include <functional>
 #include <limits>
-#include <type_traits>
 
 #include "dispatch.hpp"
 #include "memory.hpp"
+#include "state.hpp"
 
 namespace maskattn {
 namespace {
-
-constexpr double kLog2E = 1.4426950408889634074;
 
 std::int64_t round_up(std::int64_t x, std::int64_t to) { return (x + to - 1) / to * to; }
 
@@ -302,46 +299,10 @@ void Block<T>::values(std::int64_t segment, const T* old_scale, const T* new_sca
   kernels_.values(args);
 }
 
-template <class T>
-T power_of_two(T k) {
-  using Bits = std::conditional_t<sizeof(T) == 4, std::uint32_t, std::uint64_t>;
-  constexpr int kLowest = std::numeric_limits<T>::min_exponent - 1, kMantissa = std::numeric_limits<T>::digits - 1;
-  if (!(k >= kLowest)) return k != k ? k : T{0};
-  return std::bit_cast<T>(static_cast<Bits>(static_cast<int>(k) + 1 - kLowest) << kMantissa);
-}
-
-template <class T>
-void merge_state(T& maximum, T& sum, T segment_maximum, T segment_sum, T& old_scale, T& new_scale) {
-  if (segment_maximum == -std::numeric_limits<T>::infinity()) {
-    old_scale = 1;
-    new_scale = 0;
-    return;
-  }
-  const T merged = std::max(maximum, segment_maximum);
-  old_scale = power_of_two(maximum - merged);
-  new_scale = power_of_two(segment_maximum - merged);
-  sum = sum * old_scale + segment_sum * new_scale;
-  maximum = merged;
-}
-
-template <class T>
-T merge_sink(T& maximum, T& sum, double sink) {
-  if (sum == 0) return 1;
-  const double z = sink * kLog2E, whole = std::rint(z);
-  T old_scale, new_scale;
-  const bool nothing = std::isinf(sink) && sink < 0;
-  merge_state(maximum, sum, nothing ? -std::numeric_limits<T>::infinity() : static_cast<T>(whole),
-              static_cast<T>(nothing ? 0 : std::exp2(z - whole)), old_scale, new_scale);
-  return old_scale;
-}
-
-#define MASKATTN_INSTANTIATE(T)                    \
-  template struct Call<T>;                         \
-  template struct Scratch<T>;                      \
-  template class Block<T>;                         \
-  template T power_of_two(T);                      \
-  template void merge_state(T&, T&, T, T, T&, T&); \
-  template T merge_sink(T&, T&, double);
+#define MASKATTN_INSTANTIATE(T) \
+  template struct Call<T>;      \
+  template struct Scratch<T>;   \
+  template class Block<T>;
 MASKATTN_INSTANTIATE(float)
 MASKATTN_INSTANTIATE(double)
 

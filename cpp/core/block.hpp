@@ -99,19 +99,6 @@ class Block {
   MaskWord seen_[kPanels];
 };
 
-// The running (maximum, sum) of a row takes in a segment's; the factors are for the running output and for the segment's.
-template <class T>
-void merge_state(T& maximum, T& sum, T segment_maximum, T segment_sum, T& old_scale, T& new_scale);
-
-// The same for a sink, a score without a value; returns the factor for the running output. Rows that see nothing stay as they
-// are.
-template <class T>
-T merge_sink(T& maximum, T& sum, double sink);
-
-// 2^k for an integer k <= 0, 0 where that is not normal; NaN for NaN.
-template <class T>
-T power_of_two(T k);
-
 template <class T>
 inline constexpr Dtype kDtype = sizeof(T) == 4 ? Dtype::float32 : Dtype::float64;
 

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "block.hpp"
+#include "state.hpp"
 #include "threads.hpp"
 
 namespace maskattn {

@@ -6,7 +6,7 @@ import numpy as np
 
 from maskattn import _core
 from maskattn.masks.base import BoolArray, Index, Mask
-from maskattn.masks.edges import Edges
+from maskattn.masks.edges import MOST_EDGES, Edges
 from maskattn.masks.parameters import size
 
 
@@ -42,9 +42,11 @@ class BlockDiffusion(Mask):
         inside = np.greater_equal(q_pos, 0) & np.less(q_pos, 2 * n) & np.less(kv_pos, 2 * n)
         return np.asarray(seen & inside)
 
-    def _edges(self) -> Edges:
+    def _edges(self) -> Edges | None:
         if self.length is None:
             return Edges(ahead=(0,), period=self.size)
+        if self.length > MOST_EDGES * self.size:
+            return None
         edges = [start + i for start in (0, self.length) for i in range(0, self.length, self.size)] + [2 * self.length]
         return Edges(keys=edges, queries=edges, spans=2)
 

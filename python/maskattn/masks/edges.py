@@ -11,6 +11,9 @@ import numpy.typing as npt
 Constants = Sequence[int] | npt.NDArray[np.int64]
 
 
+MOST_EDGES = 1 << 16  # of a leaf; one that would have more counts as an unknown set
+
+
 class Edges(NamedTuple):
     """Where a leaf's answer about a query at q and a key at k can change, and which calls it has an answer for.
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from maskattn import _core
 from maskattn.masks.base import BoolArray, Index, Mask
-from maskattn.masks.edges import Edges
+from maskattn.masks.edges import MOST_EDGES, Edges
 from maskattn.masks.parameters import size
 
 
@@ -46,9 +46,11 @@ class Neighborhood(Mask):
             inside = inside & (key >= first) & (key < first + width)
         return np.asarray(inside)
 
-    def _edges(self) -> Edges:
+    def _edges(self) -> Edges | None:
         (lines, width), (height, columns) = _two("shape", self.shape), _two("kernel", self.kernel)
         if lines > 1:
+            if lines * width > MOST_EDGES:
+                return None
             cells = range(lines * width + 1)
             return Edges(keys=cells, queries=cells, spans=height)
         before = columns // 2

@@ -107,8 +107,9 @@ def fingerprint(mask: Mask) -> int:
         return hash(tuple(type(leaf).__name__ for leaf in leaves(mask)))
     facts: list[object] = [calls]
     unknown = [leaf for leaf in leaves(mask) if edges_of(leaf) is None]
-    for everything in (Full(), ~Full()) if unknown else (None,):
-        known = mask if everything is None else _replaced(mask, {id(leaf): everything for leaf in unknown})
+    # Masks with and without unknown leaves may be equal, so both have facts of each case.
+    for everything in (Full(), ~Full()):
+        known = _replaced(mask, {id(leaf): everything for leaf in unknown})
         for box in _probes(calls):
             plan = known.plan(box.q_len, box.kv_len, q_offset=box.q_offset, batch=calls.batch, heads=calls.heads)
             tiles = plan.tiles(max(1, -(-box.q_len // 16)), max(1, -(-box.kv_len // 16)), threads=1)
