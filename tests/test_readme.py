@@ -22,16 +22,17 @@ def test_it_begins_with_the_two_commands() -> None:
     ]
 
 
-def test_attention_and_masks_run() -> None:
+def test_attention_masks_and_cache_run() -> None:
     names: dict[str, Any] = {}
-    attention, masks, *_ = blocks("python")
-    exec(attention, names)
-    exec(masks, names)
+    attention, masks, cache, _ = blocks("python")
+    for example in (attention, masks, cache):
+        exec(example, names)
     assert names["weights"].shape == (2, 8, 1, 1000)
-    assert names["out"].shape == (2, 8, 1000, 64)
+    assert names["out"].shape == (2, 8, 1, 64)
+    assert names["cache"].lengths.tolist() == [1000, 1000]
 
 
-@pytest.mark.parametrize("line", [line for line in blocks("python")[2].splitlines() if "load()" in line])
+@pytest.mark.parametrize("line", [line for line in blocks("python")[3].splitlines() if "load()" in line])
 def test_generation_runs(line: str) -> None:
     import maskattn
 
