@@ -24,10 +24,12 @@ int main(int, char** argv) {
   float q[length * dim], out[length * dim];
   for (int i = 0; i < length * dim; ++i) q[i] = 0.25f * static_cast<float>(i % 7) - 0.5f;
   const maskattn::MaskPlan plan(maskattn::mask_band({}, 0), {1, 1, length, length, {0}, {length}}, 1);
-  maskattn::AttentionInputs<float> in{1, 1, 1, length, length, dim, {q, {0, 0, dim}}, {q, {0, 0, dim}}};
+  constexpr auto dtype = maskattn::Dtype::float32;
+  const maskattn::Rows<const void> rows{q, dtype, {0, 0, dim}};
+  maskattn::AttentionInputs in{1, 1, 1, length, length, dim, dim, rows, rows, rows};
   in.mask = &plan;
   in.scale = 0.5;
-  maskattn::attention<float>(in, {q, {0, 0, dim}}, dim, {out, {0, 0, dim}}, {});
+  maskattn::attention(in, {out, dtype, {0, 0, dim}}, {});
   for (const float x : out) std::printf("%a\\n", x);
 }
 """
