@@ -62,16 +62,16 @@ struct DistanceBias {
 struct AttentionInputs {
   std::int64_t batch, q_heads, kv_heads, q_len, kv_len, head_dim, v_head_dim;
   Rows<const void> q, k, v;                  // functions about weights alone do not look at v
-  Pages pages;                               // of k and v
-  Factors k_factors, v_factors;              // where they are int8
+  Pages pages{};                             // of k and v
+  Factors k_factors{}, v_factors{};          // where they are int8
   const std::int64_t* q_rows = nullptr;      // [q_len]: the rows of q, mask and bias that are asked about; null: all, in order
   const MaskPlan* mask = nullptr;            // of this kv_len, all rows of q, this batch and heads (or 1); null: keys that exist
   const std::int64_t* q_lengths = nullptr;   // [batch]: queries that exist, at most q_len; null: q_len
   const std::int64_t* q_offset = nullptr;    // [batch]: position of the first row of q; a distance bias asks for it
   const std::int64_t* kv_lengths = nullptr;  // [batch], without a mask; null: kv_len
-  Rows<const void> bias;                     // added to the scaled score; -inf hides the key; null: none
+  Rows<const void> bias{};                   // added to the scaled score; -inf hides the key; null: none
   std::ptrdiff_t bias_key_stride = 0;
-  DistanceBias distance_bias;
+  DistanceBias distance_bias{};
   const double* sinks = nullptr;  // [q_heads]: scores of a key that every row sees and that has no value; null: none
   double scale = 1;
   double softcap = 0;  // scores become softcap * tanh(score / softcap) before the bias; 0: they do not
