@@ -6,8 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from maskattn.masks import (
     BlockDiffusion,
@@ -30,23 +28,8 @@ from maskattn.masks import (
     SlidingWindow,
     Tree,
 )
-from strategies import expressions, geometries
 
 WINDOW = SlidingWindow(left=4)
-
-
-@given(data=st.data())
-def test_the_sentence_agrees_with_the_definition(data: st.DataObject) -> None:
-    g = data.draw(geometries().filter(lambda g: g.q_len and g.kv_len))
-    mask = data.draw(expressions(g))
-    b, h, i, key = (data.draw(st.integers(0, n - 1)) for n in (g.batch, g.heads, g.q_len, g.kv_len))
-    plan = mask.plan(g.q_len, g.kv_len, **g.options())
-    offset, length = (int(np.broadcast_to(each, g.batch)[b]) for each in (plan.q_offset, plan.kv_lengths))
-    sentence = mask.explain(b, h, offset + i, key, q_offset=offset, kv_length=length)
-    seen = key < length and bool(mask.allows(b, h, offset + i, key, q_offset=offset, kv_length=length))
-    assert sentence.startswith("seen: ") == seen
-    assert sentence.startswith("does not exist: ") == (key >= length)
-    assert "\n" not in sentence
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ import maskattn
 import oracle
 from maskattn import masks
 from maskattn._core import MaskPlan
-from maskattn.masks import Causal, Full, Function, Mask, Tree
+from maskattn.masks import Causal, Dense, Full, Function, Mask, Tree
 from strategies import (
     LEAVES,
     MAX_DEPTH,
@@ -73,6 +73,9 @@ def runs(seen: BoolArray) -> list[list[tuple[int, int]]]:
     for r, b, e in zip(row.tolist(), begin.tolist(), end.tolist(), strict=True):
         intervals[r].append((b, e))
     return intervals
+
+
+UNION: dict[str, Callable[..., set[object]]] = dict.fromkeys(OPERATORS, lambda *operands: set().union(*operands))
 
 
 def where(g: Geometry) -> tuple[Any, Any]:
@@ -139,10 +142,34 @@ def materialised(case: Case, draw: st.DrawFn) -> None:
             case.mask.to_additive(g.q_len, g.kv_len, dtype, **g.options()),
             np.where(case.seen, 0, -np.inf).astype(dtype),
         ),
+        (
+            case.mask.to_bits(g.q_len, g.kv_len, **g.options()),
+            np.packbits(case.seen, axis=-1, bitorder="little"),
+        ),
     ):
         assert got.dtype == want.dtype
         assert got.shape == want.shape
         assert got.tobytes() == want.tobytes()
+
+
+def sliced(case: Case, draw: st.DrawFn) -> None:
+    g = case.geometry
+    begin, end = sorted(draw(st.integers(0, g.q_len)) for _ in range(2))
+    assert case.plan[begin:end] == Dense(case.seen[:, :, begin:end]).plan(end - begin, g.kv_len)
+
+
+def grown(case: Case, draw: st.DrawFn) -> None:
+    """The plan of a call that is some rows and keys shorter, extended by them, is the plan; its slices stay."""
+    g = case.geometry
+    q_offset, kv_lengths = where(g)
+    n = draw(st.integers(0, int(min(g.q_len, np.min(kv_lengths)))))
+    shorter = Geometry(g.q_len - n, g.kv_len - n, g.batch, g.heads, q_offset, kv_lengths - n)
+    if Dense in fold(case.formula, lambda leaf: {type(leaf)}, UNION):
+        return  # it speaks of the rows and keys of one call
+    plan = case.mask.plan(shorter.q_len, shorter.kv_len, **shorter.options())
+    before = plan[:]
+    assert plan.extend(n) == case.plan
+    assert before == Dense(definition(case.formula, shorter)).plan(shorter.q_len, shorter.kv_len)
 
 
 DE_MORGAN = {"~": lambda a: ~a, "&": lambda a, b: ~(~a | ~b), "|": lambda a, b: ~(~a & ~b)}
@@ -159,9 +186,13 @@ LAWS: dict[str, Callable[[Formula], Mask]] = {
 
 
 def rewritten(case: Case, draw: st.DrawFn) -> None:
-    """The same set of pairs by another expression: the plans are equal."""
+    """The same set of pairs by another expression: the plans are equal, and the masks, whatever the geometry."""
     g, law = case.geometry, draw(st.sampled_from(list(LAWS)))
-    assert LAWS[law](case.formula).plan(g.q_len, g.kv_len, **g.options()) == case.plan
+    other = LAWS[law](case.formula)
+    assert other.plan(g.q_len, g.kv_len, **g.options()) == case.plan
+    if fold(case.formula, lambda leaf: 1, dict.fromkeys(OPERATORS, lambda *terms: sum(terms))) <= 8:
+        assert other == case.mask  # of more leaves it may be called unequal, and takes seconds
+        assert hash(other) == hash(case.mask)
 
 
 def compared(case: Case, draw: st.DrawFn) -> None:
@@ -169,6 +200,9 @@ def compared(case: Case, draw: st.DrawFn) -> None:
     other = draw(formulas(case.geometry, max_depth=2))
     symbol = draw(st.sampled_from(["", "&", "|"]))
     beside = Case.of(case.geometry, (symbol, case.formula, other) if symbol else other)
+    if case.mask == beside.mask:
+        assert hash(case.mask) == hash(beside.mask)
+        assert np.array_equal(case.seen, beside.seen)
     assert (case.plan == beside.plan) == np.array_equal(case.seen, beside.seen)
     assert (case.plan != beside.plan) != (case.plan == beside.plan)
     assert case.plan.is_subset(beside.plan) == (not (case.seen & ~beside.seen).any())
@@ -207,6 +241,8 @@ CHECKS: list[Callable[[Case, st.DrawFn], None]] = [
     facts,
     tiles,
     materialised,
+    sliced,
+    grown,
     rewritten,
     compared,
     explained,
@@ -269,7 +305,7 @@ def test_every_kind_of_case_is_drawn_often() -> None:
         g = data.draw(places)
         formula = data.draw(formulas(g))
         depth = fold(formula, lambda leaf: 0, dict.fromkeys(OPERATORS, lambda *depths: 1 + max(depths)))
-        drawn.update(fold(formula, of_leaf, dict.fromkeys(OPERATORS, lambda *leaves: set().union(*leaves))))
+        drawn.update(fold(formula, of_leaf, UNION))
         drawn.update(of_place(g) | {f"depth {depth}"})
 
     count()

@@ -168,7 +168,8 @@ std::int64_t used(const MaskPlan& plan, bool* rows, bool* keys) {
 void tile_map(const MaskPlan& plan, std::int64_t q_size, std::int64_t kv_size, Tile* out, int threads) {
   const Geometry& g = plan.geometry();
   const std::int64_t q_blocks = (g.q_len + q_size - 1) / q_size, kv_blocks = (g.kv_len + kv_size - 1) / kv_size;
-  parallel_for(g.batch * g.heads * q_blocks, threads, [&](std::int64_t index) {
+  constexpr std::int64_t kFew = 4096;  // rows that are not worth waking a thread for
+  parallel_for(g.batch * g.heads * q_blocks, g.batch * g.heads * g.q_len < kFew ? 1 : threads, [&](std::int64_t index) {
     Tile* line = out + index * kv_blocks;
     const std::int64_t first = index % q_blocks * q_size, last = std::min(g.q_len, first + q_size);
     std::vector<std::int64_t> seen(static_cast<std::size_t>(kv_blocks), 0);

@@ -151,7 +151,7 @@ def test_torch_sdpa_under_exported_masks(problem: tuple[Any, Mask, int]) -> None
         return
     arrays = qkv(np.random.default_rng(seed), g.q_len, g.kv_len)
     where = {"q_offset": g.q_offset, "kv_lengths": g.kv_lengths}
-    exported = c.to_torch_sdpa(mask, g.q_len, g.kv_len, batch=BATCH, **where)
+    exported = c.to_torch_sdpa(mask, g.q_len, g.kv_len, batch=BATCH, heads=HEADS, **where)
     agree(sdpa(torch, *arrays, exported), maskattn.attention(*arrays, mask=mask, **where))
 
 

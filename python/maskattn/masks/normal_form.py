@@ -14,7 +14,7 @@ from maskattn.masks.boxes import Box, boxes, joined, least, size
 from maskattn.masks.edges import Edges
 from maskattn.masks.full import Full
 
-WORK = 1 << 25  # spans of the rows that are compared at most; about half a second
+WORK = 1 << 24  # spans of the rows that are compared at most; a second or so, a few where there are many leaves
 _MOST_ATOMS = 10  # leaves of a truth table
 _MOST_UNKNOWN = 5  # unknown sets whose combinations are tried
 

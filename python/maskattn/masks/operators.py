@@ -17,7 +17,7 @@ class Operators:
     Two masks are equal when both accept the same calls and let the same pairs attend in each of them, however they are
     written: ``Causal() == SlidingWindow(None, 0)``. That is decided, without a geometry and without an array, but for
     two things. A :class:`Function` is an unknown set of pairs, equal to itself alone. And where constants are so large,
-    or periods go together so badly, that it would take more than about a second, leaves count as unknown sets too, the
+    or periods go together so badly, that it would take more than some seconds, leaves count as unknown sets too, the
     largest first: masks that are called equal still are, but some that are equal are called unequal.
     A mask that accepts no call at all equals only what is written alike.
 
