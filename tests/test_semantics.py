@@ -63,7 +63,9 @@ class Call:
         """Of sums; scores grow with a scale of 1 and with biases, and their error with them."""
         in_double = any(array.dtype == np.float64 for array in (self.q, self.k, self.v))
         size = 1 if self.options["scale"] != 1 else self.q.shape[-1] ** 0.5
-        return (1e-12 if in_double else 4e-6) * (1 + size + (0 if self.bias is None else 2))
+        bias = self.bias_matrix()
+        largest = 0 if bias is None else np.abs(bias, where=np.isfinite(bias), out=np.zeros(bias.shape)).max(initial=0)
+        return (1e-12 if in_double else 4e-6) * (1 + size + float(largest))
 
 
 def laid_out(array: Array, layout: str) -> Array:
