@@ -20,6 +20,7 @@ MASKATTN_INLINE F32 half_to_float(U16 x) { return (F32)_mm512_cvtph_ps((__m256i)
 MASKATTN_INLINE U16 float_to_half(F32 x) {
   return (U16)_mm512_cvtps_ph((__m512)x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 }
+MASKATTN_INLINE F32 bytes_to_float(I8 x) { return (F32)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32((__m128i)x)); }
 MASKATTN_INLINE F32 load_first(const float* p, int count) {
   return (F32)_mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << count) - 1), p);
 }

@@ -38,6 +38,10 @@ MASKATTN_INLINE U16 float_to_half(V x) {
   h = magnitude > 0x7f800000 ? I32{} + 0x7e00 : h;
   return __builtin_convertvector(h | (bits >> 16 & 0x8000), U16);
 }
+template <class V>
+MASKATTN_INLINE F32 bytes_to_float(V x) {
+  return __builtin_convertvector(__builtin_convertvector(x, I32), F32);
+}
 MASKATTN_INLINE U16 float_to_bfloat(F32 x) {
   const I32 bits = bits_as<I32>(x);
   const I32 rounded = bits + 0x7fff + (bits >> 16 & 1), quiet = bits | 0x400000;
@@ -57,9 +61,7 @@ MASKATTN_INLINE F32 widen(const Half* p, int count) { return half_to_float(load_
 MASKATTN_INLINE F32 widen(const Bfloat* p, int count) {
   return bits_as<F32>(__builtin_convertvector(load_bits<U16>(p, count), I32) << 16);
 }
-MASKATTN_INLINE F32 widen(const std::int8_t* p, int count) {
-  return __builtin_convertvector(__builtin_convertvector(load_bits<I8>(p, count), I32), F32);
-}
+MASKATTN_INLINE F32 widen(const std::int8_t* p, int count) { return bytes_to_float(load_bits<I8>(p, count)); }
 
 // What is finite stays finite: the lowest double, which some masks are made of, is not minus infinity.
 MASKATTN_INLINE F32 widen(const double* p, int count) {
