@@ -7,7 +7,6 @@ How it is timed: side_by_side.py. Of PyTorch's ways to compute a case (torch_way
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable
 from functools import partial
 
@@ -21,7 +20,7 @@ except ModuleNotFoundError:
 import maskattn
 import torch_ways as ways
 import workloads
-from side_by_side import Cases, Prepared, Result, milliseconds
+from side_by_side import Cases, Prepared
 from workloads import TOLERANCE, Workload
 
 MASK_SIZE = 8192
@@ -70,31 +69,5 @@ def check(case: str, prepared: Prepared) -> None:
             raise SystemExit(f"{case}: maskattn and PyTorch ({name}) differ by more than {TOLERANCE}")
 
 
-HEAD = ["case", "maskattn ms", "torch ms (way)", "times faster", "maskattn rate"]
-
-
-def row(result: Result) -> list[str]:
-    return [
-        result.case,
-        milliseconds(result.ours),
-        f"{milliseconds(result.theirs[result.best])} ({result.best})",
-        f"{statistics.median(result.ratios):.2f}",
-        f"{result.work / statistics.median(result.ours):.3g} {result.unit}",
-    ]
-
-
-def main() -> None:
-    args = timing.arguments(__doc__ or "")
-    wanted = timing.matching(cases(), args.only)
-    groups = [timing.run(wanted, check, row, int(n), args.rounds) for n in args.threads.split(",")]
-    print(f"{timing.machine()}; float32, medians of {args.rounds} rounds, ratios paired by round")
-    for group in groups:
-        print(f"\n{timing.plural(group[0].threads)}:\n")
-        print(timing.table([HEAD, *map(row, group)], markdown=args.markdown))
-        print(timing.disturbed(group), end="")
-    if args.json:
-        timing.write_json(args.json, groups)
-
-
 if __name__ == "__main__":
-    main()
+    timing.main(__doc__ or "", cases(), check, "float32, ")

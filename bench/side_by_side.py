@@ -205,3 +205,31 @@ def matching(cases: Cases, only: str) -> Cases:
 def write_json(path: Path, groups: Sequence[Sequence[Result]]) -> None:
     flat = [asdict(r) | {"best": r.best, "ratios": r.ratios} for group in groups for r in group]
     path.write_text(json.dumps({"machine": machine(), "results": flat}, indent=1) + "\n")
+
+
+# The table of a script that compares whole calls with PyTorch's
+
+HEAD = ["case", "maskattn ms", "torch ms (way)", "times faster", "maskattn rate"]
+
+
+def row(result: Result) -> list[str]:
+    return [
+        result.case,
+        milliseconds(result.ours),
+        f"{milliseconds(result.theirs[result.best])} ({result.best})",
+        f"{statistics.median(result.ratios):.2f}",
+        f"{result.work / statistics.median(result.ours):.3g} {result.unit}",
+    ]
+
+
+def main(about: str, cases: Cases, check: Check, inputs: str = "") -> None:
+    args = arguments(about)
+    wanted = matching(cases, args.only)
+    groups = [run(wanted, check, row, int(n), args.rounds) for n in args.threads.split(",")]
+    print(f"{machine()}; {inputs}medians of {args.rounds} rounds, ratios paired by round")
+    for group in groups:
+        print(f"\n{plural(group[0].threads)}:\n")
+        print(table([HEAD, *map(row, group)], markdown=args.markdown))
+        print(disturbed(group), end="")
+    if args.json:
+        write_json(args.json, groups)

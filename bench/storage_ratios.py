@@ -8,7 +8,6 @@ faster of float32 and bfloat16 ones that were dequantised beforehand.
 
 from __future__ import annotations
 
-import statistics
 import zlib
 from functools import partial
 from typing import Any
@@ -29,7 +28,7 @@ from torch.nn.functional import scaled_dot_product_attention as sdpa
 import maskattn
 from maskattn import KVCache
 from maskattn.masks import Causal
-from side_by_side import Cases, Prepared, Result, milliseconds
+from side_by_side import Cases, Prepared
 
 DTYPES: dict[str, Any] = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
 STORAGES: dict[str, dict[str, Any]] = {
@@ -101,31 +100,5 @@ def check(case: str, prepared: Prepared) -> None:
             raise SystemExit(f"{case}: maskattn and PyTorch ({name}) differ by more than {allowed}")
 
 
-HEAD = ["case", "maskattn ms", "torch ms (way)", "times faster", "maskattn rate"]
-
-
-def row(result: Result) -> list[str]:
-    return [
-        result.case,
-        milliseconds(result.ours),
-        f"{milliseconds(result.theirs[result.best])} ({result.best})",
-        f"{statistics.median(result.ratios):.2f}",
-        f"{result.work / statistics.median(result.ours):.3g} {result.unit}",
-    ]
-
-
-def main() -> None:
-    args = timing.arguments(__doc__ or "")
-    wanted = timing.matching(cases(), args.only)
-    groups = [timing.run(wanted, check, row, int(n), args.rounds) for n in args.threads.split(",")]
-    print(f"{timing.machine()}; medians of {args.rounds} rounds, ratios paired by round")
-    for group in groups:
-        print(f"\n{timing.plural(group[0].threads)}:\n")
-        print(timing.table([HEAD, *map(row, group)], markdown=args.markdown))
-        print(timing.disturbed(group), end="")
-    if args.json:
-        timing.write_json(args.json, groups)
-
-
 if __name__ == "__main__":
-    main()
+    timing.main(__doc__ or "", cases(), check)

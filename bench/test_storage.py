@@ -44,5 +44,5 @@ def test_ratios_in_small() -> None:
     import storage_ratios
 
     for name, prepare in storage_ratios.cases(prefill=64, decode=256).items():
-        [result] = side_by_side.run({name: prepare}, storage_ratios.check, storage_ratios.row, threads=1, rounds=1)
-        assert len(storage_ratios.row(result)) == len(storage_ratios.HEAD)
+        [result] = side_by_side.run({name: prepare}, storage_ratios.check, side_by_side.row, threads=1, rounds=1)
+        assert len(side_by_side.row(result)) == len(side_by_side.HEAD)
