@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import ml_dtypes
@@ -142,6 +144,57 @@ def test_what_does_not_exist_is_not_read(isa: str, dtype: Any, rng: np.random.Ge
             if scales is not None:
                 scales.swapaxes(1, 2)[~exists] = np.nan
         assert maskattn.attention(q, layer, mask=masks.Causal()).tobytes() == want.tobytes()
+
+
+UNREADABLE = """
+import ctypes, mmap, sys
+import ml_dtypes
+import numpy as np
+import maskattn
+from maskattn.masks import Causal
+
+PAGE, libc = mmap.PAGESIZE, ctypes.CDLL(None, use_errno=True)
+libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+rng, kept = np.random.default_rng(0), []
+
+def in_pages(array):
+    # The same shape and dtype, from the beginning of a page of the system on.
+    m = mmap.mmap(-1, -(-array.nbytes // PAGE) * PAGE)
+    kept.append(m)
+    return np.frombuffer(m, array.dtype, array.size).reshape(array.shape)
+
+def forbid_what_is_not_live(layer, pool):
+    p = np.arange(layer.begins[0], layer.lengths[0])
+    rows = layer.tables[0, p // layer.page_size % layer.tables.shape[1]] * layer.page_size + p % layer.page_size
+    size = pool.shape[3] * pool.itemsize  # one key head: rows stand one behind the other
+    live = set((rows * size // PAGE).tolist()) | set(((rows + 1) * size - 1) // PAGE)
+    dead = set(range(-(-pool.nbytes // PAGE))) - live
+    for page in dead:
+        assert libc.mprotect(pool.ctypes.data + page * PAGE, PAGE, 0) == 0, ctypes.get_errno()
+    return len(dead)
+
+maskattn.set_isa(sys.argv[1])
+for options in ({}, {"page_size": 16}, {"page_size": 64}, {"window": 100}):
+    for dtype in (np.float32, np.float64, np.float16, ml_dtypes.bfloat16, np.int8):
+        cache = maskattn.KVCache(1, 1, 1, 1000, 64, dtype=dtype, **options)
+        layer = cache[0]
+        layer._pages.arrays[:2] = [in_pages(a) for a in layer._pages.arrays[:2]]
+        for n in (150, 40, 90):
+            layer.append(*(rng.standard_normal((1, 1, n, 64)) for _ in range(2)))
+        q = rng.standard_normal((1, 3, 7, 64), dtype=np.float32)
+        want = maskattn.attention(q, layer, mask=Causal())
+        dead = [forbid_what_is_not_live(layer, pool) for pool in (layer.k_pool, layer.v_pool)]
+        # Of a small pool of int8, every page of the system may hold a live key.
+        assert all(dead) or dtype == np.int8, (options, dtype)
+        assert maskattn.attention(q, layer, mask=Causal()).tobytes() == want.tobytes(), (options, dtype)
+print("done")
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs mmap and mprotect")
+def test_memory_without_a_live_key_may_be_unreadable(isa: str) -> None:
+    done = subprocess.run([sys.executable, "-c", UNREADABLE, isa], capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stdout.strip()) == (0, "done"), done.stderr
 
 
 def test_int8_is_within_the_bound_that_the_cache_reports(rng: np.random.Generator) -> None:
