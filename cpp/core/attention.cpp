@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "block.hpp"
+#include "dispatch.hpp"
 #include "state.hpp"
 #include "threads.hpp"
 
@@ -14,10 +15,11 @@ namespace {
 template <class T>
 class Attention {
  public:
-  Attention(const AttentionInputs& in, int threads, Rows<void> out, Rows<void> lse)
+  Attention(const AttentionInputs& in, int threads, const Kernels& kernels, const MatrixTable* matrix, Rows<void> out,
+            Rows<void> lse)
       : in_(in),
         threads_(threads),
-        call_(in, threads, in.v_head_dim),
+        call_(in, threads, in.v_head_dim, kernels, matrix),
         kernels_(call_.kernels),
         columns_(call_.columns),
         out_(out),
@@ -36,8 +38,17 @@ class Attention {
   }
 
  private:
-  struct State {
-    T maximum[kBlockRows], sum[kBlockRows];
+  // Tells a matrix unit that this thread is going to use it.
+  struct MatrixUse {
+    const MatrixTable* const matrix;
+    explicit MatrixUse(const MatrixTable* matrix) : matrix(matrix) {
+      if (matrix && matrix->begin) matrix->begin();
+    }
+    MatrixUse(const MatrixUse&) = delete;
+    MatrixUse& operator=(const MatrixUse&) = delete;
+    ~MatrixUse() {
+      if (matrix && matrix->end) matrix->end();
+    }
   };
 
   // Blocks of late queries come first: under a causal mask they are the longest.
@@ -48,20 +59,13 @@ class Attention {
 
   void whole(const BlockPlace& place) const {
     if (place.rows == 0) return;
+    const MatrixUse use(call_.matrix);
     Block<T> block(call_, place);
-    State state;
-    std::fill_n(state.maximum, block.rows(), -std::numeric_limits<T>::infinity());
-    std::fill_n(state.sum, block.rows(), T{0});
+    State<T> state;
+    state.clear(block.rows());
     T* out = block.scratch().out;
     std::fill_n(out, block.rows() * columns_, T{0});
-    T maximum[kBlockRows], sum[kBlockRows], old_scale[kBlockRows], new_scale[kBlockRows];
-    for (std::int64_t s = block.first_segment(); s < block.last_segment(); ++s) {
-      if (!block.score(s)) continue;
-      block.softmax(maximum, sum);
-      for (int r = 0; r < block.rows(); ++r)
-        merge_state(state.maximum[r], state.sum[r], maximum[r], sum[r], old_scale[r], new_scale[r]);
-      block.values(s, old_scale, new_scale, out);
-    }
+    for (std::int64_t s = block.first_segment(); s < block.last_segment(); ++s) block.attend(s, state, out);
     finish(block, state, out, place.b);
   }
 
@@ -74,28 +78,23 @@ class Attention {
         sums(maxima.size());
     const std::int64_t per_piece = std::max<std::int64_t>(1, all / (4 * threads_));
     parallel_for((all + per_piece - 1) / per_piece, threads_, [&](std::int64_t piece) {
+      const MatrixUse use(call_.matrix);
       Block<T> block(call_, place);
-      T ones[kBlockRows];
-      std::fill_n(ones, rows, T{1});
+      State<T> state;
       for (std::int64_t s = piece * per_piece; s < std::min(all, (piece + 1) * per_piece); ++s) {
-        T *maximum = &maxima[static_cast<std::size_t>(s * rows)], *sum = &sums[static_cast<std::size_t>(s * rows)];
-        if (s < block.first_segment() || s >= block.last_segment() || !block.score(s)) {
-          std::fill_n(maximum, rows, -std::numeric_limits<T>::infinity());
-          continue;
-        }
-        block.softmax(maximum, sum);
-        T scale[kBlockRows];
-        for (int r = 0; r < rows; ++r) scale[r] = maximum[r] == -std::numeric_limits<T>::infinity() ? T{0} : T{1};
-        block.values(s, ones, scale, &parts[static_cast<std::size_t>(s * rows * columns_)]);
+        state.clear(block.rows());
+        if (s >= block.first_segment() && s < block.last_segment())
+          block.attend(s, state, &parts[static_cast<std::size_t>(s * rows * columns_)]);
+        std::copy_n(state.maximum, rows, &maxima[static_cast<std::size_t>(s * rows)]);
+        std::copy_n(state.sum, rows, &sums[static_cast<std::size_t>(s * rows)]);
       }
     });
     Block<T> block(call_, place);
-    State state;
+    State<T> state;
+    state.clear(block.rows());
     T* out = block.scratch().out;
     std::fill_n(out, rows * columns_, T{0});
     for (int r = 0; r < rows; ++r) {
-      state.maximum[r] = -std::numeric_limits<T>::infinity();
-      state.sum[r] = 0;
       for (std::int64_t s = 0; s < all; ++s) {
         const std::size_t at = static_cast<std::size_t>(s * rows + r);
         T old_scale, new_scale;
@@ -108,7 +107,7 @@ class Attention {
     finish(block, state, out, place.b);
   }
 
-  void finish(const Block<T>& block, State& state, T* from, std::int64_t b) const {
+  void finish(const Block<T>& block, State<T>& state, T* from, std::int64_t b) const {
     const auto write = kernels_.write_row[static_cast<int>(out_.dtype)];
     for (int r = 0; r < block.rows(); ++r, from += columns_) {
       const std::int64_t h = block.head(r), i = block.query(r);
@@ -128,6 +127,14 @@ class Attention {
   const Rows<void> out_, lse_;
 };
 
+// How many bfloat16 numbers make up an element: as many as the most exact of the inputs needs, unless fewer are permitted.
+int pieces(const AttentionInputs& in) {
+  int needed = 1;
+  for (const Dtype dtype : {in.q.dtype, in.k.dtype, in.v.dtype})
+    needed = std::max(needed, dtype == Dtype::float32 ? 3 : dtype == Dtype::bfloat16 ? 1 : 2);
+  return std::min(needed, in.precision == Precision::highest ? 3 : in.precision == Precision::high ? 2 : 1);
+}
+
 // One thread where waking others costs more than the work: each key is packed and read once per key head, and then multiplied
 // with every query row of its group.
 int worthwhile_threads(const AttentionInputs& in) {
@@ -143,10 +150,11 @@ int worthwhile_threads(const AttentionInputs& in) {
 
 void attention(const AttentionInputs& in, Rows<void> out, Rows<void> lse) {
   const int threads = worthwhile_threads(in);
+  const Set set = current_set();
   if (in.in_double())
-    Attention<double>(in, threads, out, lse).run();
+    Attention<double>(in, threads, set.kernels, nullptr, out, lse).run();
   else
-    Attention<float>(in, threads, out, lse).run();
+    Attention<float>(in, threads, set.kernels, set.matrices.by_pieces[pieces(in)], out, lse).run();
 }
 
 }  // namespace maskattn

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
+#include <cstring>
 #include <functional>
 #include <limits>
 
@@ -56,8 +57,12 @@ BlockPlace Blocking::place(const AttentionInputs& in, std::int64_t b, std::int64
 }
 
 template <class T>
-Call<T>::Call(const AttentionInputs& in, int threads, std::int64_t v_head_dim)
-    : in(in), kernels(kernel_table<T>()), cut(Blocking::of(in, threads)), columns(round_up(v_head_dim, kernels.lanes)) {}
+Call<T>::Call(const AttentionInputs& in, int threads, std::int64_t v_head_dim, const Kernels& kernels, const MatrixTable* matrix)
+    : in(in),
+      kernels(table_of<T>(kernels)),
+      matrix(matrix),
+      cut(Blocking::of(in, threads)),
+      columns(round_up(v_head_dim, this->kernels.lanes)) {}
 
 template <class T>
 bool Call<T>::reads_queries_in_place() const {
@@ -66,25 +71,49 @@ bool Call<T>::reads_queries_in_place() const {
 
 template <class T>
 Scratch<T> Scratch<T>::get(const Call<T>& call) {
-  Scratch s;
+  Scratch s{};
   const std::int64_t head_dim = call.in.head_dim, columns = call.columns;
-  const std::int64_t counts[7] = {call.reads_queries_in_place() ? 0 : kBlockRows * head_dim,
-                                  kPanel * head_dim,
-                                  kBlockRows * kSegment,
-                                  call.biased() ? kBlockRows * kSegment : 0,
-                                  kSegment * columns,
-                                  kBlockRows * columns,
-                                  kBlockRows * columns};
-  T** const arrays[7] = {&s.queries, &s.panel, &s.scores, &s.bias, &s.values, &s.partial, &s.out};
-  std::size_t total = kBlockRows * kPanels * sizeof(MaskWord), offset[7];
-  for (int i = 0; i < 7; ++i) {
-    offset[i] = total;
-    total += static_cast<std::size_t>(round_up(counts[i] * static_cast<std::int64_t>(sizeof(T)), kAlign));
+  const bool vectors = !call.matrix;
+  const auto bytes_of = [](std::int64_t count) { return static_cast<std::size_t>(count) * sizeof(T); };
+  struct Part {
+    void* to;  // a pointer to set
+    std::size_t bytes;
+  };
+  const int dim = static_cast<int>(head_dim), width = static_cast<int>(columns);
+  const Part parts[] = {
+      {&s.mask, kBlockRows * kPanels * sizeof(MaskWord)},
+      {&s.queries, bytes_of(call.reads_queries_in_place() ? 0 : kBlockRows * head_dim)},
+      {&s.panel, bytes_of(vectors ? kPanel * head_dim : 0)},
+      {&s.scores, bytes_of(vectors ? kBlockRows * kSegment : 0)},
+      {&s.bias, bytes_of(call.biased() ? kBlockRows * kSegment : 0)},
+      {&s.values, bytes_of(vectors ? kSegment * columns : 0)},
+      {&s.partial, bytes_of(kBlockRows * columns)},
+      {&s.out, bytes_of(kBlockRows * columns)},
+      {&s.split_queries, vectors ? 0 : call.matrix->query_bytes(dim)},
+      {&s.packed_keys, vectors ? 0 : kPanels * call.matrix->keys_bytes(dim)},
+      {&s.packed_values, vectors ? 0 : kPanels * call.matrix->values_bytes(width)},
+      {&s.matrix, vectors ? 0 : call.matrix->scratch_bytes(width)},
+  };
+  std::size_t total = 0;
+  const auto place = [&](const Part& part) {
+    const std::size_t at = total;
+    total += (part.bytes + kAlign - 1) / kAlign * kAlign;
+    return at;
+  };
+  for (const Part& part : parts) place(part);
+  char* const base = static_cast<char*>(thread_memory(total));
+  total = 0;
+  for (const Part& part : parts) {
+    char* const at = base + place(part);
+    std::memcpy(part.to, &at, sizeof at);
   }
-  char* base = static_cast<char*>(thread_memory(total));
-  s.mask = reinterpret_cast<MaskWord*>(base);
-  for (int i = 0; i < 7; ++i) *arrays[i] = reinterpret_cast<T*>(base + offset[i]);
   return s;
+}
+
+template <class T>
+void State<T>::clear(int rows) {
+  std::fill_n(maximum, rows, -std::numeric_limits<T>::infinity());
+  std::fill_n(sum, rows, T{0});
 }
 
 template <class T>
@@ -108,6 +137,7 @@ Block<T>::Block(const Call<T>& call, const BlockPlace& place)
   first_segment_ = begin / kSegment;
   last_segment_ = std::max(first_segment_, (end + kSegment - 1) / kSegment);
   read_queries();
+  if (call.matrix) split_queries();
 }
 
 // Scores take the scale's size; its sign goes to the queries, so that the largest score has the largest weight.
@@ -235,9 +265,13 @@ void Block<T>::for_each_run(const Rows<const void>& array, const Factors& factor
 }
 
 template <class T>
+bool Block<T>::look(std::int64_t segment) {
+  return mask_segment(segment) && (!call_.biased() || !add_bias(segment) || find_seen());
+}
+
+template <class T>
 bool Block<T>::score(std::int64_t segment) {
-  if (!mask_segment(segment)) return false;
-  if (call_.biased() && add_bias(segment) && !find_seen()) return false;
+  if (!look(segment)) return false;
   const int head_dim = static_cast<int>(in_.head_dim);
   const auto pack = kernels_.pack_keys[static_cast<int>(in_.k.dtype)];
   for (int p = 0; p < kPanels; ++p) {
@@ -250,16 +284,15 @@ bool Block<T>::score(std::int64_t segment) {
 }
 
 template <class T>
-void Block<T>::cap() {
+CapArgs<T> Block<T>::cap_args() const {
   const double factor = 2 * kLog2E * std::abs(in_.scale) / in_.softcap;
   const T high = static_cast<T>(factor);
-  kernels_.cap({scratch_.scores, mask_, place_.rows, high, static_cast<T>(factor - static_cast<double>(high)),
-                static_cast<T>(in_.softcap)});
+  return {scratch_.scores, mask_,          place_.rows, high, static_cast<T>(factor - static_cast<double>(high)),
+          static_cast<T>(in_.softcap)};
 }
 
 template <class T>
-void Block<T>::softmax(T* maximum, T* sum) {
-  if (in_.softcap != 0) cap();
+SoftmaxArgs<T> Block<T>::softmax_args() const {
   const double scale = in_.softcap != 0 ? 1 : std::abs(in_.scale), factor = call_.biased() ? kLog2E : scale * kLog2E;
   SoftmaxArgs<T> args;
   args.scores = scratch_.scores;
@@ -270,9 +303,32 @@ void Block<T>::softmax(T* maximum, T* sum) {
   args.scale_lo = static_cast<T>(scale - static_cast<double>(args.scale_hi));
   args.log2_hi = static_cast<T>(factor);
   args.log2_lo = static_cast<T>(factor - static_cast<double>(args.log2_hi));
+  return args;
+}
+
+template <class T>
+void Block<T>::cap() {
+  kernels_.cap(cap_args());
+}
+
+template <class T>
+void Block<T>::softmax(T* maximum, T* sum) {
+  if (in_.softcap != 0) cap();
+  SoftmaxArgs<T> args = softmax_args();
   args.maximum = maximum;
   args.sum = sum;
   kernels_.softmax(args);
+}
+
+template <class T>
+void Block<T>::attend(std::int64_t segment, State<T>& state, T* out) {
+  if (call_.matrix) return attend_with_matrix(segment, state, out);
+  if (!score(segment)) return;
+  T maximum[kBlockRows], sum[kBlockRows], old_scale[kBlockRows], new_scale[kBlockRows];
+  softmax(maximum, sum);
+  for (int r = 0; r < place_.rows; ++r)
+    merge_state(state.maximum[r], state.sum[r], maximum[r], sum[r], old_scale[r], new_scale[r]);
+  values(segment, old_scale, new_scale, out);
 }
 
 template <class T>
@@ -299,8 +355,70 @@ void Block<T>::values(std::int64_t segment, const T* old_scale, const T* new_sca
   kernels_.values(args);
 }
 
+template <class T>
+void Block<T>::split_queries() {
+  if constexpr (std::is_same_v<T, float>)
+    for (int r = 0; r < place_.rows; ++r)
+      call_.matrix->split_query(queries_[r], r, static_cast<int>(in_.head_dim), scratch_.split_queries);
+}
+
+template <class T>
+void Block<T>::attend_with_matrix(std::int64_t segment, State<T>& state, T* out) {
+  if constexpr (std::is_same_v<T, float>) {
+    if (!look(segment)) return;
+    const MatrixTable& matrix = *call_.matrix;
+    const int head_dim = static_cast<int>(in_.head_dim), columns = static_cast<int>(call_.columns);
+    const std::size_t keys_bytes = matrix.keys_bytes(head_dim), values_bytes = matrix.values_bytes(columns);
+    const auto pack_keys = matrix.pack_keys[static_cast<int>(in_.k.dtype)];
+    const auto pack_values = matrix.pack_values[static_cast<int>(in_.v.dtype)];
+    const SoftmaxArgs<float> softmax = softmax_args();
+    const CapArgs<float> cap = in_.softcap != 0 ? cap_args() : CapArgs<float>{};
+    float maximum[kBlockRows], sum[kBlockRows], factor[kBlockRows];
+    SegmentArgs args{};
+    args.queries = scratch_.split_queries;
+    args.rows = place_.rows;
+    args.head_dim = head_dim;
+    args.columns = columns;
+    args.mask = mask_;
+    args.bias = softmax.bias;
+    args.scale_hi = softmax.scale_hi;
+    args.scale_lo = softmax.scale_lo;
+    args.log2_hi = softmax.log2_hi;
+    args.log2_lo = softmax.log2_lo;
+    args.cap = cap.cap;
+    args.cap_hi = cap.factor_hi;
+    args.cap_lo = cap.factor_lo;
+    args.maximum = maximum;
+    args.sum = sum;
+    args.factor = factor;
+    args.partial = scratch_.partial;
+    args.scratch = scratch_.matrix;
+    for (int p = 0; p < kPanels; ++p) {
+      if (!seen_[p]) continue;
+      const std::int64_t first_key = segment * kSegment + p * kPanel;
+      char *keys = scratch_.packed_keys + p * keys_bytes, *values = scratch_.packed_values + p * values_bytes;
+      for_each_run(in_.k, in_.k_factors, first_key, seen_[p],
+                   [&](const PanelMemory& rows, MaskWord mine) { pack_keys(rows, mine, head_dim, keys); });
+      if (~seen_[p]) std::memset(values, 0, values_bytes);
+      for_each_run(in_.v, in_.v_factors, first_key, seen_[p], [&](const PanelMemory& rows, MaskWord mine) {
+        pack_values(rows, mine, static_cast<int>(in_.v_head_dim), columns, values);
+      });
+      args.keys[p] = keys;
+      args.values[p] = values;
+    }
+    matrix.attend(args);
+    for (int r = 0; r < place_.rows; ++r) {
+      float old_scale, new_scale;
+      merge_state(state.maximum[r], state.sum[r], maximum[r], sum[r], old_scale, new_scale);
+      if (new_scale != 0)
+        kernels_.merge(out + r * columns, scratch_.partial + r * columns, old_scale, new_scale * factor[r], columns);
+    }
+  }
+}
+
 #define MASKATTN_INSTANTIATE(T) \
   template struct Call<T>;      \
+  template struct State<T>;     \
   template struct Scratch<T>;   \
   template class Block<T>;
 MASKATTN_INSTANTIATE(float)

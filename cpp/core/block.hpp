@@ -30,10 +30,11 @@ struct Blocking {
 // A call as all its blocks see it, computing in T.
 template <class T>
 struct Call {
-  Call(const AttentionInputs& in, int threads, std::int64_t v_head_dim);
+  Call(const AttentionInputs& in, int threads, std::int64_t v_head_dim, const Kernels& kernels, const MatrixTable* matrix);
 
   const AttentionInputs& in;
   const KernelTable<T>& kernels;  // looked up once: set_isa may be called meanwhile
+  const MatrixTable* const matrix;  // what multiplies in `attend`, if it is not the vector kernels
   const Blocking cut;
   const std::int64_t columns;  // v_head_dim rounded up to vectors, 0 where there are no values
   bool biased() const { return in.bias.data || in.distance_bias.table || in.distance_bias.slopes; }
@@ -45,7 +46,15 @@ template <class T>
 struct Scratch {
   T *queries, *panel, *scores, *bias, *values, *partial, *out;
   MaskWord* mask;
+  char *split_queries, *packed_keys, *packed_values, *matrix;  // of a MatrixTable
   static Scratch get(const Call<T>& call);
+};
+
+// The state of an online softmax for each row of a block, see state.hpp.
+template <class T>
+struct State {
+  T maximum[kBlockRows], sum[kBlockRows];
+  void clear(int rows);
 };
 
 template <class T>
@@ -57,14 +66,16 @@ class Block {
   std::int64_t first_segment() const { return first_segment_; }
   std::int64_t last_segment() const { return last_segment_; }
 
+  // Takes a segment into the state and into out, [rows][columns].
+  void attend(std::int64_t segment, State<T>& state, T* out);
+
+  // The steps of that, for those who want to see the weights.
+  //
   // Mask, bias and scores q.k of a segment into scratch; false when no row sees a key of it (nothing is read then).
   bool score(std::int64_t segment);
   void cap();  // where there is a softcap
   // Scores to weights; `maximum` and `sum` per row, see SoftmaxArgs.
   void softmax(T* maximum, T* sum);
-  // out = out * old_scale + weights.v * new_scale, [rows][columns].
-  void values(std::int64_t segment, const T* old_scale, const T* new_scale, T* out);
-
   std::int64_t head(int row) const { return place_.kv_head * call_.cut.group + (place_.first_row + row) % call_.cut.group; }
   std::int64_t query(int row) const { return (place_.first_row + row) / call_.cut.group; }
   int rows() const { return place_.rows; }
@@ -74,6 +85,14 @@ class Block {
   const Scratch<T>& scratch() const { return scratch_; }
 
  private:
+  // out = out * old_scale + weights.v * new_scale, [rows][columns].
+  void values(std::int64_t segment, const T* old_scale, const T* new_scale, T* out);
+  void attend_with_matrix(std::int64_t segment, State<T>& state, T* out);
+  void split_queries();
+  // Mask and bias of a segment; false when no row sees a key of it.
+  bool look(std::int64_t segment);
+  SoftmaxArgs<T> softmax_args() const;
+  CapArgs<T> cap_args() const;
   std::int64_t row_of(int row) const { return in_.q_rows ? in_.q_rows[query(row)] : query(row); }  // in q, mask and bias
   void read_queries();
   bool mask_segment(std::int64_t segment);

@@ -4,12 +4,21 @@
 #include <cstdlib>
 #include <stdexcept>
 
+#include "amx.hpp"
 #include "maskattn/runtime.hpp"
 
-// The rows that CMake generates from its table of instruction sets, best last: MASKATTN_ISA_ROW(name, what the CPU must report)
-#define MASKATTN_ISA_ROW(name, needs) extern "C" const maskattn::Kernels* maskattn_kernels_##name();
+// The rows that CMake generates from its table of instruction sets, best last: MASKATTN_ISA_ROW(name, what the CPU must report,
+// the set whose vector kernels it uses, the function that gives its matrix kernels or no_matrices).
+#define MASKATTN_ISA_ROW(name, needs, vectors, matrices)                 \
+  extern "C" const maskattn::Kernels* maskattn_kernels_##vectors(); \
+  extern "C" const maskattn::Matrices* matrices();
 #include "isa_rows.inc"
 #undef MASKATTN_ISA_ROW
+
+extern "C" const maskattn::Matrices* maskattn_no_matrices() {
+  static constexpr maskattn::Matrices none{};
+  return &none;
+}
 
 namespace maskattn {
 namespace {
@@ -18,6 +27,7 @@ struct IsaRow {
   const char* name;
   bool runnable;
   const Kernels* kernels;
+  const Matrices* matrices;
 };
 
 const std::vector<IsaRow>& isa_rows() {
@@ -25,7 +35,7 @@ const std::vector<IsaRow>& isa_rows() {
   __builtin_cpu_init();
 #endif
   static const std::vector<IsaRow> rows = {
-#define MASKATTN_ISA_ROW(name, needs) {#name, (needs), maskattn_kernels_##name()},
+#define MASKATTN_ISA_ROW(name, needs, vectors, matrices) {#name, (needs), maskattn_kernels_##vectors(), matrices()},
 #include "isa_rows.inc"
 #undef MASKATTN_ISA_ROW
   };
@@ -76,14 +86,10 @@ std::vector<std::string> runnable_isas() {
 std::string current_isa() { return current().load()->name; }
 void set_isa(const std::string& name) { current().store(&find_runnable(name, "name")); }
 
-const Kernels& current_kernels() { return *current().load(std::memory_order_relaxed)->kernels; }
-template <>
-const KernelTable<float>& kernel_table<float>() {
-  return current_kernels().f32;
+Set current_set() {
+  const IsaRow* row = current().load(std::memory_order_relaxed);
+  return {*row->kernels, *row->matrices};
 }
-template <>
-const KernelTable<double>& kernel_table<double>() {
-  return current_kernels().f64;
-}
+const Kernels& current_kernels() { return current_set().kernels; }
 
 }  // namespace maskattn

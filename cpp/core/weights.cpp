@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "block.hpp"
+#include "dispatch.hpp"
 #include "state.hpp"
 #include "threads.hpp"
 
@@ -54,7 +55,7 @@ template <class T>
 class Matrix {
  public:
   Matrix(const AttentionInputs& in, Stage stage, Dtype dtype, void* out)
-      : in_(in), call_(in, in.threads, 0), stage_(stage), dtype_(dtype), out_(static_cast<char*>(out)) {}
+      : in_(in), call_(in, in.threads, 0, current_kernels(), nullptr), stage_(stage), dtype_(dtype), out_(static_cast<char*>(out)) {}
 
   void run() {
     for_each_block(call_, [this](const BlockPlace& place, Block<T>& block) {
@@ -111,7 +112,7 @@ struct Weighted {
 
 template <class T>
 void largest(const AttentionInputs& in, std::int64_t count, std::int64_t* keys, T* weights) {
-  const Call<T> call(in, in.threads, 0);
+  const Call<T> call(in, in.threads, 0, current_kernels(), nullptr);
   for_each_block(call, [&](const BlockPlace& place, Block<T>& block) {
     std::vector<std::vector<Weighted<T>>> best(static_cast<std::size_t>(block.rows()));  // heaps, the least on top
     replay(call, block, [&](std::int64_t s) {
@@ -148,7 +149,7 @@ void largest(const AttentionInputs& in, std::int64_t count, std::int64_t* keys, 
 template <class T>
 void per_key(const AttentionInputs& in, T* sums) {
   constexpr std::int64_t kParts = 16;
-  const Call<T> call(in, 1, 0);  // cut as for one thread
+  const Call<T> call(in, 1, 0, current_kernels(), nullptr);  // cut as for one thread
   const std::int64_t group = call.cut.group, pairs = in.batch * in.kv_heads;
   const std::size_t size = static_cast<std::size_t>(group * in.kv_len);
   std::vector<double> parts(static_cast<std::size_t>(pairs * kParts) * size);

@@ -1,4 +1,4 @@
-// The kernels of one instruction set; compiled once for each, with its own flags. One symbol leaves the object file.
+// The vector kernels of one instruction set; compiled once for each, with its own flags. One symbol leaves the object file.
 #include "table.hpp"
 
 #include MASKATTN_ISA_HEADER
@@ -43,8 +43,4 @@ constexpr Kernels kernels{
 }  // namespace
 }  // namespace maskattn::MASKATTN_ISA
 
-#define MASKATTN_JOIN2(a, b) a##b
-#define MASKATTN_JOIN(a, b) MASKATTN_JOIN2(a, b)
-extern "C" __attribute__((visibility("hidden"))) const maskattn::Kernels* MASKATTN_JOIN(maskattn_kernels_, MASKATTN_ISA)() {
-  return &maskattn::MASKATTN_ISA::kernels;
-}
+MASKATTN_EXPORT(kernels, Kernels, kernels)

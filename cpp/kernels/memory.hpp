@@ -42,7 +42,8 @@ template <class V>
 MASKATTN_INLINE F32 bytes_to_float(V x) {
   return __builtin_convertvector(__builtin_convertvector(x, I32), F32);
 }
-MASKATTN_INLINE U16 float_to_bfloat(F32 x) {
+template <class V>
+MASKATTN_INLINE U16 float_to_bfloat(V x) {
   const I32 bits = bits_as<I32>(x);
   const I32 rounded = bits + 0x7fff + (bits >> 16 & 1), quiet = bits | 0x400000;
   return __builtin_convertvector(((bits & 0x7fffffff) > 0x7f800000 ? quiet : rounded) >> 16, U16);

@@ -94,9 +94,53 @@ struct KernelTable {
   void (*merge)(T* out, const T* part, T old_scale, T new_scale, int columns);
 };
 
+// Matrix units multiply bfloat16 numbers. An element becomes the sum of 1, 2 or 3 of them ("pieces", the largest first): one is
+// all of a bfloat16 and half of a float's digits, three are all of a float. Products of small pieces are left out.
+inline constexpr int kPieces = 3;
+// Query rows that go through scores, softmax and values together, so that their scores stay in the first-level cache.
+inline constexpr int kMatrixRows = 32;
+static_assert(kBlockRows % kMatrixRows == 0);
+
+// A block of queries and a segment of keys, as `split_query`, `pack_keys` and `pack_values` left them.
+struct SegmentArgs {
+  const void* queries;
+  const void* keys[kPanels];  // null where no row sees a key of the panel
+  const void* values[kPanels];
+  int rows, head_dim, columns;
+  const MaskWord* mask;  // as in SoftmaxArgs, and so are the next
+  const float* bias;
+  float scale_hi, scale_lo, log2_hi, log2_lo;
+  float cap, cap_hi, cap_lo;  // see CapArgs; cap 0: none
+  float* maximum;
+  float* sum;
+  float* factor;   // [rows] out: weights and their product with v are to be multiplied by this, and the sum was
+  float* partial;  // [rows rounded up to kMatrixRows][columns] out: weights . v
+  void* scratch;
+};
+
+// What takes the place of KernelTable's functions where a matrix unit multiplies; sizes in bytes.
+struct MatrixTable {
+  std::size_t (*query_bytes)(int head_dim);   // of a block
+  std::size_t (*keys_bytes)(int head_dim);    // of a panel
+  std::size_t (*values_bytes)(int columns);   // of a panel
+  std::size_t (*scratch_bytes)(int columns);  // of a call of `attend`
+  void (*split_query)(const float* from, int row, int head_dim, void* queries);
+  // As in KernelTable; columns of keys that are not seen keep their bits, and so do their values, which must be finite.
+  void (*pack_keys[kDtypes])(const PanelMemory& keys, MaskWord seen, int head_dim, void* panel);
+  void (*pack_values[kDtypes])(const PanelMemory& values, MaskWord seen, int dim, int columns, void* panel);
+  void (*attend)(const SegmentArgs& args);
+  // Around the calls of `attend`, on the same thread; null where there is nothing to do.
+  void (*begin)();
+  void (*end)();
+};
+
 struct Kernels {
   KernelTable<float> f32;
   KernelTable<double> f64;
+};
+
+struct Matrices {
+  const MatrixTable* by_pieces[kPieces + 1];  // null where the vector kernels are the better ones
 };
 
 }  // namespace maskattn

@@ -59,6 +59,11 @@ struct DistanceBias {
   const double* slopes = nullptr;
 };
 
+// How float32 inputs are multiplied where a matrix unit of bfloat16 does it: as sums of three (float32's accuracy), two or one
+// bfloat16 numbers. Other inputs keep the accuracy that they have, or as much of it as is asked for; on instruction sets without
+// such a unit, everything is float32.
+enum class Precision : std::uint8_t { highest, high, medium };
+
 struct AttentionInputs {
   std::int64_t batch, q_heads, kv_heads, q_len, kv_len, head_dim, v_head_dim;
   Rows<const void> q, k, v;                  // functions about weights alone do not look at v
@@ -75,6 +80,7 @@ struct AttentionInputs {
   const double* sinks = nullptr;  // [q_heads]: scores of a key that every row sees and that has no value; null: none
   double scale = 1;
   double softcap = 0;  // scores become softcap * tanh(score / softcap) before the bias; 0: they do not
+  Precision precision = Precision::highest;
   int threads = 1;
 
   // Products and sums are of double where an input is, else of float.
