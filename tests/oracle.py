@@ -59,6 +59,20 @@ def scores(
         return result if bias is None else result + bias.astype(np.float64)
 
 
+#: Sets that multiply bfloat16 numbers on a matrix unit.
+MATRIX_ISAS = ("avx512_bf16", "amx")
+
+
+def rounding_of_weights(isa: str, weights: npt.NDArray[np.float64], *arrays: npt.NDArray[Any]) -> Any:
+    """What rounding weights to bfloat16 may add to the error of an output: none, unless q, k and v are bfloat16."""
+    if isa not in MATRIX_ISAS or any(array.dtype.name != "bfloat16" for array in arrays):
+        return 0.0
+    q, k, v = arrays
+    with np.errstate(invalid="ignore"):
+        size = np.abs(np.repeat(v, q.shape[1] // k.shape[1], axis=1).astype(np.float64))
+        return 2.0**-9 * (weights @ np.where(np.isfinite(size), size, 0))
+
+
 def attention(
     q: npt.NDArray[Any],
     k: npt.NDArray[Any],

@@ -110,7 +110,7 @@ def calls(draw: st.DrawFn, dtypes: tuple[Any, Any, Any] | None = None) -> Call:
     return Call(g, draw(expressions(g)), *arrays, bias, options)
 
 
-def close(got: Array, want: Array, atol: float) -> None:
+def close(got: Array, want: Array, atol: Any) -> None:
     """Within ``atol`` and the rounding of the result to its dtype."""
     with np.errstate(invalid="ignore"):  # inf - inf, and 0 * inf
         allowed = atol + HALF_ULP[got.dtype] * np.abs(want) + (6e-8 if got.dtype == np.float16 else 0)
@@ -121,11 +121,12 @@ def close(got: Array, want: Array, atol: float) -> None:
 @given(calls())
 def test_every_semantic_in_combination(isa: str, call: Call) -> None:
     got, lse = maskattn.attention(call.q, call.k, call.v, return_lse=True, **call.arguments())
-    want, want_lse, _ = call.expected()
+    want, want_lse, weights = call.expected()
     assert got.dtype == call.q.dtype
     assert lse.dtype == (np.float64 if np.float64 in (call.q.dtype, call.k.dtype, call.v.dtype) else np.float32)
-    close(got, want, call.tolerance())
-    close(lse, want_lse, 4 * call.tolerance())
+    coarse = oracle.rounding_of_weights(isa, weights, call.q, call.k, call.v)
+    close(got, want, call.tolerance() + coarse)
+    close(lse, want_lse, (4 if np.ndim(coarse) == 0 else 8) * call.tolerance())
 
 
 @given(calls())
@@ -186,13 +187,15 @@ def test_storage_changes_no_bit(isa: str, dtype: Any, call: Call) -> None:
 
 @pytest.mark.parametrize("dtype", [np.float16, BFLOAT16], ids=str)
 def test_every_number_of_sixteen_bits_is_read_and_written(isa: str, dtype: Any) -> None:
-    """One key that has all the weight: the output is its value, whatever it is."""
+    """One key that has all the weight: the output is its value, whatever it is. Matrix units drop subnormal numbers."""
     values = np.arange(2**16, dtype=np.uint16).view(dtype).reshape(1, 1, 1, -1)
     zero = np.zeros((1, 1, 1, 1), dtype)
     got = maskattn.attention(zero, zero, values)
     with np.errstate(invalid="ignore"):  # signalling NaN
         nan = np.isnan(values)
         assert np.isnan(got[nan]).all()
+    if isa in oracle.MATRIX_ISAS and dtype == BFLOAT16:
+        values = np.where(np.abs(values.astype(np.float32)) < 2.0**-126, 0, values).astype(dtype)
     np.testing.assert_array_equal(got[~nan], values[~nan])
 
 
@@ -203,6 +206,8 @@ def test_results_are_rounded_to_nearest_even(isa: str, dtype: Any, rng: np.rando
     floats = np.concatenate([bits, ties, np.array([0x477FEFFF, 0x477FF000, 0x33000000, 0x33000001], np.uint32)])
     numbers = floats.view(np.float32)
     numbers = numbers[np.isfinite(numbers)].reshape(1, 1, 1, -1)
+    if isa == "amx":  # the smaller pieces of smaller numbers would be subnormal, which the tiles drop
+        numbers = np.where(np.abs(numbers) < 2.0**-102, np.float32(0), numbers)
     got = maskattn.attention(np.zeros((1, 1, 1, 1), dtype), np.zeros((1, 1, 1, 1), dtype), numbers)
     with np.errstate(over="ignore"):
         want = numbers.astype(dtype)

@@ -127,12 +127,11 @@ class Attention {
   const Rows<void> out_, lse_;
 };
 
-// How many bfloat16 numbers make up an element: as many as the most exact of the inputs needs, unless fewer are permitted.
+// How many bfloat16 numbers an element becomes where a matrix unit multiplies: one that is such a number stays one.
 int pieces(const AttentionInputs& in) {
-  int needed = 1;
-  for (const Dtype dtype : {in.q.dtype, in.k.dtype, in.v.dtype})
-    needed = std::max(needed, dtype == Dtype::float32 ? 3 : dtype == Dtype::bfloat16 ? 1 : 2);
-  return std::min(needed, in.precision == Precision::highest ? 3 : in.precision == Precision::high ? 2 : 1);
+  const auto is_one = [](Dtype dtype) { return dtype == Dtype::bfloat16; };
+  if (is_one(in.q.dtype) && is_one(in.k.dtype) && is_one(in.v.dtype)) return 1;
+  return in.precision == Precision::highest ? 3 : in.precision == Precision::high ? 2 : 1;
 }
 
 // One thread where waking others costs more than the work: each key is packed and read once per key head, and then multiplied

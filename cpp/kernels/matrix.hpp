@@ -6,14 +6,14 @@
 namespace maskattn::MASKATTN_ISA {
 namespace {
 
-// Weights in pieces, [piece][kMatrixRows][kSegment]. A single piece is relative to the row's maximum itself, so that the largest
+// Weights in pieces, see WeightsLayout. A single piece is relative to the row's maximum itself, so that the largest
 // weights, on which the most depends, are rounded least; `factor` leads from there to its rounded maximum.
 template <int Pieces>
 struct SplitWeights {
   std::uint16_t* row;
   float* factor;
 
-  SplitWeights of_row(int r) const { return {row + r * kSegment, factor}; }
+  SplitWeights of_row(int r) const { return {row + r * WeightsLayout<Pieces>::row, factor}; }
   float reference(int r, float top) const {
     const float rounded = round_one(top);
     factor[r] = 1;
@@ -37,7 +37,7 @@ struct SplitWeights {
       split<Pieces>(p0, low);
       split<Pieces>(p1, high);
       MASKATTN_UNROLLED(i, Pieces) {
-        std::uint16_t* to = row + i * kMatrixRows * kSegment + key;
+        std::uint16_t* to = row + i * WeightsLayout<Pieces>::piece + key;
         std::memcpy(to, &low[i], sizeof low[i]);
         std::memcpy(to + kLanes<float>, &high[i], sizeof high[i]);
       }
@@ -51,8 +51,9 @@ struct SplitWeights {
 template <int Pieces>
 struct MatrixScratch {
   alignas(64) float scores[kMatrixRows * kSegment];
-  alignas(64) std::uint16_t weights[Pieces * kMatrixRows * kSegment];
+  alignas(64) std::uint16_t pieces[Pieces == 1 ? 1 : Pieces * kMatrixRows * kSegment];
 
+  std::uint16_t* weights() { return Pieces == 1 ? reinterpret_cast<std::uint16_t*>(scores) : pieces; }
   char* values(int panel, int columns) { return reinterpret_cast<char*>(this + 1) + panel * values_bytes<Pieces>(columns); }
   float* partial(int columns) { return reinterpret_cast<float*>(values(kPanels, columns)); }
   static std::size_t bytes(int columns) {
@@ -61,20 +62,48 @@ struct MatrixScratch {
   }
 };
 
-// The product of row r once more, over the values of the keys that the row itself sees: a hidden key's was not finite.
+template <int Pieces>
+float joined(const std::uint16_t* element, std::ptrdiff_t piece) {
+  float sum = 0;
+  for (int i = 0; i < Pieces; ++i) {
+    const std::uint32_t bits = static_cast<std::uint32_t>(element[i * piece]) << 16;
+    float part;
+    std::memcpy(&part, &bits, sizeof part);
+    sum += part;
+  }
+  return sum;
+}
+
+// The product of row r once more, where it was not finite: first over the values of the keys that the row itself sees, since those
+// of hidden keys were multiplied by zero; then element by element where those are not finite themselves, since the smaller pieces
+// of a weight are zero where an infinity stands.
 template <int Pieces>
 void values_guarded(const SegmentArgs& a, int r, const MaskWord* mask, MatrixScratch<Pieces>& scratch, float* partial) {
+  const int columns = a.columns;
   const void* values[kPanels] = {};
   for (int p = 0; p < kPanels; ++p) {
-    if (mask[p] == 0) continue;
-    values[p] = std::memcpy(scratch.values(p, a.columns), a.values[p], values_bytes<Pieces>(a.columns));
-    std::uint16_t* element = reinterpret_cast<std::uint16_t*>(scratch.values(p, a.columns));
+    const MaskWord mine = mask ? mask[p] : ~MaskWord{0};
+    if (mine == 0) continue;
+    values[p] = std::memcpy(scratch.values(p, columns), a.values[p], values_bytes<Pieces>(columns));
+    std::uint16_t* element = reinterpret_cast<std::uint16_t*>(scratch.values(p, columns));
     for (int pair = 0; pair < Pieces * kPanel / 2; ++pair)
-      for (int i = 0; i < 2 * a.columns; ++i, ++element)
-        if (!(mask[p] >> (2 * pair + i % 2) % kPanel & 1)) *element = 0;
+      for (int i = 0; i < 2 * columns; ++i, ++element)
+        if (!(mine >> (2 * pair + i % 2) % kPanel & 1)) *element = 0;
   }
-  multiply_values<Pieces>(scratch.weights + r * kSegment, 1, mask, values, a.columns, scratch.partial(a.columns));
-  std::memcpy(partial, scratch.partial(a.columns), sizeof(float) * static_cast<std::size_t>(a.columns));
+  float* product = scratch.partial(columns);
+  const std::uint16_t* weights = scratch.weights() + r * WeightsLayout<Pieces>::row;
+  multiply_values<Pieces>(weights, 1, mask, values, columns, product);
+  for (int c = 0; c < columns; ++c) {
+    if (product[c] - product[c] == 0) continue;
+    product[c] = 0;
+    for (int key = 0; key < kSegment; ++key) {
+      const int p = key / kPanel, slot = key % kPanel;
+      if (mask && !(mask[p] >> slot & 1)) continue;
+      const auto* value = static_cast<const std::uint16_t*>(values[p]) + (slot / 2 * columns + c) * 2 + slot % 2;
+      product[c] += joined<Pieces>(weights + key, WeightsLayout<Pieces>::piece) * joined<Pieces>(value, kPanel * columns);
+    }
+  }
+  std::memcpy(partial, product, sizeof(float) * static_cast<std::size_t>(columns));
 }
 
 template <int Pieces>
@@ -99,13 +128,13 @@ void attend(const SegmentArgs& a) {
                                   a.log2_lo,
                                   a.maximum + first,
                                   a.sum + first};
-    softmax_group(args, 0, rows, group, SplitWeights<Pieces>{scratch.weights, a.factor + first});
+    softmax_group(args, 0, rows, group, SplitWeights<Pieces>{scratch.weights(), a.factor + first});
     for (int r = first; r < first + rows; ++r) a.sum[r] *= a.factor[r];
     float* partial = a.partial + first * a.columns;
-    multiply_values<Pieces>(scratch.weights, rows, mask, a.values, a.columns, partial);
-    for (int r = 0; mask && r < rows; ++r)
+    multiply_values<Pieces>(scratch.weights(), rows, mask, a.values, a.columns, partial);
+    for (int r = 0; r < rows; ++r)
       if (a.sum[first + r] != 0 && !all_finite<float>(partial + r * a.columns, a.columns))
-        values_guarded<Pieces>(a, r, mask + r * kPanels, scratch, partial + r * a.columns);
+        values_guarded<Pieces>(a, r, mask ? mask + r * kPanels : nullptr, scratch, partial + r * a.columns);
   }
 }
 

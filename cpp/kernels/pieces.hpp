@@ -110,6 +110,13 @@ void pack_pairs_of_keys(const PanelMemory& m, MaskWord seen, int head_dim, void*
   }
 }
 
+// Weights of kMatrixRows rows, in elements. A single piece takes the place of its scores, half as wide, so that both fit into the
+// first-level cache; several have a place of their own.
+template <int Pieces>
+struct WeightsLayout {
+  static constexpr int row = Pieces == 1 ? 2 * kSegment : kSegment, piece = kMatrixRows * row;
+};
+
 // Values: [piece][kPanel / 2][columns] pairs of keys.
 template <int Pieces>
 std::size_t values_bytes(int columns) {

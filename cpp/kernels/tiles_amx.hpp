@@ -117,7 +117,8 @@ MASKATTN_INLINE void multiply_values_block(const Operand& weights, const MaskWor
 template <int Pieces>
 void multiply_values(const std::uint16_t* weights, int rows, const MaskWord* mask, const void* const* values, int columns,
                      float* partial) {
-  const Operand left{reinterpret_cast<const char*>(weights), 2 * kSegment, 2 * kMatrixRows * kSegment};
+  using Layout = WeightsLayout<Pieces>;
+  const Operand left{reinterpret_cast<const char*>(weights), 2 * Layout::row, 2 * Layout::piece};
   MaskWord group[kPanels];
   for (int panel = 0; panel < kPanels; ++panel) group[panel] = mask ? any_row(mask + panel, rows) : ~MaskWord{0};
   for (int column = 0; column < columns;) {

@@ -76,7 +76,7 @@ struct PairValuesTile {
         I32 v[Columns];
         MASKATTN_UNROLLED(c, Columns) v[c] = load_pairs(value + c * kLanes<float>);
         MASKATTN_UNROLLED(r, Rows) {
-          const I32 x = splat_pair(p + r * kSegment);
+          const I32 x = splat_pair(p + r * WeightsLayout<1>::row);
           MASKATTN_UNROLLED(c, Columns) acc[r][c] = dot_pairs(acc[r][c], x, v[c]);
         }
       }
@@ -98,7 +98,7 @@ void multiply_values(const std::uint16_t* weights, int rows, const MaskWord* mas
       any[panel] = mask ? any_row(mask + row * kPanels + panel, count) : ~MaskWord{0};
     for (int column = 0; column < columns; column += width)
       TileTable<PairValuesTile>::of(count, (columns - column < width ? columns - column : width) / kLanes<float>)(
-          weights + row * kSegment, any, values, column, columns, partial + row * columns + column);
+          weights + row * WeightsLayout<1>::row, any, values, column, columns, partial + row * columns + column);
   }
 }
 
