@@ -287,8 +287,8 @@ template <class T>
 CapArgs<T> Block<T>::cap_args() const {
   const double factor = 2 * kLog2E * std::abs(in_.scale) / in_.softcap;
   const T high = static_cast<T>(factor);
-  return {scratch_.scores, mask_,          place_.rows, high, static_cast<T>(factor - static_cast<double>(high)),
-          static_cast<T>(in_.softcap)};
+  return {
+      scratch_.scores, mask_, place_.rows, high, static_cast<T>(factor - static_cast<double>(high)), static_cast<T>(in_.softcap)};
 }
 
 template <class T>

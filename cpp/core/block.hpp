@@ -33,7 +33,7 @@ struct Call {
   Call(const AttentionInputs& in, int threads, std::int64_t v_head_dim, const Kernels& kernels, const MatrixTable* matrix);
 
   const AttentionInputs& in;
-  const KernelTable<T>& kernels;  // looked up once: set_isa may be called meanwhile
+  const KernelTable<T>& kernels;    // looked up once: set_isa may be called meanwhile
   const MatrixTable* const matrix;  // what multiplies in `attend`, if it is not the vector kernels
   const Blocking cut;
   const std::int64_t columns;  // v_head_dim rounded up to vectors, 0 where there are no values

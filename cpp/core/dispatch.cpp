@@ -9,7 +9,7 @@
 
 // The rows that CMake generates from its table of instruction sets, best last: MASKATTN_ISA_ROW(name, what the CPU must report,
 // the set whose vector kernels it uses, the function that gives its matrix kernels or no_matrices).
-#define MASKATTN_ISA_ROW(name, needs, vectors, matrices)                 \
+#define MASKATTN_ISA_ROW(name, needs, vectors, matrices)            \
   extern "C" const maskattn::Kernels* maskattn_kernels_##vectors(); \
   extern "C" const maskattn::Matrices* matrices();
 #include "isa_rows.inc"

@@ -55,7 +55,11 @@ template <class T>
 class Matrix {
  public:
   Matrix(const AttentionInputs& in, Stage stage, Dtype dtype, void* out)
-      : in_(in), call_(in, in.threads, 0, current_kernels(), nullptr), stage_(stage), dtype_(dtype), out_(static_cast<char*>(out)) {}
+      : in_(in),
+        call_(in, in.threads, 0, current_kernels(), nullptr),
+        stage_(stage),
+        dtype_(dtype),
+        out_(static_cast<char*>(out)) {}
 
   void run() {
     for_each_block(call_, [this](const BlockPlace& place, Block<T>& block) {

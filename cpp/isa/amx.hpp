@@ -37,6 +37,11 @@ template <int Tile>
 MASKATTN_INLINE void tile_load(const void* from, std::ptrdiff_t bytes_per_row) {
   asm volatile("tileloadd (%1,%2,1), %%tmm%c0" : : "i"(Tile), "r"(from), "r"(bytes_per_row) : "memory");
 }
+// The same for what is read once for many rows: it should not push what is written now out of the first-level cache.
+template <int Tile>
+MASKATTN_INLINE void tile_stream(const void* from, std::ptrdiff_t bytes_per_row) {
+  asm volatile("tileloaddt1 (%1,%2,1), %%tmm%c0" : : "i"(Tile), "r"(from), "r"(bytes_per_row) : "memory");
+}
 template <int Tile>
 MASKATTN_INLINE void tile_store(void* to, std::ptrdiff_t bytes_per_row) {
   asm volatile("tilestored %%tmm%c0, (%1,%2,1)" : : "i"(Tile), "r"(to), "r"(bytes_per_row) : "memory");

@@ -30,6 +30,10 @@ void tile_load(const void* from, std::ptrdiff_t bytes_per_row) {
   for (int r = 0; r < 16; ++r) std::memcpy(tiles.row[Tile][r], static_cast<const char*>(from) + r * bytes_per_row, 64);
 }
 template <int Tile>
+void tile_stream(const void* from, std::ptrdiff_t bytes_per_row) {
+  tile_load<Tile>(from, bytes_per_row);
+}
+template <int Tile>
 void tile_store(void* to, std::ptrdiff_t bytes_per_row) {
   for (int r = 0; r < 16; ++r) std::memcpy(static_cast<char*>(to) + r * bytes_per_row, tiles.row[Tile][r], 64);
 }

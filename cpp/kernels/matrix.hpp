@@ -74,9 +74,9 @@ float joined(const std::uint16_t* element, std::ptrdiff_t piece) {
   return sum;
 }
 
-// The product of row r once more, where it was not finite: first over the values of the keys that the row itself sees, since those
-// of hidden keys were multiplied by zero; then element by element where those are not finite themselves, since the smaller pieces
-// of a weight are zero where an infinity stands.
+// The product of row r once more, where it was not finite: first over the values of the keys that the row itself sees, since
+// those of hidden keys were multiplied by zero; then element by element where those are not finite themselves, since the smaller
+// pieces of a weight are zero where an infinity stands.
 template <int Pieces>
 void values_guarded(const SegmentArgs& a, int r, const MaskWord* mask, MatrixScratch<Pieces>& scratch, float* partial) {
   const int columns = a.columns;
@@ -118,15 +118,9 @@ void attend(const SegmentArgs& a) {
     multiply_keys<Pieces>(static_cast<const std::uint16_t*>(a.queries) + first * depth, rows, depth, a.keys, mask, group,
                           scratch.scores);
     if (a.cap != 0) cap<float>({scratch.scores, mask, rows, a.cap_hi, a.cap_lo, a.cap});
-    const SoftmaxArgs<float> args{scratch.scores,
-                                  mask,
-                                  a.bias ? a.bias + first * kSegment : nullptr,
-                                  rows,
-                                  a.scale_hi,
-                                  a.scale_lo,
-                                  a.log2_hi,
-                                  a.log2_lo,
-                                  a.maximum + first,
+    const SoftmaxArgs<float> args{scratch.scores, mask,       a.bias ? a.bias + first * kSegment : nullptr,
+                                  rows,           a.scale_hi, a.scale_lo,
+                                  a.log2_hi,      a.log2_lo,  a.maximum + first,
                                   a.sum + first};
     softmax_group(args, 0, rows, group, SplitWeights<Pieces>{scratch.weights(), a.factor + first});
     for (int r = first; r < first + rows; ++r) a.sum[r] *= a.factor[r];
@@ -139,19 +133,18 @@ void attend(const SegmentArgs& a) {
 }
 
 template <int Pieces>
-inline constexpr MatrixTable matrix_table{
-    query_bytes<Pieces>,
-    keys_bytes<Pieces>,
-    values_bytes<Pieces>,
-    MatrixScratch<Pieces>::bytes,
-    split_query<Pieces>,
-    {pack_pairs_of_keys<Pieces, float>, nullptr, pack_pairs_of_keys<Pieces, Half>, pack_pairs_of_keys<Pieces, Bfloat>,
-     pack_pairs_of_keys<Pieces, std::int8_t>},
-    {pack_pairs_of_values<Pieces, float>, nullptr, pack_pairs_of_values<Pieces, Half>, pack_pairs_of_values<Pieces, Bfloat>,
-     pack_pairs_of_values<Pieces, std::int8_t>},
-    attend<Pieces>,
-    begin_tiles,
-    end_tiles};
+inline constexpr MatrixTable matrix_table{query_bytes<Pieces>,
+                                          keys_bytes<Pieces>,
+                                          values_bytes<Pieces>,
+                                          MatrixScratch<Pieces>::bytes,
+                                          split_query<Pieces>,
+                                          {pack_pairs_of_keys<Pieces, float>, nullptr, pack_pairs_of_keys<Pieces, Half>,
+                                           pack_pairs_of_keys<Pieces, Bfloat>, pack_pairs_of_keys<Pieces, std::int8_t>},
+                                          {pack_pairs_of_values<Pieces, float>, nullptr, pack_pairs_of_values<Pieces, Half>,
+                                           pack_pairs_of_values<Pieces, Bfloat>, pack_pairs_of_values<Pieces, std::int8_t>},
+                                          attend<Pieces>,
+                                          begin_tiles,
+                                          end_tiles};
 
 }  // namespace
 }  // namespace maskattn::MASKATTN_ISA

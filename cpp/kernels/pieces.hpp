@@ -1,5 +1,5 @@
-// Elements as sums of bfloat16 numbers, and the layouts in which matrix units read them: pairs of neighbours along the axis that is
-// summed over, as a 32-bit word each.
+// Elements as sums of bfloat16 numbers, and the layouts in which matrix units read them: pairs of neighbours along the axis that
+// is summed over, as a 32-bit word each.
 #pragma once
 
 namespace maskattn::MASKATTN_ISA {

@@ -11,9 +11,9 @@
 // The one symbol of an object file: maskattn_<what>_<instruction set>() gives the address of a constant.
 #define MASKATTN_JOIN2(a, b) a##b
 #define MASKATTN_JOIN(a, b) MASKATTN_JOIN2(a, b)
-#define MASKATTN_EXPORT(what, Type, constant)                                                                         \
+#define MASKATTN_EXPORT(what, Type, constant)                                                                                \
   extern "C" __attribute__((visibility("hidden"))) const maskattn::Type* MASKATTN_JOIN(maskattn_##what##_, MASKATTN_ISA)() { \
-    return &maskattn::MASKATTN_ISA::constant;                                                                         \
+    return &maskattn::MASKATTN_ISA::constant;                                                                                \
   }
 
 namespace maskattn::MASKATTN_ISA {

@@ -63,8 +63,8 @@ void cap(const CapArgs<T>& a) {
     }
 }
 
-// 2^(s * factor - top) for weights that will be rounded to bfloat16: relative to the largest, which is then exact. 2^f = 1 + f r(f),
-// r minimax, relative error 2.8e-6. Below the normal range weights stay at its edge, 2^-126.
+// 2^(s * factor - top) for weights that will be rounded to bfloat16: relative to the largest, which is then exact. 2^f = 1 + f
+// r(f), r minimax, relative error 2.8e-6. Below the normal range weights stay at its edge, 2^-126.
 MASKATTN_INLINE F32 coarse_weight(F32 s, F32 factor, F32 top) {
   constexpr float kInteger = 0x1.8p23f;  // a sum with it is rounded to an integer, which is in its lowest bits
   const F32 z = vmax(splat(-126.f), fma(s, factor, -top)), shifted = z + kInteger, f = z - (shifted - kInteger);

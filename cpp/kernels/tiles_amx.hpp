@@ -1,5 +1,6 @@
-// Products of bfloat16 pairs on tiles of 16 rows of 64 bytes: `tile_zero`, `tile_load`, `tile_store` and `tile_multiply` are the
-// set's header's. Tiles 0 to 3 are sums, 4 and 5 rows (queries or weights), 6 and 7 columns (keys or values).
+// Products of bfloat16 pairs on tiles of 16 rows of 64 bytes: `tile_zero`, `tile_load`, `tile_stream`, `tile_store` and
+// `tile_multiply` are the set's header's. Tiles 0 to 3 are sums, 4 and 5 rows (queries or weights), 6 and 7 columns (keys or
+// values).
 #pragma once
 
 namespace maskattn::MASKATTN_ISA {
@@ -69,7 +70,7 @@ struct TileBlock {
  private:
   template <int Column, int Tile>
   static MASKATTN_INLINE void column(const char* b, std::ptrdiff_t row) {
-    tile_load<Tile>(b + Column * 4 * kTile, row);
+    tile_stream<Tile>(b + Column * 4 * kTile, row);
     tile_multiply<Column, 4, Tile>();
     if constexpr (RowTiles > 1) tile_multiply<ColumnTiles + Column, 5, Tile>();
   }

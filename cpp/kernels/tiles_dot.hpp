@@ -94,8 +94,7 @@ void multiply_values(const std::uint16_t* weights, int rows, const MaskWord* mas
   for (int row = 0; row < rows; row += kRowGroup) {
     const int count = rows - row < kRowGroup ? rows - row : kRowGroup;
     MaskWord any[kPanels];
-    for (int panel = 0; panel < kPanels; ++panel)
-      any[panel] = mask ? any_row(mask + row * kPanels + panel, count) : ~MaskWord{0};
+    for (int panel = 0; panel < kPanels; ++panel) any[panel] = mask ? any_row(mask + row * kPanels + panel, count) : ~MaskWord{0};
     for (int column = 0; column < columns; column += width)
       TileTable<PairValuesTile>::of(count, (columns - column < width ? columns - column : width) / kLanes<float>)(
           weights + row * WeightsLayout<1>::row, any, values, column, columns, partial + row * columns + column);
