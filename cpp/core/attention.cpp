@@ -40,10 +40,11 @@ class Attention {
     T maximum[kBlockRows], sum[kBlockRows];
   };
 
-  // Blocks of late queries come first: under a causal mask they are the longest.
+  // Blocks of late queries come first: under a causal mask they are the longest. Sequences are innermost, for they may share a
+  // bias, which then is in the second-level cache.
   BlockPlace place(std::int64_t index) const {
     const std::int64_t pairs = in_.batch * in_.kv_heads, pair = index % pairs;
-    return call_.cut.place(in_, pair / in_.kv_heads, pair % in_.kv_heads, call_.cut.blocks - 1 - index / pairs);
+    return call_.cut.place(in_, pair % in_.batch, pair / in_.batch, call_.cut.blocks - 1 - index / pairs);
   }
 
   void whole(const BlockPlace& place) const {

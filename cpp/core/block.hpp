@@ -36,7 +36,8 @@ struct Call {
   const KernelTable<T>& kernels;  // looked up once: set_isa may be called meanwhile
   const Blocking cut;
   const std::int64_t columns;  // v_head_dim rounded up to vectors, 0 where there are no values
-  bool biased() const { return in.bias.data || in.distance_bias.table || in.distance_bias.slopes; }
+  bool biased_by_distance() const { return in.distance_bias.table || in.distance_bias.slopes; }
+  bool biased() const { return in.bias.data || biased_by_distance(); }
   bool reads_queries_in_place() const;
 };
 
@@ -71,6 +72,7 @@ class Block {
   bool sees(int row, int key) const {  // in the segment scored last
     return !mask_ || mask_[row * kPanels + key / kPanel] >> (key % kPanel) & 1;
   }
+  const T* bias(int row) const { return bias_[row]; }  // likewise, where there is one: [kSegment]
   const Scratch<T>& scratch() const { return scratch_; }
 
  private:
@@ -78,8 +80,8 @@ class Block {
   void read_queries();
   bool mask_segment(std::int64_t segment);
   bool find_seen();
-  bool add_bias(std::int64_t segment);
-  void add_distance_bias(std::int64_t begin, int row, T* to) const;
+  void bias_by_distance(std::int64_t begin);
+  bool bias_from_array(std::int64_t begin);
   template <class Emit>
   void for_each_run(const Rows<const void>& array, const Factors& factors, std::int64_t first_key, MaskWord seen,
                     const Emit& emit) const;
@@ -90,7 +92,7 @@ class Block {
   const BlockPlace place_;
   Scratch<T> scratch_;
   Span whole_;  // where there is no mask: every key that exists
-  const T* queries_[kBlockRows];
+  const T *queries_[kBlockRows], *bias_[kBlockRows];
   PlanRow plan_[kBlockRows];
   // Every row sees [full_begin_, full_end_), if that is not empty.
   std::int64_t full_begin_, full_end_, first_segment_, last_segment_;

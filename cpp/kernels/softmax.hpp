@@ -70,7 +70,7 @@ void softmax_row(const SoftmaxArgs<T>& a, int row, const MaskWord* group) {
   const Vec<T> high = splat(a.log2_hi), low = splat(a.log2_lo), hidden = splat(-static_cast<T>(__builtin_inff()));
   constexpr MaskWord kAll = ~MaskWord{0};
   T* s = a.scores + row * kSegment;
-  const T* bias = Biased ? a.bias + row * kSegment : nullptr;
+  const T* bias = Biased ? a.bias[row] : nullptr;
   const MaskWord* words = Masked ? a.mask + row * kPanels : nullptr;
 
   Vec<T> top = hidden;
