@@ -291,6 +291,7 @@ void Block<T>::values(std::int64_t segment, const T* old_scale, const T* new_sca
   if (!in_place) args.v_stride = columns;
   const auto read = kernels_.read_values[static_cast<int>(v.dtype)];
   for (int p = 0; p < kPanels; ++p) {
+    if (!seen_[p]) continue;
     T* to = scratch_.values + p * kPanel * columns;
     args.v[p] = to;
     for_each_run(v, in_.v_factors, segment * kSegment + p * kPanel, seen_[p], [&](const PanelMemory& rows, MaskWord mine) {

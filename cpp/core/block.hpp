@@ -11,6 +11,13 @@
 
 namespace maskattn {
 
+// Quotient and remainder. Most calls divide by one (a group of one head, a batch of one), and a block of a small call takes
+// little longer than a few divisions.
+struct Parts {
+  std::int64_t quotient, remainder;
+};
+inline Parts divide(std::int64_t x, std::int64_t by) { return by == 1 ? Parts{x, 0} : Parts{x / by, x % by}; }
+
 // Rows of a (sequence, key head) are ordered query by query, the heads of the group innermost, so that neighbours see much
 // the same keys.
 struct BlockPlace {
@@ -66,8 +73,8 @@ class Block {
   // out = out * old_scale + weights.v * new_scale, [rows][columns].
   void values(std::int64_t segment, const T* old_scale, const T* new_scale, T* out);
 
-  std::int64_t head(int row) const { return place_.kv_head * call_.cut.group + (place_.first_row + row) % call_.cut.group; }
-  std::int64_t query(int row) const { return (place_.first_row + row) / call_.cut.group; }
+  std::int64_t head(int row) const { return place_.kv_head * call_.cut.group + parts(row).remainder; }
+  std::int64_t query(int row) const { return parts(row).quotient; }
   int rows() const { return place_.rows; }
   bool sees(int row, int key) const {  // in the segment scored last
     return !mask_ || mask_[row * kPanels + key / kPanel] >> (key % kPanel) & 1;
@@ -76,6 +83,7 @@ class Block {
   const Scratch<T>& scratch() const { return scratch_; }
 
  private:
+  Parts parts(int row) const { return divide(place_.first_row + row, call_.cut.group); }
   std::int64_t row_of(int row) const { return in_.q_rows ? in_.q_rows[query(row)] : query(row); }  // in q, mask and bias
   void read_queries();
   bool mask_segment(std::int64_t segment);

@@ -63,12 +63,13 @@ void cap(const CapArgs<T>& a) {
     }
 }
 
-// `group`: the keys of each panel that the row or a neighbour that shares its loads sees; other panels are left as they are.
+// `group`: the keys of each panel that the row or a neighbour that shares its loads sees; vectors of other keys are left as they
+// are.
 template <class T, bool Masked, bool Biased>
 void softmax_row(const SoftmaxArgs<T>& a, int row, const MaskWord* group) {
   constexpr int n = kLanes<T>;
   const Vec<T> high = splat(a.log2_hi), low = splat(a.log2_lo), hidden = splat(-static_cast<T>(__builtin_inff()));
-  constexpr MaskWord kAll = ~MaskWord{0};
+  constexpr MaskWord kAll = ~MaskWord{0}, lanes = kAll >> (64 - n);
   T* s = a.scores + row * kSegment;
   const T* bias = Biased ? a.bias[row] : nullptr;
   const MaskWord* words = Masked ? a.mask + row * kPanels : nullptr;
@@ -78,6 +79,7 @@ void softmax_row(const SoftmaxArgs<T>& a, int row, const MaskWord* group) {
     const MaskWord word = Masked ? words[panel] : kAll;
     if (word == 0) continue;
     for (int i = 0; i < kPanel; i += n) {
+      if (Masked && (word >> i & lanes) == 0) continue;
       T* at = s + panel * kPanel + i;
       Vec<T> x = load<T>(at);
       if (Biased)
@@ -96,8 +98,9 @@ void softmax_row(const SoftmaxArgs<T>& a, int row, const MaskWord* group) {
     const MaskWord word = Masked ? words[panel] : kAll;
     if (Masked && group[panel] == 0) continue;
     for (int i = 0; i < kPanel; i += n) {
+      if (Masked && (group[panel] >> i & lanes) == 0) continue;
       T* at = s + panel * kPanel + i;
-      if (word == 0) {
+      if (Masked && (word >> i & lanes) == 0) {
         store<T>(at, Vec<T>{});
         continue;
       }

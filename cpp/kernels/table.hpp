@@ -37,7 +37,7 @@ struct PanelMemory {
 template <class T>
 struct SoftmaxArgs {
   T* scores;             // [rows][kSegment], in: q.k, out: weights 2^(z - round(max z)), 0 where hidden (or left alone
-                         // where a whole row group sees nothing of a panel)
+                         // where a whole row group sees nothing of a vector)
   const MaskWord* mask;  // [rows][kPanels], or null when every row sees every key
   const T* const* bias;  // of each row [kSegment] in units of the scaled score, or null
   int rows;
@@ -107,6 +107,7 @@ struct KernelTable {
   void (*read_row[kDtypes])(const void* from, int count, T* to);
   bool (*read_bias[kDtypes])(const BiasArgs<T>& args);  // whether any is hidden
   void (*write_row[kDtypes])(const T* from, int count, void* to);
+  void (*write_quotients[kDtypes])(const T* from, int count, T factor, T divisor, void* to);  // from[i] * factor / divisor + 0
   // Scores of `rows` queries, each where its pointer says, against one packed panel: one FMA chain per 32 values of head_dim,
   // chains added in order. scores[row * kSegment + key]. `mask` (word of row r: mask[r * kPanels]) or null; vectors of keys that
   // a group of rows does not see are skipped.

@@ -114,6 +114,11 @@ def attention(
     out: Any,
     threads: int | None,
 ) -> Any: ...
+def attention_plain(
+    q: Any, k: Any, v: Any, scale: float | None, kv_lengths: Any, return_lse: bool, out: Any, threads: int | None, /
+) -> Any:
+    """``attention`` without the other arguments; NotImplemented unless the arrays are NumPy's."""
+
 def attention_weights(
     q: Any,
     k: Any,
