@@ -37,6 +37,14 @@ def attention_case(workload: Workload, make_ways: Callable[[Workload, ways.Tenso
     )
 
 
+def prepared_case(workload: Workload) -> Prepared:
+    """Both sides prepared: PyTorch's tensors are made beforehand, and nothing is lent to or by NumPy."""
+    inputs = workloads.draw(workload)
+    call = maskattn.prepare(inputs.q, inputs.k, inputs.v)
+    ours = partial(call, inputs.q, inputs.k, inputs.v, out=np.empty_like(inputs.q))
+    return Prepared(ours, ways.plain(workload, ways.Tensors.of(inputs)), workload.kv_bytes / 1e9, "GB/s")
+
+
 def from_and_to_numpy_case(workload: Workload) -> Prepared:
     """What a program pays that has NumPy arrays and wants one."""
     inputs = workloads.draw(workload)
@@ -77,6 +85,7 @@ def cases() -> Cases:
     attention = {workload.name: partial(attention_case, workload, how) for workload, how in pairs}
     small, biased = workloads.SMALL, workloads.BIASED
     attention |= {
+        f"{small.name}, prepared": partial(prepared_case, small),
         f"{small.name}, from and to NumPy": partial(from_and_to_numpy_case, small),
         f"{biased.name}, by distance": partial(bias_case, biased, True),
         f"{biased.name}, an array": partial(bias_case, biased, False),
