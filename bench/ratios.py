@@ -37,6 +37,33 @@ def attention_case(workload: Workload, make_ways: Callable[[Workload, ways.Tenso
     )
 
 
+def prepared_case(workload: Workload) -> Prepared:
+    """Both sides prepared: PyTorch's tensors are made beforehand, and nothing is lent to or by NumPy."""
+    inputs = workloads.draw(workload)
+    call = maskattn.prepare(inputs.q, inputs.k, inputs.v)
+    ours = partial(call, inputs.q, inputs.k, inputs.v, out=np.empty_like(inputs.q))
+    return Prepared(ours, ways.plain(workload, ways.Tensors.of(inputs)), workload.kv_bytes / 1e9, "GB/s")
+
+
+def from_and_to_numpy_case(workload: Workload) -> Prepared:
+    """What a program pays that has NumPy arrays and wants one."""
+    inputs = workloads.draw(workload)
+    theirs = {"SDPA": partial(ways.from_and_to_numpy, inputs)}
+    return Prepared(workloads.prepare(workload, inputs), theirs, workload.kv_bytes / 1e9, "GB/s")
+
+
+def bias_case(workload: Workload, by_distance: bool) -> Prepared:
+    """T5's bias of all sequences, as the models' tables have it or materialised; PyTorch takes it as a matrix only."""
+    inputs = workloads.draw(workload)
+    table = np.random.default_rng(0).standard_normal((32, workload.q_heads))
+    relative = maskattn.RelativeBias(table)
+    positions = np.arange(workload.q_len)
+    matrix = relative.values(positions[:, None], positions).astype(np.float32)[None]
+    call = partial(maskattn.attention, inputs.q, inputs.k, inputs.v, out=np.empty_like(inputs.q))
+    ours = partial(call, bias=relative if by_distance else matrix)
+    return Prepared(ours, ways.biased(ways.Tensors.of(inputs), matrix), workload.flops / 1e9, "GFLOP/s")
+
+
 def mask_case(n: int) -> Prepared:
     """Lowering and filling; PyTorch writes into old memory if that is its faster way, so ours does too."""
     out = np.empty((1, 1, n, n), np.float32)
@@ -56,6 +83,13 @@ def cases() -> Cases:
         *((w, ways.plain) for w in (*workloads.DECODE, workloads.SMALL)),
     ]
     attention = {workload.name: partial(attention_case, workload, how) for workload, how in pairs}
+    small, biased = workloads.SMALL, workloads.BIASED
+    attention |= {
+        f"{small.name}, prepared": partial(prepared_case, small),
+        f"{small.name}, from and to NumPy": partial(from_and_to_numpy_case, small),
+        f"{biased.name}, by distance": partial(bias_case, biased, True),
+        f"{biased.name}, an array": partial(bias_case, biased, False),
+    }
     return {**attention, f"causal mask to float {MASK_SIZE} x {MASK_SIZE}": partial(mask_case, MASK_SIZE)}
 
 

@@ -47,6 +47,18 @@ def plain(w: Workload, t: Tensors) -> Ways:
     }
 
 
+def biased(t: Tensors, bias: np.ndarray[Any, np.dtype[np.float32]]) -> Ways:
+    matrix = torch.from_numpy(bias)
+    return {"SDPA": lambda: sdpa(t.q, t.k, t.v, attn_mask=matrix)}
+
+
+def from_and_to_numpy(inputs: Inputs) -> Tensor:
+    """One call; the result's NumPy array is made, too, and dropped."""
+    result = sdpa(*(torch.from_numpy(x) for x in (inputs.q, inputs.k, inputs.v)))
+    result.numpy()
+    return result
+
+
 def causal(w: Workload, t: Tensors) -> Ways:
     return {"is_causal": lambda: sdpa(t.q, t.k, t.v, is_causal=True, enable_gqa=w.q_heads != w.kv_heads)}
 

@@ -155,4 +155,5 @@ ENCODER = Workload("encoder 256, padded", 16, 8, 8, 256, 256, 64, kv_lengths=_EN
 ENCODER_MASK = Workload("encoder 256, padded", 16, 8, 8, 256, 256, 64, mask=Padding(_ENCODER))
 DECODE = tuple(_decode(n, *heads) for heads in ((8, 8, 64), (32, 8, 128)) for n in (128, 1024, 8192, 32768))
 DECODE_RAGGED = Workload("decode, ragged batch", 8, 8, 8, 1, 1024, 64, kv_lengths=_ragged(8, 256, 1024))
+BIASED = Workload("T5 bias 512, batch 8", 8, 8, 8, 512, 512, 64)
 SMALL = Workload("smallest call", 1, 8, 8, 1, 16, 64)

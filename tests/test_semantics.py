@@ -264,6 +264,27 @@ def test_a_sink_far_above_all_scores_leaves_zeros_not_nan(isa: str) -> None:
     np.testing.assert_allclose(lse, 1e4)
 
 
+@pytest.mark.parametrize(("group", "q_len", "kv_len"), [(1, 500, 700), (3, 150, 300), (7, 1, 600), (400, 2, 260)])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("kind", ["alibi", "relative", "reaches far"])
+def test_a_bias_by_distance_has_the_bits_of_its_matrix(
+    isa: str, group: int, q_len: int, kv_len: int, dtype: Any, kind: str, rng: np.random.Generator
+) -> None:
+    q, k, v = normal(rng, 2, 2 * group, q_len, 8, dtype=dtype), *normal(rng, 2, 2, 2, kv_len, 8, dtype=dtype)
+    where: dict[str, Any] = {"q_offset": [kv_len - q_len, -3], "kv_lengths": [kv_len, kv_len - 5]}
+    biases = {
+        "alibi": ALiBi(rng.random(2 * group)),
+        "relative": RelativeBias(normal(rng, 8, 2 * group), max_distance=20),
+        "reaches far": RelativeBias(normal(rng, 32, 2 * group), max_distance=2000),
+    }
+    matrix = oracle.distance_bias(biases[kind], q_len, kv_len, batch=2, **where).astype(dtype)
+    got = maskattn.attention(q, k, v, bias=biases[kind], **where)
+    np.testing.assert_array_equal(got, maskattn.attention(q, k, v, bias=matrix, **where))
+    rows = [-1, 0, -1]  # in no order
+    some = maskattn.attention_weights(q, k, bias=biases[kind], rows=rows, **where)
+    np.testing.assert_array_equal(some, maskattn.attention_weights(q, k, bias=matrix, rows=rows, **where))
+
+
 # Varlen
 
 

@@ -2,47 +2,12 @@
 
 #include <pybind11/stl.h>
 
-#include <algorithm>
-
 #include "call.hpp"
+#include "fastcall.hpp"
+#include "output.hpp"
 
 namespace maskattn {
 namespace {
-
-// True where the arrays' memory may overlap; strides may be negative.
-bool may_overlap(const py::array& a, const py::array& b) {
-  const auto extent = [](const py::array& x) {
-    const char *low = static_cast<const char*>(x.data()), *high = low + x.itemsize();
-    for (py::ssize_t axis = 0; axis < x.ndim(); ++axis) {
-      if (x.shape(axis) == 0) return std::pair{low, low};
-      const py::ssize_t reach = x.strides(axis) * (x.shape(axis) - 1);
-      (reach < 0 ? low : high) += reach;
-    }
-    return std::pair{low, high};
-  };
-  const auto [a_low, a_high] = extent(a);
-  const auto [b_low, b_high] = extent(b);
-  return a_low < b_high && b_low < a_high;
-}
-
-py::array output_array(const py::object& out, const std::vector<std::int64_t>& shape, Dtype dtype,
-                       std::initializer_list<std::pair<const char*, const py::array*>> inputs) {
-  if (out.is_none()) return py::array(numpy_dtype(dtype), shape);
-  py::array a = as_array(out, "out");
-  if (dtype_of(a) != dtype)
-    bad_type("out must have the dtype of q, " + std::string(py::str(numpy_dtype(dtype))) + ", got " +
-             std::string(py::str(a.dtype())));
-  if (a.ndim() != 4 || !std::equal(shape.begin(), shape.end(), a.shape()))
-    bad_value("out must have shape " + shape_text(shape) + ", got " + describe(a));
-  require_contiguous_rows(a, "out");
-  if (!a.writeable()) bad_value("out must be writeable, got a read-only array; pass out.copy()");
-  for (const auto& [name, input] : inputs)
-    if (*input && may_overlap(a, *input))
-      bad_value(std::string("out must not share memory with ") + name + "; pass another array");
-  return a;
-}
-
-Dtype sum_dtype(const AttentionInputs& in) { return in.in_double() ? Dtype::float64 : Dtype::float32; }
 
 py::object run_attention(const py::object& q_object, const py::object& k_object, const py::object& v_object, const Extra& packing,
                          const Extra& pages, const PlanHandle* mask, const py::object& bias, const py::object& scale,
@@ -54,7 +19,7 @@ py::object run_attention(const py::object& q_object, const py::object& k_object,
   take_values(call, k, v);
   const AttentionInputs& in = call.in;
   py::array result = output_array(out, {call.sequences, in.q_heads, q.shape(2), in.v_head_dim}, in.q.dtype,
-                                  {{"q", &q}, {"k", &k}, {"v", &v}, {"bias", &call.bias}});
+                                  {{"q", q}, {"k", k}, {"v", v}, {"bias", call.bias}});
   Rows<void> rows = rows_of(result, in.q.dtype, result.mutable_data()), lse_rows;
   std::optional<py::array> lse;
   if (return_lse) {
@@ -74,6 +39,21 @@ py::object run_attention(const py::object& q_object, const py::object& k_object,
   }
   if (lse) return py::make_tuple(result, *lse);
   return result;
+}
+
+// The shortest way for most calls: arrays of NumPy's, no mask, bias or modifiers. NotImplemented where an array is another
+// library's, or k a cache's layer.
+PyObject* run_plain(PyObject*, PyObject* const* args, Py_ssize_t count) {
+  return as_python([&]() -> py::object {
+    if (count != 8) bad_type("attention_plain must have 8 arguments, got " + std::to_string(count));
+    py::object given[8];
+    for (int i = 0; i < 8; ++i) given[i] = py::reinterpret_borrow<py::object>(args[i]);
+    const auto& [q, k, v, scale, kv_lengths, return_lse, out, threads] = given;
+    const auto is_array = [](const py::object& object) { return py::isinstance<py::array>(object); };
+    if (!is_array(q) || !is_array(k) || !is_array(v) || !(out.is_none() || is_array(out)))
+      return py::reinterpret_borrow<py::object>(Py_NotImplemented);
+    return run_attention(q, k, v, {}, {}, nullptr, py::none(), scale, kv_lengths, {}, py::cast<bool>(return_lse), out, threads);
+  });
 }
 
 py::array run_weights(const py::object& q_object, const py::object& k_object, const std::string& stage_name,
@@ -137,6 +117,7 @@ py::array run_per_key(const py::object& q_object, const py::object& k_object, co
 
 void register_attention(py::module_& m) {
   m.def("attention", &run_attention);
+  add_fastcall(m, "attention_plain", run_plain);
   m.def("attention_weights", &run_weights);
   m.def("largest_weights", &run_largest);
   m.def("weights_per_key", &run_per_key);

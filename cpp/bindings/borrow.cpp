@@ -1,5 +1,7 @@
 #include "borrow.hpp"
 
+#include <algorithm>
+
 #include "maskattn/runtime.hpp"
 
 namespace maskattn {
@@ -73,15 +75,15 @@ py::array as_array(const py::handle& object, const char* name) {
 }
 
 void require_contiguous_rows(const py::array& a, const char* name) {
-  if (a.size() == 0) return;  // its strides mean nothing
-  const py::ssize_t last = a.ndim() - 1, item = a.itemsize();
-  if (a.shape(last) > 1 && a.strides(last) != item)
-    bad_value(std::string(name) + " must have a contiguous last axis, got a stride of " + std::to_string(a.strides(last)) +
+  const py::ssize_t *shape = a.shape(), *strides = a.strides(), last = a.ndim() - 1, item = a.itemsize();
+  if (std::find(shape, shape + last + 1, 0) != shape + last + 1) return;  // its strides mean nothing
+  if (shape[last] > 1 && strides[last] != item)
+    bad_value(std::string(name) + " must have a contiguous last axis, got a stride of " + std::to_string(strides[last]) +
               " bytes; pass np.ascontiguousarray(" + name + ")");
   for (py::ssize_t axis = 0; axis < last; ++axis)
-    if (a.strides(axis) % item != 0)
+    if (strides[axis] % item != 0)
       bad_value(std::string(name) + " must have strides that are multiples of its item size " + std::to_string(item) + ", got " +
-                std::to_string(a.strides(axis)) + " bytes; pass np.ascontiguousarray(" + name + ")");
+                std::to_string(strides[axis]) + " bytes; pass np.ascontiguousarray(" + name + ")");
 }
 
 std::int64_t integer(const py::object& object, const char* name) {

@@ -19,6 +19,14 @@ void require_extent(const py::array& a, const char* name, int axis, const char* 
               std::to_string(a.shape(axis)) + " (" + describe(a) + ")");
 }
 
+// The data of an int64 array of shape (batch,), which needs no conversion; null for anything else.
+const std::int64_t* int64_per_sequence(const py::object& object, std::int64_t batch) {
+  if (!py::isinstance<py::array>(object)) return nullptr;
+  const auto a = py::reinterpret_borrow<py::array>(object);
+  const bool plain = a.ndim() == 1 && a.shape()[0] == batch && has_dtype<std::int64_t>(a) && (a.flags() & py::array::c_style);
+  return plain ? static_cast<const std::int64_t*>(a.data()) : nullptr;
+}
+
 void take_packed(AttentionCall& call) {
   const auto longest = [](const std::vector<std::int64_t>& lengths) {
     return lengths.empty() ? 0 : *std::max_element(lengths.begin(), lengths.end());
@@ -86,45 +94,29 @@ void take_mask(AttentionCall& call, const py::object& kv_lengths) {
     in.mask = call.plan.get();
     return;
   }
-  if (kv_lengths.is_none()) return;
-  call.kv_lengths = integers_per_sequence(kv_lengths, "kv_lengths", in.batch);
-  if (call.kv_lengths.size() == 1) call.kv_lengths.resize(static_cast<std::size_t>(in.batch), call.kv_lengths[0]);
-  for (const std::int64_t length : call.kv_lengths)
-    if (length < 0 || length > in.kv_len)
-      bad_value("kv_lengths must be from 0 to kv_len = " + std::to_string(in.kv_len) + ", got " + std::to_string(length));
-  in.kv_lengths = call.kv_lengths.data();
+  if (!kv_lengths.is_none()) take_lengths(in, kv_lengths, call.kv_lengths);
 }
 
-void take_bias(AttentionCall& call, const py::object& bias) {
-  if (bias.is_none()) return;
+void take_bias(AttentionCall& call, const py::object& given) {
+  if (given.is_none()) return;
   AttentionInputs& in = call.in;
-  call.bias = as_array(bias, "bias");
-  const Dtype dtype = float_dtype_of(call.bias, "bias");
+  const py::array bias = as_array(given, "bias");
+  const Dtype dtype = float_dtype_of(bias, "bias");
   const std::vector<std::int64_t> full = {in.batch, in.q_heads, in.q_len, in.kv_len};
   std::ptrdiff_t strides[4] = {};
-  bool fits = call.bias.ndim() <= 4;
-  for (py::ssize_t axis = 0; fits && axis < call.bias.ndim(); ++axis) {
-    const auto to = static_cast<std::size_t>(axis + 4 - call.bias.ndim());
-    fits = call.bias.shape(axis) == 1 || call.bias.shape(axis) == full[to];
-    if (call.bias.strides(axis) % call.bias.itemsize() != 0)
+  bool fits = bias.ndim() <= 4;
+  for (py::ssize_t axis = 0; fits && axis < bias.ndim(); ++axis) {
+    const auto to = static_cast<std::size_t>(axis + 4 - bias.ndim());
+    fits = bias.shape(axis) == 1 || bias.shape(axis) == full[to];
+    if (bias.strides(axis) % bias.itemsize() != 0)
       bad_value("bias must have strides that are multiples of its item size; pass np.ascontiguousarray(bias)");
-    strides[to] = call.bias.shape(axis) == 1 ? 0 : call.bias.strides(axis) / call.bias.itemsize();
+    strides[to] = bias.shape(axis) == 1 ? 0 : bias.strides(axis) / bias.itemsize();
   }
   if (!fits)
-    bad_value("bias must be broadcastable to (batch, q_heads, q_len, kv_len) = " + shape_text(full) + ", got " +
-              describe(call.bias));
-  in.bias = {call.bias.data(), dtype, {strides[0], strides[1], strides[2]}};
+    bad_value("bias must be broadcastable to (batch, q_heads, q_len, kv_len) = " + shape_text(full) + ", got " + describe(bias));
+  in.bias = {bias.data(), dtype, {strides[0], strides[1], strides[2]}};
   in.bias_key_stride = strides[3];
-}
-
-// Where the first query of each sequence stands, which a bias by distance asks for.
-void take_offsets(AttentionCall& call) {
-  AttentionInputs& in = call.in;
-  for (std::int64_t b = 0; b < in.batch; ++b) {
-    const std::int64_t keys = in.kv_lengths ? in.kv_lengths[b] : in.kv_len, rows = in.q_lengths ? in.q_lengths[b] : in.q_len;
-    call.q_offset.push_back(in.mask ? in.mask->geometry().offset_of(b) : keys - rows);
-  }
-  in.q_offset = call.q_offset.data();
+  call.bias = bias;
 }
 
 void take_modifiers(AttentionCall& call) {
@@ -141,10 +133,35 @@ void take_modifiers(AttentionCall& call) {
   in.softcap = given.softcap;
   in.sinks = data_of(given.sinks, "sinks");
   in.distance_bias = {data_of(given.table, "bias"), given.table ? given.table->shape(1) / 2 : 0, data_of(given.slopes, "bias")};
-  if (given.table || given.slopes) take_offsets(call);
+  if (given.table || given.slopes) take_offsets(in, call.q_offset);
 }
 
 }  // namespace
+
+void take_lengths(AttentionInputs& in, const py::object& kv_lengths, std::vector<std::int64_t>& lengths) {
+  const std::size_t batch = static_cast<std::size_t>(in.batch);
+  if (PyLong_CheckExact(kv_lengths.ptr())) {
+    lengths.assign(batch, integer(kv_lengths, "kv_lengths"));
+  } else if (const std::int64_t* given = int64_per_sequence(kv_lengths, in.batch)) {
+    lengths.assign(given, given + in.batch);
+  } else {
+    lengths = integers_per_sequence(kv_lengths, "kv_lengths", in.batch);
+    if (lengths.size() == 1) lengths.resize(batch, lengths[0]);
+  }
+  for (const std::int64_t length : lengths)
+    if (length < 0 || length > in.kv_len)
+      bad_value("kv_lengths must be from 0 to kv_len = " + std::to_string(in.kv_len) + ", got " + std::to_string(length));
+  in.kv_lengths = lengths.data();
+}
+
+void take_offsets(AttentionInputs& in, std::vector<std::int64_t>& offsets) {
+  offsets.clear();
+  for (std::int64_t b = 0; b < in.batch; ++b) {
+    const std::int64_t keys = in.kv_lengths ? in.kv_lengths[b] : in.kv_len, rows = in.q_lengths ? in.q_lengths[b] : in.q_len;
+    offsets.push_back(in.mask ? in.mask->geometry().offset_of(b) : keys - rows);
+  }
+  in.q_offset = offsets.data();
+}
 
 void take_rows(AttentionCall& call, const py::object& rows) {
   if (rows.is_none()) return;

@@ -18,7 +18,8 @@ using Floats = py::array_t<float, py::array::c_style>;
 template <class Data>
 Rows<Data> rows_of(const py::array& a, Dtype dtype, Data* data) {
   Rows<Data> rows{data, dtype, {}};
-  for (int axis = 0; axis < 3; ++axis) rows.stride[axis] = a.strides(axis) / a.itemsize();
+  const py::ssize_t *strides = a.strides(), item = static_cast<py::ssize_t>(size_of(dtype));
+  for (int axis = 0; axis < 3; ++axis) rows.stride[axis] = strides[axis] / item;
   return rows;
 }
 
@@ -63,9 +64,11 @@ struct AttentionCall {
   std::optional<Modifiers> modifiers;
   std::shared_ptr<const MaskPlan> plan;
   std::vector<std::int64_t> kv_lengths, q_offset, q_rows;
-  py::array bias;
+  py::object bias;            // null: none, or one by distance
   py::ssize_t sequences = 0;  // of the arrays: 1 where sequences are packed
 };
+
+inline Dtype sum_dtype(const AttentionInputs& in) { return in.in_double() ? Dtype::float64 : Dtype::float32; }
 
 using Extra = std::optional<py::tuple>;
 
@@ -74,6 +77,10 @@ void take_common(AttentionCall& call, const py::array& q, const py::array& k, co
                  const PlanHandle* mask, const py::object& bias, const py::object& scale, const py::object& kv_lengths,
                  const Extra& modifiers, const py::object& threads);
 void take_values(AttentionCall& call, const py::array& k, const py::array& v);
+// Fills `lengths`, one per sequence, and lets the inputs refer to them.
+void take_lengths(AttentionInputs& in, const py::object& kv_lengths, std::vector<std::int64_t>& lengths);
+// Where the first query of each sequence stands, which a bias by distance asks for.
+void take_offsets(AttentionInputs& in, std::vector<std::int64_t>& offsets);
 // Which rows of q are asked about: their shape is the answer's.
 void take_rows(AttentionCall& call, const py::object& rows);
 

@@ -6,6 +6,7 @@ PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
   maskattn::register_masks(m);
   maskattn::register_plans(m);
   maskattn::register_attention(m);
+  maskattn::register_prepared(m);
   maskattn::register_linear(m);
   maskattn::register_dlpack(m);
 }

@@ -51,10 +51,13 @@ class Attention {
     }
   };
 
-  // Blocks of late queries come first: under a causal mask they are the longest.
+  // Blocks of late queries come first: under a causal mask they are the longest. Sequences that share a bias follow each other,
+  // which keeps it in the second-level cache.
   BlockPlace place(std::int64_t index) const {
-    const std::int64_t pairs = in_.batch * in_.kv_heads, pair = index % pairs;
-    return call_.cut.place(in_, pair / in_.kv_heads, pair % in_.kv_heads, call_.cut.blocks - 1 - index / pairs);
+    const auto [part, pair] = divide(index, in_.batch * in_.kv_heads);
+    const bool shared = in_.bias.data && in_.bias.stride[0] == 0;
+    const auto [outer, inner] = divide(pair, shared ? in_.batch : in_.kv_heads);
+    return call_.cut.place(in_, shared ? inner : outer, shared ? outer : inner, call_.cut.blocks - 1 - part);
   }
 
   void whole(const BlockPlace& place) const {
@@ -108,13 +111,12 @@ class Attention {
   }
 
   void finish(const Block<T>& block, State<T>& state, T* from, std::int64_t b) const {
-    const auto write = kernels_.write_row[static_cast<int>(out_.dtype)];
+    const auto write = kernels_.write_quotients[static_cast<int>(out_.dtype)];
     for (int r = 0; r < block.rows(); ++r, from += columns_) {
       const std::int64_t h = block.head(r), i = block.query(r);
       const T old_scale = in_.sinks ? merge_sink(state.maximum[r], state.sum[r], in_.sinks[h]) : T{1}, sum = state.sum[r];
-      for (std::int64_t c = 0; c < in_.v_head_dim; ++c)
-        from[c] = sum == 0 ? T{0} : from[c] * old_scale / sum + T{0};  // + 0: a zero's sign tells of nothing
-      write(from, static_cast<int>(in_.v_head_dim), out_.at(b, h, i));
+      if (sum == 0) std::fill_n(from, in_.v_head_dim, T{0});
+      write(from, static_cast<int>(in_.v_head_dim), old_scale, sum == 0 ? T{1} : sum, out_.at(b, h, i));  // a zero's sign is +
       if (lse_.data) *static_cast<T*>(lse_.at(b, h, i)) = log_sum(state.maximum[r], sum);
     }
   }

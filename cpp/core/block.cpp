@@ -85,7 +85,7 @@ Scratch<T> Scratch<T>::get(const Call<T>& call) {
       {&s.queries, bytes_of(call.reads_queries_in_place() ? 0 : kBlockRows * head_dim)},
       {&s.panel, bytes_of(vectors ? kPanel * head_dim : 0)},
       {&s.scores, bytes_of(vectors ? kBlockRows * kSegment : 0)},
-      {&s.bias, bytes_of(call.biased() ? kBlockRows * kSegment : 0)},
+      {&s.bias, bytes_of(call.biased() ? kBlockRows * (kSegment + 2) : 0)},  // see bias_by_distance
       {&s.values, bytes_of(vectors ? kSegment * columns : 0)},
       {&s.partial, bytes_of(kBlockRows * columns)},
       {&s.out, bytes_of(kBlockRows * columns)},
@@ -186,57 +186,60 @@ bool Block<T>::mask_segment(std::int64_t segment) {
   return find_seen();
 }
 
-// Fills in the segment's bias; a bias of -inf hides its key as the mask does. Whether there is one.
+// A row's bias by distance is a window of its head's: one array a head serves all queries of the block.
 template <class T>
-bool Block<T>::add_bias(std::int64_t segment) {
-  constexpr T hidden = -std::numeric_limits<T>::infinity();
-  const std::int64_t begin = segment * kSegment;
-  const int count = static_cast<int>(std::min<std::int64_t>(kSegment, in_.kv_len - begin));
-  const auto read = kernels_.read_row[static_cast<int>(in_.bias.dtype)];
-  bool any_hides = false;
-  for (int r = 0; r < place_.rows; ++r) {
-    T* to = scratch_.bias + r * kSegment;
-    std::fill_n(to, kSegment, T{0});
-    if (in_.distance_bias.table || in_.distance_bias.slopes) add_distance_bias(begin, r, to);
-    if (!in_.bias.data) continue;
-    const Rows<const void>& bias = in_.bias;
-    const std::ptrdiff_t first =
-        place_.b * bias.stride[0] + head(r) * bias.stride[1] + row_of(r) * bias.stride[2] + begin * in_.bias_key_stride;
-    T row[kSegment];
-    if (in_.bias_key_stride == 1)
-      read(bias.offset(first), count, row);
-    else
-      for (int key = 0; key < count; ++key) read(bias.offset(first + key * in_.bias_key_stride), 1, row + key);
-    bool hides = false;
-    for (int key = 0; key < count; ++key) {
-      hides |= row[key] == hidden;
-      to[key] += row[key];
+void Block<T>::bias_by_distance(std::int64_t begin) {
+  const DistanceBias& bias = in_.distance_bias;
+  const auto fill = [&](int row, std::int64_t query, int count, T* to) {
+    const double* table = bias.table ? bias.table + head(row) * (2 * bias.reach + 1) : nullptr;
+    const std::int64_t first = begin - (in_.q_offset[place_.b] + query);
+    kernels_.distance_bias({table, bias.reach, bias.slopes ? bias.slopes[head(row)] : 0, first, count, to});
+  };
+  if (in_.q_rows || in_.bias.data) {  // queries at any distance from each other, or an array to be added to each row
+    for (int r = 0; r < place_.rows; ++r) {
+      fill(r, row_of(r), kSegment, scratch_.bias + r * kSegment);
+      bias_[r] = scratch_.bias + r * kSegment;
     }
+    return;
+  }
+  const std::int64_t last = query(place_.rows - 1);
+  const int heads = static_cast<int>(std::min<std::int64_t>(call_.cut.group, place_.rows));
+  const int width = kSegment + static_cast<int>(last - query(0));
+  for (int r = 0; r < heads; ++r) fill(r, last, width, scratch_.bias + r * width);
+  for (int r = 0; r < place_.rows; ++r) bias_[r] = scratch_.bias + r % heads * width + (last - query(r));
+}
+
+// A bias of -inf hides its key as the mask does. Whether there is one.
+template <class T>
+bool Block<T>::bias_from_array(std::int64_t begin) {
+  const Rows<const void>& bias = in_.bias;
+  const int count = static_cast<int>(std::min<std::int64_t>(kSegment, in_.kv_len - begin));
+  const bool add = call_.biased_by_distance();
+  const bool in_place = bias.dtype == kDtype<T> && in_.bias_key_stride == 1 && count == kSegment && !add;
+  const auto read = kernels_.read_bias[static_cast<int>(bias.dtype)];
+  MaskWord hidden[kPanels];
+  bool hides = false, any_hides = false;
+  const void* before = nullptr;
+  for (int r = 0; r < place_.rows; ++r) {
+    const void* from = bias.offset(place_.b * bias.stride[0] + head(r) * bias.stride[1] + row_of(r) * bias.stride[2] +
+                                   begin * in_.bias_key_stride);
+    if (from == before && !add) {  // heads or queries share it
+      bias_[r] = bias_[r - 1];
+    } else {
+      T* to = in_place ? nullptr : scratch_.bias + r * kSegment;
+      hides = read({from, in_.bias_key_stride, count, seen_, to, add, hidden});
+      bias_[r] = in_place ? static_cast<const T*>(from) : to;
+    }
+    before = from;
     if (!hides) continue;
     any_hides = true;
     if (!mask_) {
       std::fill_n(scratch_.mask, place_.rows * kPanels, ~MaskWord{0});
       mask_ = scratch_.mask;
     }
-    for (int key = 0; key < count; ++key)
-      if (row[key] == hidden) {
-        to[key] = 0;
-        scratch_.mask[r * kPanels + key / kPanel] &= ~(MaskWord{1} << (key % kPanel));
-      }
+    for (int p = 0; p < kPanels; ++p) scratch_.mask[r * kPanels + p] &= ~hidden[p];
   }
   return any_hides;
-}
-
-template <class T>
-void Block<T>::add_distance_bias(std::int64_t begin, int row, T* to) const {
-  const DistanceBias& bias = in_.distance_bias;
-  const std::int64_t h = head(row), first = begin - (in_.q_offset[place_.b] + row_of(row)), width = 2 * bias.reach + 1;
-  if (bias.table)
-    for (int key = 0; key < kSegment; ++key)
-      to[key] += static_cast<T>(bias.table[h * width + std::clamp(first + key, -bias.reach, bias.reach) + bias.reach]);
-  if (bias.slopes)
-    for (int key = 0; key < kSegment; ++key)
-      to[key] -= static_cast<T>(bias.slopes[h] * static_cast<double>(std::abs(first + key)));
 }
 
 // The 64 keys from `first_key` on as runs that are evenly spaced in memory: emit(where key 0 of the panel would be, the keys of
@@ -266,7 +269,9 @@ void Block<T>::for_each_run(const Rows<const void>& array, const Factors& factor
 
 template <class T>
 bool Block<T>::look(std::int64_t segment) {
-  return mask_segment(segment) && (!call_.biased() || !add_bias(segment) || find_seen());
+  if (!mask_segment(segment)) return false;
+  if (call_.biased_by_distance()) bias_by_distance(segment * kSegment);
+  return !in_.bias.data || !bias_from_array(segment * kSegment) || find_seen();
 }
 
 template <class T>
@@ -297,7 +302,7 @@ SoftmaxArgs<T> Block<T>::softmax_args() const {
   SoftmaxArgs<T> args;
   args.scores = scratch_.scores;
   args.mask = mask_;
-  args.bias = call_.biased() ? scratch_.bias : nullptr;
+  args.bias = call_.biased() ? bias_ : nullptr;
   args.rows = place_.rows;
   args.scale_hi = static_cast<T>(scale);
   args.scale_lo = static_cast<T>(scale - static_cast<double>(args.scale_hi));
@@ -343,6 +348,7 @@ void Block<T>::values(std::int64_t segment, const T* old_scale, const T* new_sca
   if (!in_place) args.v_stride = columns;
   const auto read = kernels_.read_values[static_cast<int>(v.dtype)];
   for (int p = 0; p < kPanels; ++p) {
+    if (!seen_[p]) continue;
     T* to = scratch_.values + p * kPanel * columns;
     args.v[p] = to;
     for_each_run(v, in_.v_factors, segment * kSegment + p * kPanel, seen_[p], [&](const PanelMemory& rows, MaskWord mine) {

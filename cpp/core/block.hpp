@@ -11,6 +11,13 @@
 
 namespace maskattn {
 
+// Quotient and remainder. Most calls divide by one (a group of one head, a batch of one), and a block of a small call takes
+// little longer than a few divisions.
+struct Parts {
+  std::int64_t quotient, remainder;
+};
+inline Parts divide(std::int64_t x, std::int64_t by) { return by == 1 ? Parts{x, 0} : Parts{x / by, x % by}; }
+
 // Rows of a (sequence, key head) are ordered query by query, the heads of the group innermost, so that neighbours see much
 // the same keys.
 struct BlockPlace {
@@ -37,7 +44,8 @@ struct Call {
   const MatrixTable* const matrix;  // what multiplies in `attend`, if it is not the vector kernels
   const Blocking cut;
   const std::int64_t columns;  // v_head_dim rounded up to vectors, 0 where there are no values
-  bool biased() const { return in.bias.data || in.distance_bias.table || in.distance_bias.slopes; }
+  bool biased_by_distance() const { return in.distance_bias.table || in.distance_bias.slopes; }
+  bool biased() const { return in.bias.data || biased_by_distance(); }
   bool reads_queries_in_place() const;
 };
 
@@ -76,12 +84,13 @@ class Block {
   void cap();  // where there is a softcap
   // Scores to weights; `maximum` and `sum` per row, see SoftmaxArgs.
   void softmax(T* maximum, T* sum);
-  std::int64_t head(int row) const { return place_.kv_head * call_.cut.group + (place_.first_row + row) % call_.cut.group; }
-  std::int64_t query(int row) const { return (place_.first_row + row) / call_.cut.group; }
+  std::int64_t head(int row) const { return place_.kv_head * call_.cut.group + parts(row).remainder; }
+  std::int64_t query(int row) const { return parts(row).quotient; }
   int rows() const { return place_.rows; }
   bool sees(int row, int key) const {  // in the segment scored last
     return !mask_ || mask_[row * kPanels + key / kPanel] >> (key % kPanel) & 1;
   }
+  const T* bias(int row) const { return bias_[row]; }  // likewise, where there is one: [kSegment]
   const Scratch<T>& scratch() const { return scratch_; }
 
  private:
@@ -93,12 +102,13 @@ class Block {
   bool look(std::int64_t segment);
   SoftmaxArgs<T> softmax_args() const;
   CapArgs<T> cap_args() const;
+  Parts parts(int row) const { return divide(place_.first_row + row, call_.cut.group); }
   std::int64_t row_of(int row) const { return in_.q_rows ? in_.q_rows[query(row)] : query(row); }  // in q, mask and bias
   void read_queries();
   bool mask_segment(std::int64_t segment);
   bool find_seen();
-  bool add_bias(std::int64_t segment);
-  void add_distance_bias(std::int64_t begin, int row, T* to) const;
+  void bias_by_distance(std::int64_t begin);
+  bool bias_from_array(std::int64_t begin);
   template <class Emit>
   void for_each_run(const Rows<const void>& array, const Factors& factors, std::int64_t first_key, MaskWord seen,
                     const Emit& emit) const;
@@ -109,7 +119,7 @@ class Block {
   const BlockPlace place_;
   Scratch<T> scratch_;
   Span whole_;  // where there is no mask: every key that exists
-  const T* queries_[kBlockRows];
+  const T *queries_[kBlockRows], *bias_[kBlockRows];
   PlanRow plan_[kBlockRows];
   // Every row sees [full_begin_, full_end_), if that is not empty.
   std::int64_t full_begin_, full_end_, first_segment_, last_segment_;

@@ -91,10 +91,10 @@ class Matrix {
     if (capped) block.cap();
     const T scale = capped ? T{1} : static_cast<T>(std::abs(in_.scale));
     for (int r = 0; r < block.rows(); ++r) {
-      const T *scores = block.scratch().scores + r * kSegment, *bias = block.scratch().bias + r * kSegment;
+      const T *scores = block.scratch().scores + r * kSegment, *bias = call_.biased() ? block.bias(r) : nullptr;
       T row[kSegment];
       for (int key = 0; key < keys_of(segment); ++key)
-        row[key] = block.sees(r, key) ? scores[key] * scale + (call_.biased() ? bias[key] : T{0}) : kHidden;
+        row[key] = block.sees(r, key) ? scores[key] * scale + (bias ? bias[key] : T{0}) : kHidden;
       write(place, block, r, segment * kSegment, keys_of(segment), row);
     }
   }

@@ -16,6 +16,8 @@ MASKATTN_INLINE F32 vmin(F32 a, F32 b) { return (F32)_mm256_min_ps((__m256)a, (_
 MASKATTN_INLINE F64 vmin(F64 a, F64 b) { return (F64)_mm256_min_pd((__m256d)a, (__m256d)b); }
 MASKATTN_INLINE F32 round_even(F32 x) { return (F32)_mm256_round_ps((__m256)x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 MASKATTN_INLINE F64 round_even(F64 x) { return (F64)_mm256_round_pd((__m256d)x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+MASKATTN_INLINE std::uint64_t equal_bits(F32 x, F32 y) { return static_cast<unsigned>(_mm256_movemask_ps((__m256)(x == y))); }
+MASKATTN_INLINE std::uint64_t equal_bits(F64 x, F64 y) { return static_cast<unsigned>(_mm256_movemask_pd((__m256d)(x == y))); }
 MASKATTN_INLINE F32 bytes_to_float(I8 x) {
   long long bytes;
   std::memcpy(&bytes, &x, sizeof bytes);

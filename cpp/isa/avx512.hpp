@@ -33,6 +33,8 @@ MASKATTN_INLINE F32 keep(F32 x, std::uint64_t bits, F32 otherwise) {
 MASKATTN_INLINE F64 keep(F64 x, std::uint64_t bits, F64 otherwise) {
   return (F64)_mm512_mask_mov_pd((__m512d)otherwise, static_cast<__mmask8>(bits), (__m512d)x);
 }
+MASKATTN_INLINE std::uint64_t equal_bits(F32 x, F32 y) { return _mm512_cmp_ps_mask((__m512)x, (__m512)y, _CMP_EQ_OQ); }
+MASKATTN_INLINE std::uint64_t equal_bits(F64 x, F64 y) { return _mm512_cmp_pd_mask((__m512d)x, (__m512d)y, _CMP_EQ_OQ); }
 MASKATTN_INLINE F32 times_pow2(F32 p, F32 k) {
   const __mmask16 normal = _mm512_cmp_ps_mask((__m512)k, _mm512_set1_ps(-126.f), _CMP_NLE_UQ);
   return (F32)_mm512_maskz_scalef_ps(normal, (__m512)p, (__m512)k);

@@ -12,6 +12,8 @@ namespace maskattn::MASKATTN_ISA {
 namespace {
 MASKATTN_INLINE F32 round_even(F32 x) { return (F32)_mm_round_ps((__m128)x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 MASKATTN_INLINE F64 round_even(F64 x) { return (F64)_mm_round_pd((__m128d)x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+MASKATTN_INLINE std::uint64_t equal_bits(F32 x, F32 y) { return static_cast<unsigned>(_mm_movemask_ps((__m128)(x == y))); }
+MASKATTN_INLINE std::uint64_t equal_bits(F64 x, F64 y) { return static_cast<unsigned>(_mm_movemask_pd((__m128d)(x == y))); }
 }  // namespace
 }  // namespace maskattn::MASKATTN_ISA
 #endif

@@ -9,6 +9,7 @@
 #include "panel_mask.hpp"
 #include "tile_table.hpp"
 
+#include "bias.hpp"
 #include "scores.hpp"
 #include "softmax.hpp"
 #include "values.hpp"
@@ -20,9 +21,12 @@ constexpr Kernels kernels{
     {kLanes<float>,
      {pack_keys<float, float>, nullptr, pack_keys<float, Half>, pack_keys<float, Bfloat>, pack_keys<float, std::int8_t>},
      {read_values<float, float>, nullptr, read_values<float, Half>, read_values<float, Bfloat>, read_values<float, std::int8_t>},
-     {read_row<float, float>, read_row<float, double>, read_row<float, Half>, read_row<float, Bfloat>, nullptr},
+     {read_row<float, float>, nullptr, read_row<float, Half>, read_row<float, Bfloat>, nullptr},
+     {read_bias<float, float>, read_bias<float, double>, read_bias<float, Half>, read_bias<float, Bfloat>, nullptr},
      {write_row<float, float>, nullptr, write_row<float, Half>, write_row<float, Bfloat>, nullptr},
+     {write_quotients<float, float>, nullptr, write_quotients<float, Half>, write_quotients<float, Bfloat>, nullptr},
      scores<float>,
+     distance_bias<float>,
      cap<float>,
      softmax<float>,
      values<float>,
@@ -33,8 +37,12 @@ constexpr Kernels kernels{
      {read_values<double, float>, read_values<double, double>, read_values<double, Half>, read_values<double, Bfloat>,
       read_values<double, std::int8_t>},
      {read_row<double, float>, read_row<double, double>, read_row<double, Half>, read_row<double, Bfloat>, nullptr},
+     {read_bias<double, float>, read_bias<double, double>, read_bias<double, Half>, read_bias<double, Bfloat>, nullptr},
      {write_row<double, float>, write_row<double, double>, write_row<double, Half>, write_row<double, Bfloat>, nullptr},
+     {write_quotients<double, float>, write_quotients<double, double>, write_quotients<double, Half>,
+      write_quotients<double, Bfloat>, nullptr},
      scores<double>,
+     distance_bias<double>,
      cap<double>,
      softmax<double>,
      values<double>,

@@ -114,14 +114,13 @@ void attend(const SegmentArgs& a) {
     const int rows = a.rows - first < kMatrixRows ? a.rows - first : kMatrixRows;
     const MaskWord* mask = a.mask ? a.mask + first * kPanels : nullptr;
     MaskWord group[kPanels];
-    for (int p = 0; p < kPanels; ++p) group[p] = mask ? any_row(mask + p, rows) : ~MaskWord{0};
+    for (int p = 0; p < kPanels; ++p) group[p] = !mask || any_row(mask + p, rows) ? ~MaskWord{0} : 0;  // whole panels
     multiply_keys<Pieces>(static_cast<const std::uint16_t*>(a.queries) + first * depth, rows, depth, a.keys, mask, group,
                           scratch.scores);
     if (a.cap != 0) cap<float>({scratch.scores, mask, rows, a.cap_hi, a.cap_lo, a.cap});
-    const SoftmaxArgs<float> args{scratch.scores, mask,       a.bias ? a.bias + first * kSegment : nullptr,
-                                  rows,           a.scale_hi, a.scale_lo,
-                                  a.log2_hi,      a.log2_lo,  a.maximum + first,
-                                  a.sum + first};
+    const SoftmaxArgs<float> args{
+        scratch.scores,    mask,         a.bias ? a.bias + first : nullptr, rows, a.scale_hi, a.scale_lo, a.log2_hi, a.log2_lo,
+        a.maximum + first, a.sum + first};
     softmax_group(args, 0, rows, group, SplitWeights<Pieces>{scratch.weights(), a.factor + first});
     for (int r = first; r < first + rows; ++r) a.sum[r] *= a.factor[r];
     float* partial = a.partial + first * a.columns;

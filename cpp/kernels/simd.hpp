@@ -117,6 +117,14 @@ MASKATTN_INLINE V keep(V x, std::uint64_t bits, V otherwise) {
   return (lane_bit & static_cast<Lane>(bits)) != 0 ? x : otherwise;
 }
 
+// Bit i: whether lane i of x and y are equal.
+template <class V>
+MASKATTN_INLINE std::uint64_t equal_bits(V x, V y) {
+  std::uint64_t bits = 0;
+  for (std::size_t i = 0; i < sizeof(V) / sizeof(x[0]); ++i) bits |= std::uint64_t{x[i] == y[i]} << i;
+  return bits;
+}
+
 // p * 2^k for p in [0.7, 1.42] and an integer k <= 0; zero where k is below the normal range (no subnormal weights: they are
 // slow on some machines), NaN where k is NaN.
 template <class V>

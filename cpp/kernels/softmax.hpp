@@ -98,15 +98,16 @@ struct WeightsInPlace {
 template <class T, bool Masked, bool Biased>
 T maximum_of_row(const SoftmaxArgs<T>& a, int row) {
   constexpr int n = kLanes<T>;
-  constexpr MaskWord kAll = ~MaskWord{0};
+  constexpr MaskWord kAll = ~MaskWord{0}, lanes = kAll >> (64 - n);
   const Vec<T> hidden = splat(-static_cast<T>(__builtin_inff()));
   T* s = a.scores + row * kSegment;
-  const T* bias = Biased ? a.bias + row * kSegment : nullptr;
+  const T* bias = Biased ? a.bias[row] : nullptr;
   Vec<T> top = hidden;
   for (int panel = 0; panel < kPanels; ++panel) {
     const MaskWord word = Masked ? a.mask[row * kPanels + panel] : kAll;
     if (word == 0) continue;
     for (int i = 0; i < kPanel; i += n) {
+      if (Masked && (word >> i & lanes) == 0) continue;
       T* at = s + panel * kPanel + i;
       Vec<T> x = load<T>(at);
       if (Biased)
@@ -122,7 +123,7 @@ T maximum_of_row(const SoftmaxArgs<T>& a, int row) {
 template <class T, bool Masked, class Weights>
 T weights_of_row(const SoftmaxArgs<T>& a, int row, T m, const MaskWord* group, const Weights& weights) {
   constexpr int n = kLanes<T>;
-  constexpr MaskWord kAll = ~MaskWord{0};
+  constexpr MaskWord kAll = ~MaskWord{0}, lanes = kAll >> (64 - n), both = kAll >> (64 - 2 * n);
   const Vec<T> high = splat(a.log2_hi), low = splat(a.log2_lo);
   const T* s = a.scores + row * kSegment;
   Vec<T> sum = {};
@@ -130,9 +131,11 @@ T weights_of_row(const SoftmaxArgs<T>& a, int row, T m, const MaskWord* group, c
     const MaskWord word = Masked ? a.mask[row * kPanels + panel] : kAll;
     if (Masked && group[panel] == 0) continue;
     for (int i = 0; i < kPanel; i += 2 * n) {
+      if (Masked && (group[panel] >> i & both) == 0) continue;
       const int key = panel * kPanel + i;
       Vec<T> p[2] = {};
-      for (int half = 0; half < 2 && word != 0; ++half) {
+      for (int half = 0; half < 2; ++half) {
+        if (Masked && (word >> (i + half * n) & lanes) == 0) continue;
         p[half] = Weights::of(load<T>(s + key + half * n), high, low, splat(m));
         if (Masked && word != kAll) p[half] = keep(p[half], word >> (i + half * n), Vec<T>{});  // a scale of 0 makes NaN
       }
@@ -142,8 +145,8 @@ T weights_of_row(const SoftmaxArgs<T>& a, int row, T m, const MaskWord* group, c
   return sum_lanes<T>(sum);
 }
 
-// Rows that share their loads of values. `group`: the keys of each panel that some of them sees; weights of other panels are left
-// as they are. All maxima come first, or each row would wait for its own.
+// Rows that share their loads of values. `group`: the keys of each panel that some of them sees; vectors of others are left as
+// they are. All maxima come first, or each row would wait for its own.
 template <class T, bool Masked, bool Biased, class Weights>
 void softmax_rows(const SoftmaxArgs<T>& a, int first, int count, const MaskWord* group, const Weights& weights) {
   constexpr T hidden = -static_cast<T>(__builtin_inff());

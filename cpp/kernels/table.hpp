@@ -37,9 +37,9 @@ struct PanelMemory {
 template <class T>
 struct SoftmaxArgs {
   T* scores;             // [rows][kSegment], in: q.k, out: weights 2^(z - round(max z)), 0 where hidden (or left alone
-                         // where a whole row group sees nothing of a panel)
+                         // where a whole row group sees nothing of a vector)
   const MaskWord* mask;  // [rows][kPanels], or null when every row sees every key
-  const T* bias;         // [rows][kSegment] in units of the scaled score, or null
+  const T* const* bias;  // of each row [kSegment] in units of the scaled score, or null
   int rows;
   T scale_hi, scale_lo;  // with bias: score = q.k * scale + bias; z = score * log2(e)
   T log2_hi, log2_lo;    // factor from score to z; without bias it includes the scale
@@ -70,11 +70,34 @@ struct CapArgs {
   T cap;
 };
 
+// The biases of one row in a segment, as an array has them.
+template <class T>
+struct BiasArgs {
+  const void* from;
+  std::ptrdiff_t stride;  // elements from key to key
+  int count;              // keys there are, at most kSegment
+  const MaskWord* seen;   // [kPanels]: panels of which no key is seen are passed over
+  T* to;                  // [kSegment], or null: what is hidden is all that is asked
+  bool add;               // to what stands there, or in its place
+  MaskWord* hidden;       // [kPanels] out: the keys whose bias is -inf
+};
+
+// to[i], i < count, is the bias at distance first + i: see DistanceBias in maskattn/attention.hpp.
+template <class T>
+struct DistanceArgs {
+  const double* table;  // [2 reach + 1], or null
+  std::int64_t reach;
+  double slope;
+  std::int64_t first;
+  int count;
+  T* to;
+};
+
 template <class T>
 struct KernelTable {
   int lanes;
-  // Functions that know memory have one version for each Dtype; null for float over arrays of double (but a row of
-  // them is read, for biases) and for rows of int8 alone.
+  // Functions that know memory have one version for each Dtype; null for float over arrays of double (but biases are read)
+  // and for rows of int8 alone.
   //
   // Transposes up to 64 keys of head_dim elements into panel[head_dim][kPanel]. Keys whose bit in `seen` is clear are not read;
   // their columns stay as they were, or become zero if they share a vector with a key that is seen.
@@ -82,11 +105,14 @@ struct KernelTable {
   // Copies the rows whose bit in `seen` is set to to[row * columns], zeros behind their `dim` elements.
   void (*read_values[kDtypes])(const PanelMemory& values, MaskWord seen, int dim, int columns, T* to);
   void (*read_row[kDtypes])(const void* from, int count, T* to);
+  bool (*read_bias[kDtypes])(const BiasArgs<T>& args);  // whether any is hidden
   void (*write_row[kDtypes])(const T* from, int count, void* to);
+  void (*write_quotients[kDtypes])(const T* from, int count, T factor, T divisor, void* to);  // from[i] * factor / divisor + 0
   // Scores of `rows` queries, each where its pointer says, against one packed panel: one FMA chain per 32 values of head_dim,
   // chains added in order. scores[row * kSegment + key]. `mask` (word of row r: mask[r * kPanels]) or null; vectors of keys that
   // a group of rows does not see are skipped.
   void (*scores)(const T* const* q, int rows, const T* panel, int head_dim, const MaskWord* mask, T* scores);
+  void (*distance_bias)(const DistanceArgs<T>& args);
   void (*cap)(const CapArgs<T>& args);
   void (*softmax)(const SoftmaxArgs<T>& args);
   void (*values)(const ValuesArgs<T>& args);
@@ -108,7 +134,7 @@ struct SegmentArgs {
   const void* values[kPanels];
   int rows, head_dim, columns;
   const MaskWord* mask;  // as in SoftmaxArgs, and so are the next
-  const float* bias;
+  const float* const* bias;
   float scale_hi, scale_lo, log2_hi, log2_lo;
   float cap, cap_hi, cap_lo;  // see CapArgs; cap 0: none
   float* maximum;

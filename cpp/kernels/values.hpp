@@ -93,7 +93,7 @@ void values(const ValuesArgs<T>& a) {
   for (int r = 0; r < a.rows; ++r) {
     if (a.new_scale[r] == 0) continue;
     T* partial = a.partial + r * a.columns;
-    if (a.mask && !all_finite<T>(partial, a.columns))
+    if (a.mask && a.rows > 1 && !all_finite<T>(partial, a.columns))
       values_row_guarded<T>(a.weights + r * kSegment, a.mask + r * kPanels, a.v, a.v_stride, a.columns, partial);
     merge<T>(a.out + r * a.columns, partial, a.old_scale[r], a.new_scale[r], a.columns);
   }

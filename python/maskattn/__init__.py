@@ -16,6 +16,7 @@ from maskattn.weights import attention_key_sums, attention_topk, attention_weigh
 if TYPE_CHECKING:
     from maskattn.cache import KVCache
     from maskattn.decoder import DecoderLayer, EncoderLayer, Model, MultiHeadAttention, load
+    from maskattn.prepared import prepare
 
 __all__ = [
     "ALiBi",
@@ -39,6 +40,7 @@ __all__ = [
     "masks",
     "merge_states",
     "num_threads",
+    "prepare",
     "repad",
     "runnable_isas",
     "set_isa",
@@ -52,11 +54,15 @@ _core.current_isa()  # an unusable MASKATTN_ISA is an error of the import, not o
 if not TYPE_CHECKING:  # or any name would pass for one of ours
 
     def __getattr__(name: str) -> Any:
-        # The cache and the decoder are imported on first use: attention alone must not pay for them.
+        # The cache, the decoder and what few need are imported on first use: attention alone must not pay for them.
         if name == "KVCache":
             from maskattn.cache import KVCache
 
             return KVCache
+        if name == "prepare":
+            from maskattn.prepared import prepare
+
+            return prepare
         if name in ("DecoderLayer", "EncoderLayer", "Model", "MultiHeadAttention", "load"):
             from maskattn import decoder
 

@@ -1,10 +1,12 @@
 """The compiled half. Arrays are borrowed; errors are TypeError or ValueError."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+
+_Result = TypeVar("_Result")
 
 class MaskExpr:
     @property
@@ -114,6 +116,36 @@ def attention(
     out: Any,
     threads: int | None,
 ) -> Any: ...
+def attention_plain(
+    q: Any, k: Any, v: Any, scale: float | None, kv_lengths: Any, return_lse: bool, out: Any, threads: int | None, /
+) -> Any:
+    """``attention`` without the other arguments; NotImplemented unless the arrays are NumPy's."""
+
+class PreparedAttention(Generic[_Result]):
+    """:func:`maskattn.prepare`'s result: ``attention`` of arrays like those that it was prepared with."""
+
+    def __call__(
+        self,
+        q: npt.NDArray[Any],
+        k: npt.NDArray[Any],
+        v: npt.NDArray[Any],
+        *,
+        out: npt.NDArray[Any] | None = None,
+        kv_lengths: int | npt.NDArray[np.integer[Any]] | list[int] | tuple[int, ...] | None = None,
+    ) -> _Result: ...
+
+def prepare_attention(
+    q: Any,
+    k: Any,
+    v: Any,
+    mask: MaskPlan | None,
+    bias: Any,
+    scale: float | None,
+    kv_lengths: Any,
+    modifiers: tuple[Any, ...] | None,
+    return_lse: bool,
+    threads: int | None,
+) -> PreparedAttention[Any]: ...
 def attention_weights(
     q: Any,
     k: Any,

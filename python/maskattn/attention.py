@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from maskattn import _core
 from maskattn._core import MaskPlan
-from maskattn.arguments import FloatArray, Lengths, MaskLike, Options, Precision, borrowed, prepare
+from maskattn.arguments import Arguments, FloatArray, Lengths, MaskLike, Options, Precision, borrowed, prepare
 from maskattn.strategy import STRATEGIES, Strategy, attention_without_hidden
 
 if TYPE_CHECKING:
@@ -110,9 +110,7 @@ def attention(
         NotImplementedError: arrays on another device than the CPU.
     """
     if (
-        isinstance(q, np.ndarray)
-        and isinstance(k, np.ndarray)
-        and mask is None
+        mask is None
         and bias is None
         and not softcap
         and sinks is None
@@ -120,12 +118,25 @@ def attention(
         and precision == "highest"
         and like is None
         and strategy == "mask"
-        and (out is None or isinstance(out, np.ndarray))
-    ):  # fmt: skip  - the shortest way, for the smallest calls
-        return _core.attention(q, k, v, None, None, None, None, scale, kv_lengths, None, return_lse, out, threads)
-    q, k, v, rest = prepare(q, k, v, mask, bias, scale, softcap, sinks, kv_lengths, q_offset, precision, threads)
-    into = borrowed("out", out)
-    result = None
+    ):  # the shortest way, for the smallest calls
+        result = _core.attention_plain(q, k, v, scale, kv_lengths, return_lse, out, threads)
+        if result is not NotImplemented:
+            return result
+    lowered = prepare(q, k, v, mask, bias, scale, softcap, sinks, kv_lengths, q_offset, precision, threads)
+    result = _attention(*lowered, return_lse, borrowed("out", out), strategy, threads)
+    return returned(result, out, like)
+
+
+def _attention(
+    q: FloatArray,
+    k: FloatArray,
+    v: FloatArray,
+    rest: Arguments,
+    return_lse: bool,
+    out: FloatArray | None,
+    strategy: Strategy,
+    threads: int | None,
+) -> Any:
     if strategy not in STRATEGIES:
         raise ValueError(f"strategy must be one of {', '.join(STRATEGIES)}, got {strategy!r}")
     if strategy != "mask" and rest.plan is not None and not rest.knows_positions():
@@ -134,10 +145,10 @@ def attention(
             left = rest._replace(plan=plan, bias=bias, kv_lengths=None)
             return _core.attention(q, k, v, None, *left, return_lse, out, threads)
 
-        result = attention_without_hidden(strategy, q, k, v, rest.plan, rest.bias, into, run, threads)
-    if result is None:
-        result = _core.attention(q, k, v, None, *rest, return_lse, into, threads)
-    return returned(result, out, like)
+        result = attention_without_hidden(strategy, q, k, v, rest.plan, rest.bias, out, run, threads)
+        if result is not None:
+            return result
+    return _core.attention(q, k, v, None, *rest, return_lse, out, threads)
 
 
 def returned(result: Any, out: Any, like: Any) -> Any:

@@ -45,6 +45,12 @@ alone: tuple[FloatArray, FloatArray] = maskattn.attention(q, q, q)  # error
 shape = maskattn.attention(q, q, q, return_lse=True).shape  # error
 maskattn.attention_weights(q, q, return_lse=True)  # error
 
+# Prepared calls.
+maskattn.prepare(q, q, q, out=q)  # error
+maskattn.prepare(q, q, q)(q, q)  # error
+maskattn.prepare(q, q, q)(q, q, q, mask=plan)  # error
+unpaired: FloatArray = maskattn.prepare(q, q, q, return_lse=True)(q, q, q)  # error
+
 # Masks are combined with masks, and take what they say.
 masks.Causal() & keep  # error
 masks.Causal() | 3  # error

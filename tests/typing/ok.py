@@ -28,6 +28,11 @@ assert_type(maskattn.attention_weights(q, k, stage="scores"), FloatArray)
 maskattn.attention(q, k, v, kv_lengths=[10, 7], q_offset=0, scale=0.5, out=out, threads=2)
 maskattn.attention(q, k, v, kv_lengths=np.array([10, 7]), q_offset=(0, 3), bias=np.zeros((10, 10), np.float32))
 
+# Prepared calls: likewise.
+call = maskattn.prepare(q, k, v, mask=masks.Causal())
+assert_type(call(q, k, v, out=out), FloatArray)
+assert_type(maskattn.prepare(q, k, v, return_lse=True)(q, k, v, kv_lengths=[10, 7])[1], FloatArray)
+
 # Masks: an algebra, in which True means attend.
 window = masks.Causal() & masks.SlidingWindow(left=3)
 odd = ~window | masks.Padding([10, 7]) | masks.Padding(3, side="left") | masks.Padding(np.array([1, 2]))
