@@ -6,6 +6,8 @@
 #include <cmath>
 #include <limits>
 
+#include "maskattn/runtime.hpp"
+
 namespace maskattn {
 namespace {
 
@@ -120,9 +122,11 @@ void take_bias(AttentionCall& call, const py::object& given) {
 }
 
 void take_modifiers(AttentionCall& call) {
-  if (!call.modifiers) return;
   AttentionInputs& in = call.in;
+  in.precision = default_precision();
+  if (!call.modifiers) return;
   const Modifiers& given = *call.modifiers;
+  if (given.precision) in.precision = static_cast<Precision>(*given.precision);
   const auto data_of = [&](const std::optional<Doubles>& a, const char* name) -> const double* {
     if (!a) return nullptr;
     if (a->shape(0) != in.q_heads)
@@ -180,7 +184,8 @@ void take_common(AttentionCall& call, const py::array& q, const py::array& k, co
                        (*pages)[2].cast<std::optional<Floats>>(), (*pages)[3].cast<std::optional<Floats>>()};
   if (modifiers)
     call.modifiers = Modifiers{(*modifiers)[0].cast<double>(), (*modifiers)[1].cast<std::optional<Doubles>>(),
-                               (*modifiers)[2].cast<std::optional<Doubles>>(), (*modifiers)[3].cast<std::optional<Doubles>>()};
+                               (*modifiers)[2].cast<std::optional<Doubles>>(), (*modifiers)[3].cast<std::optional<Doubles>>(),
+                               (*modifiers)[4].cast<std::optional<int>>()};
   take_queries_and_keys(call, q, k);
   if (call.packed) take_packed(call);
   if (mask) call.plan = mask->get();

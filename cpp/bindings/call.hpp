@@ -50,10 +50,11 @@ struct Paged {
   std::optional<Floats> k_factors, v_factors;  // (pages, kv_heads, page_size) of int8 pools
 };
 
-// Softcap, sinks (q_heads,), and what depends on the distance: table (q_heads, 2 reach + 1), slopes (q_heads,).
+// Softcap, sinks (q_heads,), what depends on the distance: table (q_heads, 2 reach + 1), slopes (q_heads,), and the precision.
 struct Modifiers {
   double softcap;
   std::optional<Doubles> sinks, table, slopes;
+  std::optional<int> precision;
 };
 
 // What all functions have in common; the arrays that AttentionInputs points into live here.

@@ -17,6 +17,8 @@ void register_runtime(py::module_& m) {
     set_num_threads(thread_count(count));
   });
   m.def("has_openmp", &has_openmp);
+  m.def("default_precision", [] { return static_cast<int>(default_precision()); });
+  m.def("set_default_precision", [](int level) { set_default_precision(static_cast<Precision>(level)); });
 }
 
 }  // namespace maskattn

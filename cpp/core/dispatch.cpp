@@ -83,6 +83,12 @@ std::vector<std::string> runnable_isas() {
   return names;
 }
 
+namespace {
+std::atomic<Precision> precision{Precision::highest};
+}
+Precision default_precision() { return precision.load(std::memory_order_relaxed); }
+void set_default_precision(Precision level) { precision.store(level, std::memory_order_relaxed); }
+
 std::string current_isa() { return current().load()->name; }
 void set_isa(const std::string& name) { current().store(&find_runnable(name, "name")); }
 

@@ -8,21 +8,26 @@ namespace {
 MASKATTN_INLINE F32 from_bfloat(U16 x) { return bits_as<F32>(__builtin_convertvector(x, I32) << 16); }
 MASKATTN_INLINE U16 upper_half(F32 x) { return __builtin_convertvector(bits_as<I32>(x) >> 16, U16); }
 
-// Three pieces are cut off, which is exact: 8 + 8 + 8 digits. The last of one or two is rounded. Infinity and NaN are one piece.
+// Three pieces are cut off, which is exact: 8 + 8 + 8 digits. One or two are rounded; of two the first too, or the second would
+// have the sign of the first, and products of second pieces, which are left out, would not average out. Infinity and NaN are one
+// piece.
 template <int Pieces>
 MASKATTN_INLINE void split(F32 x, U16 (&piece)[Pieces]) {
   if constexpr (Pieces == 1) {
     piece[0] = float_to_bfloat(x);
   } else {
-    F32 rest = bits_as<F32>(bits_as<I32>(x) & (x - x == 0 ? I32{} - 1 : I32{}));
-    piece[0] = upper_half(x);
-    rest -= from_bfloat(upper_half(rest));
+    const auto finite = x - x == 0;
+    const F32 number = bits_as<F32>(bits_as<I32>(x) & (finite ? I32{} - 1 : I32{}));
     if constexpr (Pieces == 3) {
+      piece[0] = upper_half(x);
+      F32 rest = number - bits_as<F32>(bits_as<I32>(number) & -0x10000);
       piece[1] = upper_half(rest);
-      rest -= from_bfloat(piece[1]);
-      piece[2] = upper_half(rest);
+      piece[2] = upper_half(rest - from_bfloat(piece[1]));
     } else {
-      piece[1] = float_to_bfloat(rest);
+      constexpr float kLargest = 0x1.fep127f;  // of bfloat16: nothing finite becomes infinite
+      const U16 first = float_to_bfloat(vmin(splat(kLargest), vmax(splat(-kLargest), number)));
+      piece[0] = __builtin_convertvector(finite ? __builtin_convertvector(first, I32) : bits_as<I32>(x) >> 16, U16);
+      piece[1] = float_to_bfloat(number - from_bfloat(first));
     }
   }
 }

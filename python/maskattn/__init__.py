@@ -8,7 +8,17 @@ from maskattn import _core, masks
 from maskattn._core import MaskPlan
 from maskattn.attention import attention, merge_states
 from maskattn.bias import ALiBi, RelativeBias
-from maskattn.runtime import get_cmake_dir, get_include, info, num_threads, runnable_isas, set_isa, set_num_threads
+from maskattn.runtime import (
+    get_cmake_dir,
+    get_include,
+    get_precision,
+    info,
+    num_threads,
+    runnable_isas,
+    set_isa,
+    set_num_threads,
+    set_precision,
+)
 from maskattn.varlen import attention_varlen, repad, unpad
 from maskattn.version import __version__
 from maskattn.weights import attention_key_sums, attention_topk, attention_weights
@@ -35,6 +45,7 @@ __all__ = [
     "attention_weights",
     "get_cmake_dir",
     "get_include",
+    "get_precision",
     "info",
     "load",
     "masks",
@@ -45,6 +56,7 @@ __all__ = [
     "runnable_isas",
     "set_isa",
     "set_num_threads",
+    "set_precision",
     "unpad",
 ]
 

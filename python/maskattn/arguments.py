@@ -22,9 +22,10 @@ BoolArray = npt.NDArray[np.bool_]
 Lengths = int | npt.NDArray[np.integer[Any]] | list[int] | tuple[int, ...] | None
 MaskLike = Mask | _core.MaskPlan | BoolArray | None
 Precision = Literal["highest", "high", "medium"]
-Modifiers = tuple[float, FloatArray | None, FloatArray | None, FloatArray | None]
+Modifiers = tuple[float, FloatArray | None, FloatArray | None, FloatArray | None, int | None]
 
-_PRECISIONS = ("highest", "high", "medium")
+#: Best first: the core knows them by their place.
+PRECISIONS: tuple[Precision, ...] = ("highest", "high", "medium")
 
 
 class Options(TypedDict, total=False):
@@ -37,7 +38,7 @@ class Options(TypedDict, total=False):
     sinks: npt.ArrayLike | None
     kv_lengths: Lengths
     q_offset: Lengths
-    precision: Precision
+    precision: Precision | None
     threads: int | None
 
 
@@ -53,7 +54,7 @@ class Arguments(NamedTuple):
 
     def knows_positions(self) -> bool:
         """Whether something but the plan depends on where keys stand."""
-        return self.pages is not None or (self.modifiers is not None and self.modifiers[2:] != (None, None))
+        return self.pages is not None or (self.modifiers is not None and self.modifiers[2:4] != (None, None))
 
 
 def prepare(
@@ -67,13 +68,11 @@ def prepare(
     sinks: npt.ArrayLike | None,
     kv_lengths: Lengths,
     q_offset: Lengths,
-    precision: str,
+    precision: str | None,
     threads: int | None,
 ) -> tuple[FloatArray, FloatArray, FloatArray, Arguments]:
     """(q, k, v, the other arguments); ``k`` is a cache's layer where ``v`` is None."""
-    if precision not in _PRECISIONS:
-        raise ValueError(f"precision must be one of {', '.join(_PRECISIONS)}, got {precision!r}")
-    q, modifiers = borrowed("q", q), modifiers_of(bias, softcap, sinks)
+    q, modifiers = borrowed("q", q), modifiers_of(bias, softcap, sinks, precision)
     layer, pages = _layer(k, v, kv_lengths), None
     if layer is None:
         k, v = borrowed("k", k), borrowed("v", v)
@@ -87,12 +86,22 @@ def prepare(
     return q, k, v, Arguments(pages, plan, array, scale, kv_lengths, modifiers)
 
 
-def modifiers_of(bias: object, softcap: float, sinks: npt.ArrayLike | None) -> Modifiers | None:
-    """Softcap, sinks, and a bias by distance as table and slopes; None where there is none of them."""
+def modifiers_of(bias: object, softcap: float, sinks: npt.ArrayLike | None, precision: str | None) -> Modifiers | None:
+    """Softcap, sinks, a bias by distance as table and slopes, and the precision; None where there is none of them."""
     table, slopes = bias._lower() if isinstance(bias, DistanceBias) else (None, None)
-    if not softcap and sinks is None and table is None and slopes is None:
+    level = None if precision is None else precision_level(precision)
+    if not softcap and sinks is None and table is None and slopes is None and level is None:
         return None
-    return _softcap(softcap), None if sinks is None else _sinks(sinks), table, slopes
+    return _softcap(softcap), None if sinks is None else _sinks(sinks), table, slopes, level
+
+
+def precision_level(precision: object) -> int:
+    """The core's number of a precision."""
+    if not isinstance(precision, str):
+        raise TypeError(f"precision must be one of {', '.join(PRECISIONS)}, got {type(precision).__name__}")
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+    return PRECISIONS.index(precision)
 
 
 def borrowed(name: str, array: Any) -> Any:

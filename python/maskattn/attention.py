@@ -55,7 +55,7 @@ def attention(
     sinks: npt.ArrayLike | None = None,
     kv_lengths: Lengths = None,
     q_offset: Lengths = None,
-    precision: Precision = "highest",
+    precision: Precision | None = None,
     return_lse: bool = False,
     out: Any = None,
     like: Any = None,
@@ -87,8 +87,11 @@ def attention(
         kv_lengths: shape (batch,) or one integer; keys at or past it do not exist. Default kv_len.
         q_offset: shape (batch,) or one integer; query ``i`` stands at position ``q_offset + i``. Default
             ``kv_lengths - q_len``: the last query sees the last key. 0 aligns the first query with the first key.
-        precision: how float32 inputs may be multiplied. "high" and "medium" permit faster, coarser products where the
-            instruction set has them; none here has, so all three are float32.
+        precision: how float32 inputs are multiplied where there is a matrix unit of bfloat16 (AMX), in PyTorch's words:
+            "highest" as exact sums of three bfloat16 numbers, with float32's accuracy; "high" as two, with 16 bits
+            (relative error about 5e-6 on normal inputs); "medium" rounded to one. float16 and mixtures of dtypes count
+            as float32; bfloat16 inputs are multiplied as they are, always. Instruction sets without such a unit
+            multiply float32 numbers, whatever is permitted. Default: :func:`~maskattn.set_precision`'s, "highest".
         return_lse: also return the natural logarithm of each softmax's denominator, sinks included.
         out: written and returned; shape (batch, q_heads, q_len, v_head_dim), dtype of ``q``, no overlap with inputs.
         like: an array whose library's kind of array the results shall be, over the same memory. All arrays may be of
@@ -115,7 +118,7 @@ def attention(
         and not softcap
         and sinks is None
         and q_offset is None
-        and precision == "highest"
+        and precision is None
         and like is None
         and strategy == "mask"
     ):  # the shortest way, for the smallest calls

@@ -38,7 +38,7 @@ def prepare(
     sinks: npt.ArrayLike | None = None,
     kv_lengths: Lengths = None,
     q_offset: Lengths = None,
-    precision: Precision = "highest",
+    precision: Precision | None = None,
     return_lse: bool = False,
     threads: int | None = None,
 ) -> PreparedAttention[Any]:

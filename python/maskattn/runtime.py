@@ -1,4 +1,4 @@
-"""Instruction sets and threads."""
+"""Instruction sets, threads and precision."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 from typing import Any
 
 from maskattn import _core
+from maskattn.arguments import PRECISIONS, Precision, precision_level
 from maskattn.version import __version__
 
 
@@ -14,7 +15,7 @@ def info() -> dict[str, Any]:
 
     Returns:
         ``version``; ``isa`` (the instruction set in use), ``isas_built`` and ``isas_runnable`` (worst to best);
-        ``threads`` (of a call that does not say) and ``openmp`` (whether calls can use more than one).
+        ``threads`` and ``precision`` (of a call that does not say); ``openmp`` (whether calls can use several threads).
     """
     return {
         "version": __version__,
@@ -22,6 +23,7 @@ def info() -> dict[str, Any]:
         "isas_built": _core.built_isas(),
         "isas_runnable": _core.runnable_isas(),
         "threads": _core.num_threads(),
+        "precision": get_precision(),
         "openmp": _core.has_openmp(),
     }
 
@@ -55,6 +57,22 @@ def set_num_threads(threads: int) -> None:
         TypeError, ValueError: ``threads`` is not an integer from 1 to 4096.
     """
     _core.set_num_threads(threads)
+
+
+def get_precision() -> Precision:
+    """How calls that do not say multiply float32 inputs."""
+    return PRECISIONS[_core.default_precision()]
+
+
+def set_precision(precision: Precision) -> None:
+    """Set how calls that do not say multiply float32 inputs: ``"highest"`` at first; see :func:`~maskattn.attention`.
+
+    As ``torch.set_float32_matmul_precision``: for the whole process, in every thread.
+
+    Raises:
+        TypeError, ValueError: not "highest", "high" or "medium".
+    """
+    _core.set_default_precision(precision_level(precision))
 
 
 def get_include() -> str:

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from maskattn import _core
-from maskattn.arguments import BoolArray, FloatArray, Lengths, borrowed, modifiers_of
+from maskattn.arguments import BoolArray, FloatArray, Lengths, Precision, borrowed, modifiers_of
 from maskattn.attention import returned
 from maskattn.bias import DistanceBias
 from maskattn.masks.base import Mask
@@ -29,6 +29,7 @@ def attention_varlen(
     softcap: float = 0.0,
     sinks: npt.ArrayLike | None = None,
     q_offset: Lengths = None,
+    precision: Precision | None = None,
     return_lse: bool = False,
     out: Any = None,
     like: Any = None,
@@ -46,7 +47,7 @@ def attention_varlen(
         mask: speaks of positions inside each sequence; its geometry has as many sequences, and the longest q_len and
             kv_len. None: every query sees the keys of its sequence.
         bias: :class:`~maskattn.ALiBi` or :class:`~maskattn.RelativeBias`; positions are those inside each sequence.
-        scale, softcap, sinks, like, threads: as in :func:`~maskattn.attention`.
+        scale, softcap, sinks, precision, like, threads: as in :func:`~maskattn.attention`.
         q_offset: position of a sequence's first query; default: its last query sees its last key.
         return_lse: also return the logarithms, shape (query tokens, q_heads).
         out: written and returned; shape (query tokens, q_heads, v_head_dim).
@@ -71,7 +72,7 @@ def attention_varlen(
         raise TypeError(f"bias must be ALiBi, RelativeBias or None, got {type(bias).__name__}")
     result = _core.attention(
         _four_axes(q), _four_axes(k), _four_axes(v), (q_ends.tolist(), kv_ends.tolist()), None, plan, None, scale, None,
-        modifiers_of(bias, softcap, sinks), return_lse, None if into is None else _four_axes(into), threads,
+        modifiers_of(bias, softcap, sinks, precision), return_lse, None if into is None else _four_axes(into), threads,
     )  # fmt: skip
     made, *lse = result if return_lse else (result,)
     packed = made[0].transpose(1, 0, 2) if into is None else into

@@ -36,7 +36,7 @@ def attention_weights(
     sinks: npt.ArrayLike | None = None,
     kv_lengths: Lengths = None,
     q_offset: Lengths = None,
-    precision: Precision = "highest",
+    precision: Precision | None = None,
     threads: int | None = None,
 ) -> FloatArray:
     """The (q_len, kv_len) matrix that :func:`attention` does not build, at one of ONNX Attention's four stages.
@@ -80,7 +80,7 @@ def attention_topk(
     sinks: npt.ArrayLike | None = None,
     kv_lengths: Lengths = None,
     q_offset: Lengths = None,
-    precision: Precision = "highest",
+    precision: Precision | None = None,
     threads: int | None = None,
 ) -> tuple[npt.NDArray[np.int64], FloatArray]:
     """The ``topk`` keys that each query attends to most, with their weights, without the (q_len, kv_len) matrix.
@@ -120,7 +120,7 @@ def attention_key_sums(
     sinks: npt.ArrayLike | None = None,
     kv_lengths: Lengths = None,
     q_offset: Lengths = None,
-    precision: Precision = "highest",
+    precision: Precision | None = None,
     threads: int | None = None,
 ) -> FloatArray:
     """How much attention each key gets, summed over the queries, without the (q_len, kv_len) matrix.

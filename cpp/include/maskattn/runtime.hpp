@@ -1,8 +1,10 @@
-// Instruction sets and threads.
+// Instruction sets, threads and precision.
 #pragma once
 
 #include <string>
 #include <vector>
+
+#include "maskattn/attention.hpp"
 
 namespace maskattn {
 
@@ -20,5 +22,9 @@ void set_isa(const std::string& name);
 int num_threads();
 void set_num_threads(int count);
 bool has_openmp();
+
+// For calls that do not say: highest until set.
+Precision default_precision();
+void set_default_precision(Precision precision);
 
 }  // namespace maskattn
