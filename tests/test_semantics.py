@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import maskattn
 import oracle
-from maskattn import ALiBi, RelativeBias
+from maskattn import ALiBi, RelativeBias, _core
 from maskattn.bias import DistanceBias
 from maskattn.masks import Causal, Documents, Mask, Padding
 from strategies import Array, Geometry, expressions, geometries, normal, seeds
@@ -283,6 +283,18 @@ def test_a_bias_by_distance_has_the_bits_of_its_matrix(
     rows = [-1, 0, -1]  # in no order
     some = maskattn.attention_weights(q, k, bias=biases[kind], rows=rows, **where)
     np.testing.assert_array_equal(some, maskattn.attention_weights(q, k, bias=matrix, rows=rows, **where))
+
+
+@pytest.mark.parametrize("hidden", [0, 0.3])
+def test_the_core_adds_biases_of_both_kinds(isa: str, hidden: float, rng: np.random.Generator) -> None:
+    """As the C++ API may be asked to: an array, a table by distance, and slopes."""
+    q, k, v = normal(rng, 2, 6, 40, 8), *normal(rng, 2, 2, 2, 300, 8)
+    array, table, slopes = normal(rng, 6, 40, 300), normal(rng, 6, 2 * 20 + 1).astype(np.float64), rng.random(6) * 0.1
+    array[rng.random(array.shape) < hidden] = -np.inf
+    got = _core.attention(q, k, v, None, None, None, array, None, None, (0.0, None, table, slopes), False, None, 1)
+    distance = np.arange(300) - np.arange(260, 300)[:, None]
+    bias = array + table[:, distance.clip(-20, 20) + 20] - slopes[:, None, None] * np.abs(distance)
+    np.testing.assert_allclose(got, oracle.attention(q, k, v, np.True_, bias=bias[None])[0], atol=2e-5)
 
 
 # Varlen

@@ -143,11 +143,9 @@ template <class T, class S>
 void write_quotients(const T* from, int count, T factor, T divisor, void* to) {
   constexpr int n = kLanes<T>;
   S* p = static_cast<S*>(to);
-  for (int i = 0; i < count; i += n) {
-    const int left = count - i < n ? count - i : n;
-    const Vec<T> x = left == n ? load(from + i) : load_first(from + i, left);
-    narrow(x * factor / divisor + T{0}, left, p + i);
-  }
+  int i = 0;
+  for (; i + n <= count; i += n) narrow(load(from + i) * factor / divisor + T{0}, n, p + i);
+  if (i < count) narrow(load_first(from + i, count - i) * factor / divisor + T{0}, count - i, p + i);
 }
 
 // The factor of a row of integers; other elements mean themselves.
