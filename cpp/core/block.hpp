@@ -80,9 +80,7 @@ class Block {
   bool find_seen();
   bool add_bias(std::int64_t segment);
   void add_distance_bias(std::int64_t begin, int row, T* to) const;
-  template <class Emit>
-  void for_each_run(const Rows<const void>& array, const Factors& factors, std::int64_t first_key, MaskWord seen,
-                    const Emit& emit) const;
+  PieceMemory locate(const Rows<const void>& array, const Factors& factors, std::int64_t segment);
 
   const Call<T>& call_;
   const AttentionInputs& in_;
@@ -97,6 +95,8 @@ class Block {
   // Of the segment under way: null where every row sees every key; and the keys of each panel that some row sees.
   const MaskWord* mask_ = nullptr;
   MaskWord seen_[kPanels];
+  const void* pieces_[kSegment / kPiece + kPiecesAhead];  // what locate() found last
+  const float* scales_[kSegment / kPiece + kPiecesAhead];
 };
 
 template <class T>

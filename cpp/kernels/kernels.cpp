@@ -25,7 +25,7 @@ constexpr Kernels kernels{
      scores<float>,
      cap<float>,
      softmax<float>,
-     values<float>,
+     {values<float, float>, nullptr, values<float, Half>, values<float, Bfloat>, values<float, std::int8_t>},
      merge<float>},
     {kLanes<double>,
      {pack_keys<double, float>, pack_keys<double, double>, pack_keys<double, Half>, pack_keys<double, Bfloat>,
@@ -37,7 +37,7 @@ constexpr Kernels kernels{
      scores<double>,
      cap<double>,
      softmax<double>,
-     values<double>,
+     {nullptr, values<double, double>, nullptr, nullptr, nullptr},
      merge<double>}};
 
 }  // namespace

@@ -63,6 +63,14 @@ MASKATTN_INLINE F32 widen(const Bfloat* p, int count) {
 }
 MASKATTN_INLINE F32 widen(const std::int8_t* p, int count) { return bytes_to_float(load_bits<I8>(p, count)); }
 
+// Element i of each of `lanes` groups of elements that lie in 4 bytes (2 of 16 bits, 4 of 8), the lowest first.
+MASKATTN_INLINE F32 part(const float*, I32 groups, int) { return bits_as<F32>(groups); }
+MASKATTN_INLINE F32 part(const Half*, I32 groups, int i) { return half_to_float(__builtin_convertvector(groups >> 16 * i, U16)); }
+MASKATTN_INLINE F32 part(const Bfloat*, I32 groups, int i) { return bits_as<F32>(i == 0 ? groups << 16 : groups & -65536); }
+MASKATTN_INLINE F32 part(const std::int8_t*, I32 groups, int i) {
+  return __builtin_convertvector(groups << (24 - 8 * i) >> 24, F32);
+}
+
 // What is finite stays finite: the lowest double, which some masks are made of, is not minus infinity.
 MASKATTN_INLINE F32 widen(const double* p, int count) {
   constexpr double most = 3.4028234663852886e38;
@@ -142,25 +150,34 @@ void write_row(const T* from, int count, void* to) {
 template <class S>
 inline constexpr bool kScaled = sizeof(S) == 1;
 
+// The piece that holds a row, and the row in it.
+template <class S>
+MASKATTN_INLINE const S* row_at(const PieceMemory& m, int row) {
+  return static_cast<const S*>(m.piece[row / kPiece]) + row % kPiece * m.stride;
+}
+MASKATTN_INLINE float scale_at(const PieceMemory& m, int row) {
+  return m.scales[row / kPiece][row % kPiece * m.scale_stride];
+}
+
 template <class T, class S>
-MASKATTN_INLINE Vec<T> load_row(const S* p, const PanelMemory& m, int row, int count) {
+MASKATTN_INLINE Vec<T> load_scaled(const S* p, const PieceMemory& m, int row, int count) {
   const Vec<T> x = Memory<T, S>::load(p, count);
   if constexpr (kScaled<S>)
-    return x * static_cast<T>(m.scales[row * m.scale_stride]);
+    return x * static_cast<T>(scale_at(m, row));
   else
     return x;
 }
 
 template <class T, class S>
-void read_values(const PanelMemory& m, MaskWord seen, int dim, int columns, T* to) {
+void read_values(const PieceMemory& m, MaskWord seen, int dim, int columns, T* to) {
   constexpr int n = kLanes<T>;
   for (; seen; seen &= seen - 1) {
     const int key = __builtin_ctzll(seen);
-    const S* from = static_cast<const S*>(m.data) + key * m.stride;
+    const S* from = row_at<S>(m, key);
     T* row = to + key * columns;
     int c = 0;
-    for (; c + n <= dim; c += n) store<T>(row + c, load_row<T>(from + c, m, key, n));
-    for (; c < columns; c += n) store<T>(row + c, c < dim ? load_row<T>(from + c, m, key, dim - c) : Vec<T>{});
+    for (; c + n <= dim; c += n) store<T>(row + c, load_scaled<T>(from + c, m, key, n));
+    for (; c < columns; c += n) store<T>(row + c, c < dim ? load_scaled<T>(from + c, m, key, dim - c) : Vec<T>{});
   }
 }
 

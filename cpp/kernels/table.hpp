@@ -26,12 +26,21 @@ using MaskWord = std::uint64_t;
 // The elements that memory may hold, in the order of Dtype (maskattn/attention.hpp): float, double, half, bfloat16, int8.
 inline constexpr int kDtypes = 5;
 
-// Up to 64 rows of memory, `stride` elements apart. Rows of int8 have a factor each, `scale_stride` apart.
-struct PanelMemory {
-  const void* data;
+// Rows of memory come in pieces of 16, because pages hold whole pieces: within one, rows are `stride` elements apart.
+inline constexpr int kPiece = 16;
+// Pieces after a panel, or a segment, that are known as well: they will be read next, and are prefetched.
+inline constexpr int kPiecesAhead = 4;
+
+// The rows of a panel, or of a segment. Rows of int8 have a factor each.
+struct PieceMemory {
+  const void* const* piece;  // [pieces of it + kPiecesAhead]: the first row of each
   std::ptrdiff_t stride;
-  const float* scales;
+  const float* const* scales;  // likewise; unused where rows have no factors
   std::ptrdiff_t scale_stride;
+
+  PieceMemory panel(int p) const {
+    return {piece + p * (kPanel / kPiece), stride, scales + p * (kPanel / kPiece), scale_stride};
+  }
 };
 
 template <class T>
@@ -52,8 +61,7 @@ struct ValuesArgs {
   const T* weights;      // [rows][kSegment]
   const MaskWord* mask;  // as above; keys that no row sees are not read
   int rows;
-  const T* v[kPanels];  // value of each panel's first key; v_stride elements to the next key
-  std::ptrdiff_t v_stride;
+  PieceMemory v;       // of the segment
   int columns;         // a multiple of the lanes; each row of v has that many readable elements
   const T* old_scale;  // [rows] out = out * old_scale + (weights . v) * new_scale, powers of two
   const T* new_scale;  // [rows] 0 leaves the row alone
@@ -78,9 +86,9 @@ struct KernelTable {
   //
   // Transposes up to 64 keys of head_dim elements into panel[head_dim][kPanel]. Keys whose bit in `seen` is clear are not read;
   // their columns stay as they were, or become zero if they share a vector with a key that is seen.
-  void (*pack_keys[kDtypes])(const PanelMemory& keys, MaskWord seen, int head_dim, T* panel);
+  void (*pack_keys[kDtypes])(const PieceMemory& keys, MaskWord seen, int head_dim, T* panel);
   // Copies the rows whose bit in `seen` is set to to[row * columns], zeros behind their `dim` elements.
-  void (*read_values[kDtypes])(const PanelMemory& values, MaskWord seen, int dim, int columns, T* to);
+  void (*read_values[kDtypes])(const PieceMemory& values, MaskWord seen, int dim, int columns, T* to);
   void (*read_row[kDtypes])(const void* from, int count, T* to);
   void (*write_row[kDtypes])(const T* from, int count, void* to);
   // Scores of `rows` queries, each where its pointer says, against one packed panel: one FMA chain per 32 values of head_dim,
@@ -89,7 +97,8 @@ struct KernelTable {
   void (*scores)(const T* const* q, int rows, const T* panel, int head_dim, const MaskWord* mask, T* scores);
   void (*cap)(const CapArgs<T>& args);
   void (*softmax)(const SoftmaxArgs<T>& args);
-  void (*values)(const ValuesArgs<T>& args);
+  // Over values as memory holds them; for double, of double only.
+  void (*values[kDtypes])(const ValuesArgs<T>& args);
   // out = out * old_scale + part * new_scale for one row, in the arithmetic of `values`.
   void (*merge)(T* out, const T* part, T old_scale, T new_scale, int columns);
 };
