@@ -232,7 +232,8 @@ PieceMemory Block<T>::locate(const Rows<const void>& array, const Factors& facto
     if (factors.data)
       scales_[i] = factors.data + b * factors.stride[0] + place_.kv_head * factors.stride[1] + row * factors.stride[2];
   }
-  return {pieces_, array.stride[2], scales_, factors.stride[2]};
+  static const int ahead = getenv("AHEAD") ? atoi(getenv("AHEAD")) : 2;
+  return {pieces_, array.stride[2], scales_, factors.stride[2], ahead};
 }
 
 template <class T>
@@ -241,9 +242,14 @@ bool Block<T>::score(std::int64_t segment) {
   if (call_.biased() && add_bias(segment) && !find_seen()) return false;
   const int head_dim = static_cast<int>(in_.head_dim);
   const auto pack = kernels_.pack_keys[static_cast<int>(in_.k.dtype)];
+  const auto direct = place_.rows <= kRowGroup ? kernels_.direct_scores[static_cast<int>(in_.k.dtype)] : nullptr;
   const PieceMemory keys = locate(in_.k, in_.k_factors, segment);
   for (int p = 0; p < kPanels; ++p) {
     if (!seen_[p]) continue;
+    if (direct) {
+      direct(queries_, place_.rows, keys.panel(p), seen_[p], head_dim, scratch_.panel, scratch_.scores + p * kPanel);
+      continue;
+    }
     pack(keys.panel(p), seen_[p], head_dim, scratch_.panel);
     kernels_.scores(queries_, place_.rows, scratch_.panel, head_dim, mask_ ? mask_ + p : nullptr, scratch_.scores + p * kPanel);
   }

@@ -16,6 +16,7 @@ MASKATTN_INLINE F32 vmin(F32 a, F32 b) { return (F32)_mm256_min_ps((__m256)a, (_
 MASKATTN_INLINE F64 vmin(F64 a, F64 b) { return (F64)_mm256_min_pd((__m256d)a, (__m256d)b); }
 MASKATTN_INLINE F32 round_even(F32 x) { return (F32)_mm256_round_ps((__m256)x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 MASKATTN_INLINE F64 round_even(F64 x) { return (F64)_mm256_round_pd((__m256d)x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+MASKATTN_INLINE I32 zero_extend(U16 x) { return (I32)_mm256_cvtepu16_epi32((__m128i)x); }
 MASKATTN_INLINE F32 bytes_to_float(I8 x) {
   long long bytes;
   std::memcpy(&bytes, &x, sizeof bytes);
@@ -23,5 +24,29 @@ MASKATTN_INLINE F32 bytes_to_float(I8 x) {
 }
 MASKATTN_INLINE F32 half_to_float(U16 x) { return (F32)_mm256_cvtph_ps((__m128i)x); }
 MASKATTN_INLINE U16 float_to_half(F32 x) { return (U16)_mm256_cvtps_ph((__m256)x, _MM_FROUND_TO_NEAREST_INT); }
+// Rows i and i + 4 are laid in the halves of a vector as they are loaded; what is left are 4 x 4 transposes inside the halves.
+MASKATTN_INLINE void load_words(const char* p, std::ptrdiff_t stride, F32 (&words)[4]) {
+  __m256 row[4];
+  MASKATTN_UNROLLED(i, 4) {
+    const float* low = reinterpret_cast<const float*>(p + i * stride);
+    const float* high = reinterpret_cast<const float*>(p + (i + 4) * stride);
+    row[i] = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(low)), _mm_loadu_ps(high), 1);
+  }
+  const __m256d low01 = _mm256_castps_pd(_mm256_unpacklo_ps(row[0], row[1]));
+  const __m256d high01 = _mm256_castps_pd(_mm256_unpackhi_ps(row[0], row[1]));
+  const __m256d low23 = _mm256_castps_pd(_mm256_unpacklo_ps(row[2], row[3]));
+  const __m256d high23 = _mm256_castps_pd(_mm256_unpackhi_ps(row[2], row[3]));
+  words[0] = (F32)_mm256_unpacklo_pd(low01, low23);
+  words[1] = (F32)_mm256_unpackhi_pd(low01, low23);
+  words[2] = (F32)_mm256_unpacklo_pd(high01, high23);
+  words[3] = (F32)_mm256_unpackhi_pd(high01, high23);
+}
+MASKATTN_INLINE void load_transposed(const float* p, std::ptrdiff_t stride, F32 (&x)[8]) {
+  MASKATTN_UNROLLED(half, 2) {
+    F32 words[4];
+    load_words(reinterpret_cast<const char*>(p + 4 * half), stride * 4, words);
+    MASKATTN_UNROLLED(i, 4) x[4 * half + i] = words[i];
+  }
+}
 }  // namespace
 }  // namespace maskattn::MASKATTN_ISA

@@ -10,6 +10,7 @@
 #include "tile_table.hpp"
 
 #include "scores.hpp"
+#include "direct_scores.hpp"
 #include "softmax.hpp"
 #include "values.hpp"
 
@@ -23,6 +24,7 @@ constexpr Kernels kernels{
      {read_row<float, float>, read_row<float, double>, read_row<float, Half>, read_row<float, Bfloat>, nullptr},
      {write_row<float, float>, nullptr, write_row<float, Half>, write_row<float, Bfloat>, nullptr},
      scores<float>,
+     {direct_scores<float>, nullptr, direct_scores<Half>, direct_scores<Bfloat>, direct_scores<std::int8_t>},
      cap<float>,
      softmax<float>,
      {values<float, float>, nullptr, values<float, Half>, values<float, Bfloat>, values<float, std::int8_t>},
@@ -35,6 +37,7 @@ constexpr Kernels kernels{
      {read_row<double, float>, read_row<double, double>, read_row<double, Half>, read_row<double, Bfloat>, nullptr},
      {write_row<double, float>, write_row<double, double>, write_row<double, Half>, write_row<double, Bfloat>, nullptr},
      scores<double>,
+     {},
      cap<double>,
      softmax<double>,
      {nullptr, values<double, double>, nullptr, nullptr, nullptr},

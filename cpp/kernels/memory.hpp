@@ -39,6 +39,14 @@ MASKATTN_INLINE U16 float_to_half(V x) {
   return __builtin_convertvector(h | (bits >> 16 & 0x8000), U16);
 }
 template <class V>
+MASKATTN_INLINE I32 zero_extend(V x) {
+  return __builtin_convertvector(x, I32);
+}
+template <class V>
+MASKATTN_INLINE U16 low_half(V x) {
+  return __builtin_convertvector(x, U16);
+}
+template <class V>
 MASKATTN_INLINE F32 bytes_to_float(V x) {
   return __builtin_convertvector(__builtin_convertvector(x, I32), F32);
 }
@@ -59,13 +67,13 @@ MASKATTN_INLINE V load_bits(const S* p, int count) {
 MASKATTN_INLINE F32 widen(const float* p, int count) { return count == kLanes<float> ? load(p) : load_first(p, count); }
 MASKATTN_INLINE F32 widen(const Half* p, int count) { return half_to_float(load_bits<U16>(p, count)); }
 MASKATTN_INLINE F32 widen(const Bfloat* p, int count) {
-  return bits_as<F32>(__builtin_convertvector(load_bits<U16>(p, count), I32) << 16);
+  return bits_as<F32>(zero_extend(load_bits<U16>(p, count)) << 16);
 }
 MASKATTN_INLINE F32 widen(const std::int8_t* p, int count) { return bytes_to_float(load_bits<I8>(p, count)); }
 
 // Element i of each of `lanes` groups of elements that lie in 4 bytes (2 of 16 bits, 4 of 8), the lowest first.
 MASKATTN_INLINE F32 part(const float*, I32 groups, int) { return bits_as<F32>(groups); }
-MASKATTN_INLINE F32 part(const Half*, I32 groups, int i) { return half_to_float(__builtin_convertvector(groups >> 16 * i, U16)); }
+MASKATTN_INLINE F32 part(const Half*, I32 groups, int i) { return half_to_float(low_half(groups >> 16 * i)); }
 MASKATTN_INLINE F32 part(const Bfloat*, I32 groups, int i) { return bits_as<F32>(i == 0 ? groups << 16 : groups & -65536); }
 MASKATTN_INLINE F32 part(const std::int8_t*, I32 groups, int i) {
   return __builtin_convertvector(groups << (24 - 8 * i) >> 24, F32);
@@ -157,6 +165,13 @@ MASKATTN_INLINE const S* row_at(const PieceMemory& m, int row) {
 }
 MASKATTN_INLINE float scale_at(const PieceMemory& m, int row) {
   return m.scales[row / kPiece][row % kPiece * m.scale_stride];
+}
+
+MASKATTN_INLINE F32 load_scales(const PieceMemory& m, int first_row) {
+  if (m.scale_stride == 1) return load<float>(&m.scales[first_row / kPiece][first_row % kPiece]);
+  F32 x;
+  for (int i = 0; i < kLanes<float>; ++i) x[i] = scale_at(m, first_row + i);
+  return x;
 }
 
 template <class T, class S>

@@ -4,15 +4,6 @@
 namespace maskattn::MASKATTN_ISA {
 namespace {
 
-// Pieces of 16 rows between a read and its prefetch: the strided reads of a transposition hide from the hardware how far they
-// will go, and without this a decode from memory takes twice as long. A prefetch never faults, and what it fetches does not
-// count as read.
-MASKATTN_INLINE int pieces_ahead(std::size_t row_bytes) {
-  constexpr std::size_t kBytesAhead = 4096;
-  const std::size_t pieces = kBytesAhead / (kPiece * row_bytes + 1) + 1;
-  return pieces < kPiecesAhead ? static_cast<int>(pieces) : kPiecesAhead;
-}
-
 // One square of lanes keys x lanes coordinates, some of which may not be read or not be there.
 template <class T, class S>
 MASKATTN_INLINE void pack_edge(const PieceMemory& m, int key, MaskWord seen, int d, int coordinates, T* to) {
@@ -46,16 +37,14 @@ void pack_keys(const PieceMemory& m, MaskWord seen, int head_dim, T* panel) {
   constexpr int n = kLanes<T>, parts = sizeof(T) / sizeof(S), width = n * parts;
   constexpr bool has_words = sizeof(T) == 4 || parts == 1;
   constexpr MaskWord all = ~MaskWord{0} >> (64 - n);
-  const int ahead = pieces_ahead(static_cast<std::size_t>(head_dim) * sizeof(S));
   for (int key = 0; key < kPanel; key += n) {
     const MaskWord mine = seen >> key & all;
     if (mine == 0) continue;
     int d = 0;
     if (has_words && mine == all && m.stride % parts == 0) {
-      const S *first = row_at<S>(m, key), *next = row_at<S>(m, key + ahead * kPiece);
+      const S *first = row_at<S>(m, key), *next = row_at<S>(m, key + m.ahead * kPiece);
       Vec<T> scales = {};
-      if constexpr (kScaled<S>)
-        for (int i = 0; i < n; ++i) scales[i] = static_cast<T>(scale_at(m, key + i));
+      if constexpr (has_words && kScaled<S>) scales = load_scales(m, key);
       for (; d + width <= head_dim; d += width) {
         if constexpr (has_words) pack_words<T>(first + d, m.stride, scales, panel + d * kPanel + key);
         MASKATTN_UNROLLED(i, n) __builtin_prefetch(next + d + i * m.stride);

@@ -37,9 +37,10 @@ struct PieceMemory {
   std::ptrdiff_t stride;
   const float* const* scales;  // likewise; unused where rows have no factors
   std::ptrdiff_t scale_stride;
+  int ahead;  // pieces between a read and its prefetch, at most kPiecesAhead
 
   PieceMemory panel(int p) const {
-    return {piece + p * (kPanel / kPiece), stride, scales + p * (kPanel / kPiece), scale_stride};
+    return {piece + p * (kPanel / kPiece), stride, scales + p * (kPanel / kPiece), scale_stride, ahead};
   }
 };
 
@@ -95,6 +96,10 @@ struct KernelTable {
   // chains added in order. scores[row * kSegment + key]. `mask` (word of row r: mask[r * kPanels]) or null; vectors of keys that
   // a group of rows does not see are skipped.
   void (*scores)(const T* const* q, int rows, const T* panel, int head_dim, const MaskWord* mask, T* scores);
+  // The same for at most kRowGroup rows and a panel in memory: of the keys in `seen`, which is what some row sees. `panel` is
+  // scratch. For float only.
+  void (*direct_scores[kDtypes])(const T* const* q, int rows, const PieceMemory& keys, MaskWord seen, int head_dim, T* panel,
+                                 T* scores);
   void (*cap)(const CapArgs<T>& args);
   void (*softmax)(const SoftmaxArgs<T>& args);
   // Over values as memory holds them; for double, of double only.

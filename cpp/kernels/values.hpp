@@ -16,13 +16,12 @@ struct ValuesTile {
     Vec<T> acc[Rows][Columns];
     MASKATTN_UNROLLED(r, Rows)
       MASKATTN_UNROLLED(c, Columns) acc[r][c] = Vec<T>{};
-    const int ahead = pieces_ahead(static_cast<std::size_t>(columns) * sizeof(S));
     for (int piece = 0; piece < kPanel / kPiece; ++piece) {
       Runs runs{any >> piece * kPiece & 0xffff};
       for (int begin = 0, end = 0; runs.next(begin, end);) {
         const T* w = weights + piece * kPiece + begin;
         const S* from = static_cast<const S*>(v.piece[piece]) + begin * v.stride + column;
-        const S* next = static_cast<const S*>(v.piece[piece + ahead]) + begin * v.stride + column;
+        const S* next = static_cast<const S*>(v.piece[piece + v.ahead]) + begin * v.stride + column;
         for (int key = begin; key < end; ++key, ++w, from += v.stride, next += v.stride) {
           Vec<T> value[Columns];
           MASKATTN_UNROLLED(c, Columns) value[c] = load_scaled<T>(from + c * kLanes<T>, v, piece * kPiece + key, kLanes<T>);

@@ -1,0 +1,90 @@
+// Scores of few queries straight from memory. A panel would be written and read again for one group of rows; and while its scores
+// are computed nothing would be asked of memory, which is what a decode waits for.
+#pragma once
+
+namespace maskattn::MASKATTN_ISA {
+namespace {
+
+template <class S>
+struct DirectScores {
+  static constexpr int kVectors = MASKATTN_KEY_VECTORS / 2, kKeys = kVectors * kLanes<float>;
+  static constexpr int kParts = 4 / sizeof(S);  // elements of a word, which is 4 bytes
+  static constexpr int kStep = 4 * kParts;      // coordinates that are transposed at once
+
+  // Rows queries x kKeys keys from `key` of the panel on, all of which are seen. The chains of scores.hpp.
+  template <int Rows>
+  __attribute__((noinline)) static void run(const float* const* q, const PieceMemory& m, int key, int head_dim, float* scores) {
+    F32 scale[kVectors] = {};
+    const S* keys[kVectors];
+    MASKATTN_UNROLLED(v, kVectors) {
+      keys[v] = row_at<S>(m, key + v * kLanes<float>);
+      if constexpr (kScaled<S>) scale[v] = load_scales(m, key + v * kLanes<float>);
+    }
+    const std::ptrdiff_t row_bytes = m.stride * static_cast<std::ptrdiff_t>(sizeof(S));
+    for (int begin = 0; begin < head_dim; begin += kChain) {
+      const int end = head_dim - begin < kChain ? head_dim : begin + kChain;
+      F32 acc[Rows][kVectors];
+      MASKATTN_UNROLLED(r, Rows)
+        MASKATTN_UNROLLED(v, kVectors) acc[r][v] = F32{};
+      for (std::ptrdiff_t d = begin; d < end; d += kStep) {
+        F32 words[kVectors][4];
+        MASKATTN_UNROLLED(v, kVectors) load_words(reinterpret_cast<const char*>(keys[v] + d), row_bytes, words[v]);
+        prefetch_quarter(m, key, d);
+        MASKATTN_UNROLLED(i, 4)
+          MASKATTN_UNROLLED(j, kParts) {
+            F32 k[kVectors];
+            MASKATTN_UNROLLED(v, kVectors) {
+              k[v] = part(keys[v], bits_as<I32>(words[v][i]), j);
+              if constexpr (kScaled<S>) k[v] *= scale[v];
+            }
+            MASKATTN_UNROLLED(r, Rows) {
+              const F32 x = splat<float>(q[r][d + i * kParts + j]);
+              MASKATTN_UNROLLED(v, kVectors) acc[r][v] = fma(x, k[v], acc[r][v]);
+            }
+          }
+      }
+      MASKATTN_UNROLLED(r, Rows)
+        MASKATTN_UNROLLED(v, kVectors) {
+          float* to = scores + r * kSegment + key + v * kLanes<float>;
+          store<float>(to, begin == 0 ? acc[r][v] : load<float>(to) + acc[r][v]);
+        }
+    }
+  }
+
+ private:
+  // A step reads a quarter of a cache line of each key; it prefetches the lines of a quarter of the keys that come m.ahead pieces
+  // later. Even shares, because prefetches that the memory system has no room for are dropped.
+  MASKATTN_INLINE static void prefetch_quarter(const PieceMemory& m, int key, std::ptrdiff_t d) {
+    const int quarter = static_cast<int>(d / kStep % 4) * (kKeys / 4);
+    const S* from = row_at<S>(m, key + quarter + m.ahead * kPiece) + d;
+    MASKATTN_UNROLLED(i, kKeys / 4) __builtin_prefetch(from + i * m.stride);
+  }
+};
+
+template <class S>
+void direct_scores(const float* const* q, int rows, const PieceMemory& m, MaskWord seen, int head_dim, float* panel,
+                   float* scores) {
+  using Direct = DirectScores<S>;
+  static_assert(kRowGroup == 6 && (Direct::kKeys <= kPiece || Direct::kKeys % kPiece == 0));
+  constexpr decltype(&Direct::template run<1>) tiles[] = {Direct::template run<1>, Direct::template run<2>,
+                                                          Direct::template run<3>, Direct::template run<4>,
+                                                          Direct::template run<5>, Direct::template run<6>};
+  constexpr MaskWord all = ~MaskWord{0} >> (64 - Direct::kKeys);
+  MaskWord rest = seen;
+  if (head_dim % Direct::kStep == 0)
+    for (int key = 0; key < kPanel; key += Direct::kKeys) {
+      if ((seen >> key & all) != all) continue;
+      tiles[rows - 1](q, m, key, head_dim, scores);
+      rest &= ~(all << key);
+    }
+  if (rest == 0) return;
+  pack_keys<float, S>(m, rest, head_dim, panel);
+  constexpr int n = kLanes<float>;
+  for (int key = 0; key < kPanel; key += n)
+    if (rest >> key & (~MaskWord{0} >> (64 - n)))
+      for (int d = 0; d < head_dim; d += kChain)
+        TileTable<ScoresTile<float>>::of(rows, 1)(q, panel + key, d, head_dim - d < kChain ? head_dim : d + kChain, scores + key);
+}
+
+}  // namespace
+}  // namespace maskattn::MASKATTN_ISA
