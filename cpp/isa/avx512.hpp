@@ -47,13 +47,13 @@ MASKATTN_INLINE F64 times_pow2(F64 p, F64 k) {
 // inside the quarters: half the shuffles of the portable form.
 MASKATTN_INLINE void load_words(const char* p, std::ptrdiff_t stride, F32 (&words)[4]) {
   __m512 row[4];
-  MASKATTN_UNROLLED(i, 4) {
-    const char* from = p + i * stride;
-    const auto quarter = [&](int j) { return _mm_loadu_ps(reinterpret_cast<const float*>(from + 4 * j * stride)); };
-    row[i] = _mm512_castps128_ps512(quarter(0));
-    row[i] = _mm512_mask_broadcast_f32x4(row[i], 0x00f0, quarter(1));
-    row[i] = _mm512_mask_broadcast_f32x4(row[i], 0x0f00, quarter(2));
-    row[i] = _mm512_mask_broadcast_f32x4(row[i], 0xf000, quarter(3));
+  MASKATTN_UNROLLED(j, 4) {
+    const char* quarter = p + 4 * j * stride;
+    __asm__("" : "+r"(quarter));  // or g++ keeps sixteen addresses, most of them on the stack
+    MASKATTN_UNROLLED(i, 4) {
+      const __m128 x = _mm_loadu_ps(reinterpret_cast<const float*>(quarter + i * stride));
+      row[i] = j == 0 ? _mm512_castps128_ps512(x) : _mm512_mask_broadcast_f32x4(row[i], static_cast<__mmask16>(0xf << 4 * j), x);
+    }
   }
   const __m512d low01 = _mm512_castps_pd(_mm512_unpacklo_ps(row[0], row[1]));
   const __m512d high01 = _mm512_castps_pd(_mm512_unpackhi_ps(row[0], row[1]));

@@ -15,9 +15,10 @@ struct DirectScores {
   template <int Rows>
   __attribute__((noinline)) static void run(const float* const* q, const PieceMemory& m, int key, int head_dim, float* scores) {
     F32 scale[kVectors] = {};
-    const S* keys[kVectors];
+    const S *keys[kVectors], *next[kVectors];
     MASKATTN_UNROLLED(v, kVectors) {
       keys[v] = row_at<S>(m, key + v * kLanes<float>);
+      next[v] = row_at<S>(m, key + v * kLanes<float> + m.ahead * kPiece);
       if constexpr (kScaled<S>) scale[v] = load_scales(m, key + v * kLanes<float>);
     }
     const std::ptrdiff_t row_bytes = m.stride * static_cast<std::ptrdiff_t>(sizeof(S));
@@ -28,8 +29,13 @@ struct DirectScores {
         MASKATTN_UNROLLED(v, kVectors) acc[r][v] = F32{};
       for (std::ptrdiff_t d = begin; d < end; d += kStep) {
         F32 words[kVectors][4];
-        MASKATTN_UNROLLED(v, kVectors) load_words(reinterpret_cast<const char*>(keys[v] + d), row_bytes, words[v]);
-        prefetch_quarter(m, key, d);
+        MASKATTN_UNROLLED(v, kVectors) {
+          load_words(reinterpret_cast<const char*>(keys[v] + d), row_bytes, words[v]);
+          // A step reads a quarter of a cache line of each key, and prefetches the lines of a quarter of later keys: in even
+          // shares, because what the memory system has no room for is dropped.
+          const S* later = next[v] + (d / kStep & 3) * (kLanes<float> / 4) * m.stride + d;
+          MASKATTN_UNROLLED(i, kLanes<float> / 4) __builtin_prefetch(later + i * m.stride);
+        }
         MASKATTN_UNROLLED(i, 4)
           MASKATTN_UNROLLED(j, kParts) {
             F32 k[kVectors];
@@ -49,15 +55,6 @@ struct DirectScores {
           store<float>(to, begin == 0 ? acc[r][v] : load<float>(to) + acc[r][v]);
         }
     }
-  }
-
- private:
-  // A step reads a quarter of a cache line of each key; it prefetches the lines of a quarter of the keys that come m.ahead pieces
-  // later. Even shares, because prefetches that the memory system has no room for are dropped.
-  MASKATTN_INLINE static void prefetch_quarter(const PieceMemory& m, int key, std::ptrdiff_t d) {
-    const int quarter = static_cast<int>(d / kStep % 4) * (kKeys / 4);
-    const S* from = row_at<S>(m, key + quarter + m.ahead * kPiece) + d;
-    MASKATTN_UNROLLED(i, kKeys / 4) __builtin_prefetch(from + i * m.stride);
   }
 };
 

@@ -158,17 +158,18 @@ void write_row(const T* from, int count, void* to) {
 template <class S>
 inline constexpr bool kScaled = sizeof(S) == 1;
 
-// The piece that holds a row, and the row in it.
+inline constexpr int kPieceBits = 4;
+static_assert(kPiece == 1 << kPieceBits);
 template <class S>
 MASKATTN_INLINE const S* row_at(const PieceMemory& m, int row) {
-  return static_cast<const S*>(m.piece[row / kPiece]) + row % kPiece * m.stride;
+  return static_cast<const S*>(m.piece[row >> kPieceBits]) + (row & (kPiece - 1)) * m.stride;
 }
 MASKATTN_INLINE float scale_at(const PieceMemory& m, int row) {
-  return m.scales[row / kPiece][row % kPiece * m.scale_stride];
+  return m.scales[row >> kPieceBits][(row & (kPiece - 1)) * m.scale_stride];
 }
 
 MASKATTN_INLINE F32 load_scales(const PieceMemory& m, int first_row) {
-  if (m.scale_stride == 1) return load<float>(&m.scales[first_row / kPiece][first_row % kPiece]);
+  if (m.scale_stride == 1) return load<float>(&m.scales[first_row >> kPieceBits][first_row & (kPiece - 1)]);
   F32 x;
   for (int i = 0; i < kLanes<float>; ++i) x[i] = scale_at(m, first_row + i);
   return x;
