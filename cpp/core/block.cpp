@@ -232,8 +232,7 @@ PieceMemory Block<T>::locate(const Rows<const void>& array, const Factors& facto
     if (factors.data)
       scales_[i] = factors.data + b * factors.stride[0] + place_.kv_head * factors.stride[1] + row * factors.stride[2];
   }
-  static const int ahead = getenv("AHEAD") ? atoi(getenv("AHEAD")) : 2;
-  return {pieces_, array.stride[2], scales_, factors.stride[2], ahead};
+  return {pieces_, array.stride[2], scales_, factors.stride[2]};
 }
 
 template <class T>

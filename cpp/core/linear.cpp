@@ -28,7 +28,7 @@ void tile(const Linear<T>& call, std::int64_t first_row, std::int64_t first_outp
   const void* pieces[kPanel / kPiece + kPiecesAhead];
   for (std::int64_t i = 0; i < std::ssize(pieces); ++i)
     pieces[i] = call.weight + (first_output + i * kPiece) * call.weight_stride;
-  const PieceMemory weights{pieces, call.weight_stride, nullptr, 0, 2};
+  const PieceMemory weights{pieces, call.weight_stride, nullptr, 0};
   kernels.pack_keys[static_cast<int>(kDtype<T>)](weights, ~MaskWord{0} >> (kPanel - outputs), inputs, panel);
   kernels.scores(queries, rows, panel, inputs, nullptr, scores);
   for (int r = 0; r < rows; ++r) {

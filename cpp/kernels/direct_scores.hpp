@@ -15,10 +15,11 @@ struct DirectScores {
   template <int Rows>
   __attribute__((noinline)) static void run(const float* const* q, const PieceMemory& m, int key, int head_dim, float* scores) {
     F32 scale[kVectors] = {};
-    const S *keys[kVectors], *next[kVectors];
+    const S* keys[kVectors];
+    Prefetcher later[kVectors];
     MASKATTN_UNROLLED(v, kVectors) {
       keys[v] = row_at<S>(m, key + v * kLanes<float>);
-      next[v] = row_at<S>(m, key + v * kLanes<float> + m.ahead * kPiece);
+      later[v] = prefetch_later<S>(m, key + v * kLanes<float>, head_dim);
       if constexpr (kScaled<S>) scale[v] = load_scales(m, key + v * kLanes<float>);
     }
     const std::ptrdiff_t row_bytes = m.stride * static_cast<std::ptrdiff_t>(sizeof(S));
@@ -31,10 +32,7 @@ struct DirectScores {
         F32 words[kVectors][4];
         MASKATTN_UNROLLED(v, kVectors) {
           load_words(reinterpret_cast<const char*>(keys[v] + d), row_bytes, words[v]);
-          // A step reads a quarter of a cache line of each key, and prefetches the lines of a quarter of later keys: in even
-          // shares, because what the memory system has no room for is dropped.
-          const S* later = next[v] + (d / kStep & 3) * (kLanes<float> / 4) * m.stride + d;
-          MASKATTN_UNROLLED(i, kLanes<float> / 4) __builtin_prefetch(later + i * m.stride);
+          later[v].lines(kLanes<float> / 4);  // a step reads 16 bytes of each key
         }
         MASKATTN_UNROLLED(i, 4)
           MASKATTN_UNROLLED(j, kParts) {

@@ -42,12 +42,13 @@ void pack_keys(const PieceMemory& m, MaskWord seen, int head_dim, T* panel) {
     if (mine == 0) continue;
     int d = 0;
     if (has_words && mine == all && m.stride % parts == 0) {
-      const S *first = row_at<S>(m, key), *next = row_at<S>(m, key + m.ahead * kPiece);
+      const S* first = row_at<S>(m, key);
+      Prefetcher later = prefetch_later<S>(m, key, head_dim);
       Vec<T> scales = {};
       if constexpr (has_words && kScaled<S>) scales = load_scales(m, key);
       for (; d + width <= head_dim; d += width) {
         if constexpr (has_words) pack_words<T>(first + d, m.stride, scales, panel + d * kPanel + key);
-        MASKATTN_UNROLLED(i, n) __builtin_prefetch(next + d + i * m.stride);
+        later.lines(n * width * static_cast<int>(sizeof(S)) / 64);
       }
     }
     for (; d < head_dim; d += n)

@@ -37,10 +37,9 @@ struct PieceMemory {
   std::ptrdiff_t stride;
   const float* const* scales;  // likewise; unused where rows have no factors
   std::ptrdiff_t scale_stride;
-  int ahead;  // pieces between a read and its prefetch, at most kPiecesAhead
 
   PieceMemory panel(int p) const {
-    return {piece + p * (kPanel / kPiece), stride, scales + p * (kPanel / kPiece), scale_stride, ahead};
+    return {piece + p * (kPanel / kPiece), stride, scales + p * (kPanel / kPiece), scale_stride};
   }
 };
 
