@@ -23,6 +23,10 @@ MASKATTN_INLINE F32 bytes_to_float(I8 x) {
   return (F32)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_cvtsi64_si128(bytes)));
 }
 MASKATTN_INLINE F32 half_to_float(U16 x) { return (F32)_mm256_cvtph_ps((__m128i)x); }
+MASKATTN_INLINE F32 low_half_to_float(I32 x) {  // the lower halves of all lanes side by side, then converted
+  const __m256i kept = _mm256_and_si256((__m256i)x, _mm256_set1_epi32(0xffff));
+  return half_to_float((U16)_mm_packus_epi32(_mm256_castsi256_si128(kept), _mm256_extracti128_si256(kept, 1)));
+}
 MASKATTN_INLINE U16 float_to_half(F32 x) { return (U16)_mm256_cvtps_ph((__m256)x, _MM_FROUND_TO_NEAREST_INT); }
 // Rows i and i + 4 are laid in the halves of a vector as they are loaded; what is left are 4 x 4 transposes inside the halves.
 MASKATTN_INLINE void load_words(const char* p, std::ptrdiff_t stride, F32 (&words)[4]) {

@@ -21,7 +21,7 @@ MASKATTN_INLINE U16 float_to_half(F32 x) {
   return (U16)_mm512_cvtps_ph((__m512)x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 }
 MASKATTN_INLINE I32 zero_extend(U16 x) { return (I32)_mm512_cvtepu16_epi32((__m256i)x); }
-MASKATTN_INLINE U16 low_half(I32 x) { return (U16)_mm512_cvtepi32_epi16((__m512i)x); }
+MASKATTN_INLINE F32 low_half_to_float(I32 x) { return (F32)_mm512_cvtph_ps(_mm512_cvtepi32_epi16((__m512i)x)); }
 MASKATTN_INLINE F32 bytes_to_float(I8 x) { return (F32)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32((__m128i)x)); }
 MASKATTN_INLINE F32 load_first(const float* p, int count) {
   return (F32)_mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << count) - 1), p);

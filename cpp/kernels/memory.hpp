@@ -21,11 +21,19 @@ MASKATTN_INLINE To bits_as(From x) {
 
 // Portable forms, templates so that an ISA header's overload for the concrete type wins.
 template <class V>
-MASKATTN_INLINE F32 half_to_float(V x) {
-  const I32 h = __builtin_convertvector(x, I32), magnitude = (h & 0x7fff) << 13;
+MASKATTN_INLINE F32 low_half_to_float(V h) {  // of the lower 16 bits of each lane
+  const I32 magnitude = (h & 0x7fff) << 13;
   // A float with the half's exponent is too small by 2^112, subnormals included; infinity and NaN need all exponent bits.
   const I32 finite = bits_as<I32>(bits_as<F32>(magnitude) * 0x1p112f);
   return bits_as<F32>(finite | (magnitude >= 0x0f800000 ? I32{} + 0x7f800000 : I32{}) | (h & 0x8000) << 16);
+}
+template <class V>
+MASKATTN_INLINE I32 zero_extend(V x) {
+  return __builtin_convertvector(x, I32);
+}
+template <class V>
+MASKATTN_INLINE F32 half_to_float(V x) {
+  return low_half_to_float(zero_extend(x));
 }
 template <class V>
 MASKATTN_INLINE U16 float_to_half(V x) {
@@ -37,14 +45,6 @@ MASKATTN_INLINE U16 float_to_half(V x) {
   h = magnitude >= 0x477ff000 ? I32{} + 0x7c00 : h;
   h = magnitude > 0x7f800000 ? I32{} + 0x7e00 : h;
   return __builtin_convertvector(h | (bits >> 16 & 0x8000), U16);
-}
-template <class V>
-MASKATTN_INLINE I32 zero_extend(V x) {
-  return __builtin_convertvector(x, I32);
-}
-template <class V>
-MASKATTN_INLINE U16 low_half(V x) {
-  return __builtin_convertvector(x, U16);
 }
 template <class V>
 MASKATTN_INLINE F32 bytes_to_float(V x) {
@@ -73,7 +73,7 @@ MASKATTN_INLINE F32 widen(const std::int8_t* p, int count) { return bytes_to_flo
 
 // Element i of each of `lanes` groups of elements that lie in 4 bytes (2 of 16 bits, 4 of 8), the lowest first.
 MASKATTN_INLINE F32 part(const float*, I32 groups, int) { return bits_as<F32>(groups); }
-MASKATTN_INLINE F32 part(const Half*, I32 groups, int i) { return half_to_float(low_half(groups >> 16 * i)); }
+MASKATTN_INLINE F32 part(const Half*, I32 groups, int i) { return low_half_to_float(groups >> 16 * i); }
 MASKATTN_INLINE F32 part(const Bfloat*, I32 groups, int i) { return bits_as<F32>(i == 0 ? groups << 16 : groups & -65536); }
 MASKATTN_INLINE F32 part(const std::int8_t*, I32 groups, int i) {
   return __builtin_convertvector(groups << (24 - 8 * i) >> 24, F32);
