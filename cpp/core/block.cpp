@@ -241,7 +241,7 @@ bool Block<T>::score(std::int64_t segment) {
   if (call_.biased() && add_bias(segment) && !find_seen()) return false;
   const int head_dim = static_cast<int>(in_.head_dim);
   const auto pack = kernels_.pack_keys[static_cast<int>(in_.k.dtype)];
-  const auto direct = place_.rows <= kRowGroup ? kernels_.direct_scores[static_cast<int>(in_.k.dtype)] : nullptr;
+  const auto direct = place_.rows <= kFewRows ? kernels_.direct_scores[static_cast<int>(in_.k.dtype)] : nullptr;
   const PieceMemory keys = locate(in_.k, in_.k_factors, segment);
   for (int p = 0; p < kPanels; ++p) {
     if (!seen_[p]) continue;
@@ -287,11 +287,11 @@ void Block<T>::values(std::int64_t segment, const T* old_scale, const T* new_sca
   const int columns = static_cast<int>(call_.columns), dim = static_cast<int>(in_.v_head_dim);
   const PieceMemory memory = locate(v, in_.v_factors, segment);
   ValuesArgs<T> args{scratch_.scores, mask_, place_.rows, memory, columns, old_scale, new_scale, out, scratch_.partial};
-  // Values are read where they are if they are whole vectors, unless several groups of rows will read them and they must be
-  // converted or are apart: keys a power of two apart evict each other from the first-level cache.
-  const bool repeated = place_.rows > kRowGroup;
+  // Values are read where they are if they are whole vectors, unless many rows will read them and they must be converted or are
+  // apart: keys a power of two apart evict each other from the first-level cache.
+  const bool many = place_.rows > kFewRows;
   auto multiply = kernels_.values[static_cast<int>(v.dtype)];
-  if (!multiply || dim != columns || (repeated && (v.dtype != kDtype<T> || v.stride[2] != columns))) {
+  if (!multiply || dim != columns || (many && (v.dtype != kDtype<T> || v.stride[2] != columns))) {
     multiply = kernels_.values[static_cast<int>(kDtype<T>)];
     const auto read = kernels_.read_values[static_cast<int>(v.dtype)];
     for (int p = 0; p < kPanels; ++p) read(memory.panel(p), seen_[p], dim, columns, scratch_.values + p * kPanel * columns);

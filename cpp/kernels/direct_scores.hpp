@@ -13,7 +13,8 @@ struct DirectScores {
 
   // Rows queries x kKeys keys from `key` of the panel on, all of which are seen. The chains of scores.hpp.
   template <int Rows>
-  __attribute__((noinline)) static void run(const float* const* q, const PieceMemory& m, int key, int head_dim, float* scores) {
+  __attribute__((noinline)) static void run(const float* const* q, const PieceMemory& m, int key, int head_dim, bool fetch,
+                                            float* scores) {
     F32 scale[kVectors] = {};
     const S* keys[kVectors];
     Prefetcher later[kVectors];
@@ -32,7 +33,7 @@ struct DirectScores {
         F32 words[kVectors][4];
         MASKATTN_UNROLLED(v, kVectors) {
           load_words(reinterpret_cast<const char*>(keys[v] + d), row_bytes, words[v]);
-          later[v].lines(kLanes<float> / 4);  // a step reads 16 bytes of each key
+          if (fetch) later[v].lines(kLanes<float> / 4);  // a step reads 16 bytes of each key
         }
         MASKATTN_UNROLLED(i, 4)
           MASKATTN_UNROLLED(j, kParts) {
@@ -60,16 +61,19 @@ template <class S>
 void direct_scores(const float* const* q, int rows, const PieceMemory& m, MaskWord seen, int head_dim, float* panel,
                    float* scores) {
   using Direct = DirectScores<S>;
-  static_assert(kRowGroup == 6 && (Direct::kKeys <= kPiece || Direct::kKeys % kPiece == 0));
-  constexpr decltype(&Direct::template run<1>) tiles[] = {Direct::template run<1>, Direct::template run<2>,
-                                                          Direct::template run<3>, Direct::template run<4>,
-                                                          Direct::template run<5>, Direct::template run<6>};
+  static_assert(Direct::kKeys <= kPiece || Direct::kKeys % kPiece == 0);
+  constexpr decltype(&Direct::template run<1>) tiles[] = {
+      Direct::template run<1>, Direct::template run<2>, Direct::template run<3>, Direct::template run<4>,
+      Direct::template run<5>, Direct::template run<6>, Direct::template run<7>, Direct::template run<8>};
+  constexpr int most = sizeof tiles / sizeof tiles[0];  // 8 x 2 accumulators, 2 x 4 words and 3 more: 27 of 32 registers
   constexpr MaskWord all = ~MaskWord{0} >> (64 - Direct::kKeys);
+  const int groups = (rows + most - 1) / most, group = (rows + groups - 1) / groups;
   MaskWord rest = seen;
   if (head_dim % Direct::kStep == 0)
     for (int key = 0; key < kPanel; key += Direct::kKeys) {
       if ((seen >> key & all) != all) continue;
-      tiles[rows - 1](q, m, key, head_dim, scores);
+      for (int row = 0; row < rows; row += group)
+        tiles[(rows - row < group ? rows - row : group) - 1](q + row, m, key, head_dim, row == 0, scores + row * kSegment);
       rest &= ~(all << key);
     }
   if (rest == 0) return;
@@ -77,8 +81,11 @@ void direct_scores(const float* const* q, int rows, const PieceMemory& m, MaskWo
   constexpr int n = kLanes<float>;
   for (int key = 0; key < kPanel; key += n)
     if (rest >> key & (~MaskWord{0} >> (64 - n)))
-      for (int d = 0; d < head_dim; d += kChain)
-        TileTable<ScoresTile<float>>::of(rows, 1)(q, panel + key, d, head_dim - d < kChain ? head_dim : d + kChain, scores + key);
+      for (int row = 0; row < rows; row += kRowGroup)
+        for (int d = 0; d < head_dim; d += kChain) {
+          const auto tile = TileTable<ScoresTile<float>>::of(rows - row < kRowGroup ? rows - row : kRowGroup, 1);
+          tile(q + row, panel + key, d, head_dim - d < kChain ? head_dim : d + kChain, scores + row * kSegment + key);
+        }
 }
 
 }  // namespace

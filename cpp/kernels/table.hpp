@@ -17,6 +17,8 @@ inline constexpr int kPanels = kSegment / kPanel;
 // Query rows that share one load of a key: 6 rows x 4 vectors of keys fill 24 of the 32 registers of AVX-512,
 // 6 x 2 fill 12 of 16 elsewhere.
 inline constexpr int kRowGroup = 6;
+// Up to so many rows a block is a decode: keys and values are read where they are, as fast as they come from memory.
+inline constexpr int kFewRows = 6 * kRowGroup;
 // Query rows of a block: the scores of a block (rows x 256) stay in the second-level cache.
 inline constexpr int kBlockRows = 192;
 
@@ -95,7 +97,7 @@ struct KernelTable {
   // chains added in order. scores[row * kSegment + key]. `mask` (word of row r: mask[r * kPanels]) or null; vectors of keys that
   // a group of rows does not see are skipped.
   void (*scores)(const T* const* q, int rows, const T* panel, int head_dim, const MaskWord* mask, T* scores);
-  // The same for at most kRowGroup rows and a panel in memory: of the keys in `seen`, which is what some row sees. `panel` is
+  // The same for at most kFewRows rows and a panel in memory: of the keys in `seen`, which is what some row sees. `panel` is
   // scratch. For float only.
   void (*direct_scores[kDtypes])(const T* const* q, int rows, const PieceMemory& keys, MaskWord seen, int head_dim, T* panel,
                                  T* scores);

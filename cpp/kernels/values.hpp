@@ -26,7 +26,7 @@ struct ValuesTile {
         for (int key = begin; key < end; ++key, ++w, from += v.stride) {
           Vec<T> value[Columns];
           MASKATTN_UNROLLED(c, Columns) value[c] = load_scaled<T>(from + c * kLanes<T>, v, piece * kPiece + key, kLanes<T>);
-          if (Rows < kRowGroup && later_rows) fetch.lines((bytes + 63) / 64);  // a decode: values are read once, from memory
+          if (later_rows) fetch.lines((bytes + 63) / 64);
           MASKATTN_UNROLLED(r, Rows) {
             const Vec<T> p = splat<T>(w[r * kSegment]);
             MASKATTN_UNROLLED(c, Columns) acc[r][c] = fma(p, value[c], acc[r][c]);
@@ -81,12 +81,13 @@ void values(const ValuesArgs<T>& a) {
     std::uint32_t now = begun;
     for (int column = 0; column < a.columns; column += width) {
       const int vectors = (a.columns - column < width ? a.columns - column : width) / kLanes<T>;
-      const int later = kPanel * column / a.columns, later_rows = kPiece * vectors * kLanes<T> / a.columns;
+      const int later = kPanel * column / a.columns;
       for (int row = 0; row < a.rows; row += kRowGroup) {
         const int count = a.rows - row < kRowGroup ? a.rows - row : kRowGroup;
         const MaskWord any = a.mask ? any_row(a.mask + row * kPanels + panel, count) : ~MaskWord{0};
         if (any == 0) continue;
         const std::uint32_t group = 1u << row / kRowGroup;
+        const int later_rows = row == 0 ? kPiece * vectors * kLanes<T> / a.columns : 0;
         const auto tile = TileTable<ValuesTile<T, S>>::of(count, vectors);
         tile(a.weights + row * kSegment + panel * kPanel, any, a.v.panel(panel), column, a.partial + row * a.columns + column,
              a.columns, !(begun & group), later, later_rows);
