@@ -213,24 +213,29 @@ void Block<T>::add_distance_bias(std::int64_t begin, int row, T* to) const {
 // well: they are prefetched at most.
 template <class T>
 PieceMemory Block<T>::locate(const Rows<const void>& array, const Factors& factors, std::int64_t segment) {
+  constexpr int count = kSegment / kPiece + kPiecesAhead;
   const Pages& pages = in_.pages;
-  std::int64_t b = place_.b, row = segment * kSegment, page = 0;
-  const std::int32_t* table = nullptr;
-  if (pages.table) {
-    table = pages.table + place_.b * pages.per_sequence;
-    page = row / pages.size % pages.per_sequence;
-    row %= pages.size;
-    b = table[page];
-  }
-  for (int i = 0; i < kSegment / kPiece + kPiecesAhead; ++i, row += kPiece) {
-    if (table && row == pages.size) {
-      row = 0;
+  const std::ptrdiff_t piece_bytes = kPiece * array.stride[2] * static_cast<std::ptrdiff_t>(size_of(array.dtype));
+  // Pieces [first, last) are `row` and what follows it in memory.
+  const auto run = [&](int first, int last, std::int64_t sequence_or_page, std::int64_t row) {
+    const char* data = static_cast<const char*>(array.at(sequence_or_page, place_.kv_head, row));
+    for (int i = first; i < last; ++i) pieces_[i] = data + (i - first) * piece_bytes;
+    if (!factors.data) return;
+    const float* factor =
+        factors.data + sequence_or_page * factors.stride[0] + place_.kv_head * factors.stride[1] + row * factors.stride[2];
+    for (int i = first; i < last; ++i) scales_[i] = factor + (i - first) * kPiece * factors.stride[2];
+  };
+  const std::int64_t begin = segment * kSegment;
+  if (!pages.table) {
+    run(0, count, place_.b, begin);
+  } else {
+    std::int64_t page = begin / pages.size % pages.per_sequence, row = begin % pages.size;
+    for (int first = 0, last; first < count; first = last) {
+      last = static_cast<int>(std::min<std::int64_t>(count, first + (pages.size - row) / kPiece));
+      run(first, last, pages.table[place_.b * pages.per_sequence + page], row);
       page = page + 1 == pages.per_sequence ? 0 : page + 1;
-      b = table[page];
+      row = 0;
     }
-    pieces_[i] = array.at(b, place_.kv_head, row);
-    if (factors.data)
-      scales_[i] = factors.data + b * factors.stride[0] + place_.kv_head * factors.stride[1] + row * factors.stride[2];
   }
   return {pieces_, array.stride[2], scales_, factors.stride[2]};
 }
