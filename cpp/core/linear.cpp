@@ -29,8 +29,13 @@ void tile(const Linear<T>& call, std::int64_t first_row, std::int64_t first_outp
   for (std::int64_t i = 0; i < std::ssize(pieces); ++i)
     pieces[i] = call.weight + (first_output + i * kPiece) * call.weight_stride;
   const PieceMemory weights{pieces, call.weight_stride, nullptr, 0};
-  kernels.pack_keys[static_cast<int>(kDtype<T>)](weights, ~MaskWord{0} >> (kPanel - outputs), inputs, panel);
-  kernels.scores(queries, rows, panel, inputs, nullptr, scores);
+  const MaskWord existing = ~MaskWord{0} >> (kPanel - outputs);
+  if (const auto direct = kernels.direct_scores[static_cast<int>(kDtype<T>)]; direct && rows <= kFewRows) {
+    direct(queries, rows, weights, existing, inputs, panel, scores);
+  } else {
+    kernels.pack_keys[static_cast<int>(kDtype<T>)](weights, existing, inputs, panel);
+    kernels.scores(queries, rows, panel, inputs, nullptr, scores);
+  }
   for (int r = 0; r < rows; ++r) {
     const T* from = scores + r * kSegment;
     T* to = call.out + (first_row + r) * call.out_stride + first_output;

@@ -11,10 +11,11 @@ struct DirectScores {
   static constexpr int kParts = 4 / sizeof(S);  // elements of a word, which is 4 bytes
   static constexpr int kStep = 4 * kParts;      // coordinates that are transposed at once
 
-  // Rows queries x kKeys keys from `key` of the panel on, all of which are seen. The chains of scores.hpp.
+  // Rows queries x kKeys keys from `key` of the panel on, all of which are seen. The chains of scores.hpp. `copy`: memory for the
+  // keys, or null.
   template <int Rows>
   __attribute__((noinline)) static void run(const float* const* q, const PieceMemory& m, int key, int head_dim, bool fetch,
-                                            float* scores) {
+                                            S* copy, float* scores) {
     F32 scale[kVectors] = {};
     const S* keys[kVectors];
     Prefetcher later[kVectors];
@@ -23,7 +24,14 @@ struct DirectScores {
       later[v] = prefetch_later<S>(m, key + v * kLanes<float>, head_dim);
       if constexpr (kScaled<S>) scale[v] = load_scales(m, key + v * kLanes<float>);
     }
-    const std::ptrdiff_t row_bytes = m.stride * static_cast<std::ptrdiff_t>(sizeof(S));
+    const std::ptrdiff_t row_bytes = (copy ? head_dim : m.stride) * static_cast<std::ptrdiff_t>(sizeof(S));
+    if (copy)
+      MASKATTN_UNROLLED(v, kVectors) {
+        S* to = copy + v * kLanes<float> * head_dim;
+        for (int i = 0; i < kLanes<float>; ++i)
+          std::memcpy(to + i * head_dim, keys[v] + i * m.stride, static_cast<std::size_t>(row_bytes));
+        keys[v] = to;
+      }
     for (int begin = 0; begin < head_dim; begin += kChain) {
       const int end = head_dim - begin < kChain ? head_dim : begin + kChain;
       F32 acc[Rows][kVectors];
@@ -68,12 +76,15 @@ void direct_scores(const float* const* q, int rows, const PieceMemory& m, MaskWo
   constexpr int most = sizeof tiles / sizeof tiles[0];  // 8 x 2 accumulators, 2 x 4 words and 3 more: 27 of 32 registers
   constexpr MaskWord all = ~MaskWord{0} >> (64 - Direct::kKeys);
   const int groups = (rows + most - 1) / most, group = (rows + groups - 1) / groups;
+  // Each line of a key is read in four steps. Keys 4 KB apart, as in arrays of all heads of a token side by side, evict each
+  // other from the first-level cache in between, and are copied first.
+  S* const copy = m.stride * static_cast<std::ptrdiff_t>(sizeof(S)) % 4096 == 0 ? reinterpret_cast<S*>(panel) : nullptr;
   MaskWord rest = seen;
   if (head_dim % Direct::kStep == 0)
     for (int key = 0; key < kPanel; key += Direct::kKeys) {
       if ((seen >> key & all) != all) continue;
       for (int row = 0; row < rows; row += group)
-        tiles[(rows - row < group ? rows - row : group) - 1](q + row, m, key, head_dim, row == 0, scores + row * kSegment);
+        tiles[(rows - row < group ? rows - row : group) - 1](q + row, m, key, head_dim, row == 0, copy, scores + row * kSegment);
       rest &= ~(all << key);
     }
   if (rest == 0) return;

@@ -10,9 +10,10 @@
 #include "tile_table.hpp"
 
 #include "scores.hpp"
-#include "direct_scores.hpp"
 #include "softmax.hpp"
 #include "values.hpp"
+
+#include "direct_scores.hpp"
 
 namespace maskattn::MASKATTN_ISA {
 namespace {

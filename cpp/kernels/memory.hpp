@@ -66,9 +66,7 @@ MASKATTN_INLINE V load_bits(const S* p, int count) {
 // The first `count` elements at p, zeros after them; nothing past them is read.
 MASKATTN_INLINE F32 widen(const float* p, int count) { return count == kLanes<float> ? load(p) : load_first(p, count); }
 MASKATTN_INLINE F32 widen(const Half* p, int count) { return half_to_float(load_bits<U16>(p, count)); }
-MASKATTN_INLINE F32 widen(const Bfloat* p, int count) {
-  return bits_as<F32>(zero_extend(load_bits<U16>(p, count)) << 16);
-}
+MASKATTN_INLINE F32 widen(const Bfloat* p, int count) { return bits_as<F32>(zero_extend(load_bits<U16>(p, count)) << 16); }
 MASKATTN_INLINE F32 widen(const std::int8_t* p, int count) { return bytes_to_float(load_bits<I8>(p, count)); }
 
 // Element i of each of `lanes` groups of elements that lie in 4 bytes (2 of 16 bits, 4 of 8), the lowest first.

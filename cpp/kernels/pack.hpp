@@ -51,8 +51,7 @@ void pack_keys(const PieceMemory& m, MaskWord seen, int head_dim, T* panel) {
         later.lines(n * width * static_cast<int>(sizeof(S)) / 64);
       }
     }
-    for (; d < head_dim; d += n)
-      pack_edge<T, S>(m, key, mine, d, head_dim - d < n ? head_dim - d : n, panel + d * kPanel + key);
+    for (; d < head_dim; d += n) pack_edge<T, S>(m, key, mine, d, head_dim - d < n ? head_dim - d : n, panel + d * kPanel + key);
   }
 }
 

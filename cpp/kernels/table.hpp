@@ -40,9 +40,7 @@ struct PieceMemory {
   const float* const* scales;  // likewise; unused where rows have no factors
   std::ptrdiff_t scale_stride;
 
-  PieceMemory panel(int p) const {
-    return {piece + p * (kPanel / kPiece), stride, scales + p * (kPanel / kPiece), scale_stride};
-  }
+  PieceMemory panel(int p) const { return {piece + p * (kPanel / kPiece), stride, scales + p * (kPanel / kPiece), scale_stride}; }
 };
 
 template <class T>

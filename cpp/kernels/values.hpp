@@ -8,25 +8,25 @@ namespace {
 
 template <class T, class S>
 struct ValuesTile {
-  // Rows x Columns vectors of `partial`, over the keys of one panel that are set in `any`. Meanwhile, what comes later is
-  // fetched from row `later` on, `later_rows` for each piece that is read here.
+  // Rows x Columns vectors of `partial`, over the keys of one panel that are set in `any`. If `fetch`, the next panel is brought
+  // into the cache meanwhile, from row `later` on, `later_rows` for each piece that is read here.
   template <int Rows, int Columns>
   __attribute__((noinline)) static void run(const T* weights, MaskWord any, const PieceMemory& v, int column, T* partial,
-                                            int columns, bool first, int later, int later_rows) {
+                                            int columns, bool first, bool fetch, int later, int later_rows) {
     constexpr int bytes = Columns * kLanes<T> * static_cast<int>(sizeof(S));
     Vec<T> acc[Rows][Columns];
     MASKATTN_UNROLLED(r, Rows)
       MASKATTN_UNROLLED(c, Columns) acc[r][c] = Vec<T>{};
     for (int piece = 0; piece < kPanel / kPiece; ++piece) {
       Runs runs{any >> piece * kPiece & 0xffff};
-      Prefetcher fetch = prefetch_later<S>(v, later + piece * later_rows, columns);
+      Prefetcher next = prefetch_later<S>(v, later + piece * later_rows, columns);
       for (int begin = 0, end = 0; runs.next(begin, end);) {
         const T* w = weights + piece * kPiece + begin;
         const S* from = static_cast<const S*>(v.piece[piece]) + begin * v.stride + column;
         for (int key = begin; key < end; ++key, ++w, from += v.stride) {
           Vec<T> value[Columns];
           MASKATTN_UNROLLED(c, Columns) value[c] = load_scaled<T>(from + c * kLanes<T>, v, piece * kPiece + key, kLanes<T>);
-          if (later_rows) fetch.lines((bytes + 63) / 64);
+          if (fetch) next.lines((bytes + 63) / 64);
           MASKATTN_UNROLLED(r, Rows) {
             const Vec<T> p = splat<T>(w[r * kSegment]);
             MASKATTN_UNROLLED(c, Columns) acc[r][c] = fma(p, value[c], acc[r][c]);
@@ -76,21 +76,20 @@ template <class T, class S>
 void values(const ValuesArgs<T>& a) {
   static_assert(kBlockRows <= 32 * kRowGroup);
   constexpr int width = MASKATTN_KEY_VECTORS * kLanes<T>;
-  std::uint32_t begun = 0;                       // groups of rows whose sum holds a panel already
+  std::uint32_t begun = 0;                         // groups of rows whose sum holds a panel already
   for (int panel = 0; panel < kPanels; ++panel) {  // outside the rows: a panel of values stays in the first-level cache
     std::uint32_t now = begun;
     for (int column = 0; column < a.columns; column += width) {
       const int vectors = (a.columns - column < width ? a.columns - column : width) / kLanes<T>;
-      const int later = kPanel * column / a.columns;
+      const int later = kPanel * column / a.columns, later_rows = kPiece * vectors * kLanes<T> / a.columns;
       for (int row = 0; row < a.rows; row += kRowGroup) {
         const int count = a.rows - row < kRowGroup ? a.rows - row : kRowGroup;
         const MaskWord any = a.mask ? any_row(a.mask + row * kPanels + panel, count) : ~MaskWord{0};
         if (any == 0) continue;
         const std::uint32_t group = 1u << row / kRowGroup;
-        const int later_rows = row == 0 ? kPiece * vectors * kLanes<T> / a.columns : 0;
         const auto tile = TileTable<ValuesTile<T, S>>::of(count, vectors);
         tile(a.weights + row * kSegment + panel * kPanel, any, a.v.panel(panel), column, a.partial + row * a.columns + column,
-             a.columns, !(begun & group), later, later_rows);
+             a.columns, !(begun & group), row == 0, later, later_rows);
         now |= group;
       }
     }
