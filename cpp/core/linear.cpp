@@ -30,7 +30,7 @@ void tile(const Linear<T>& call, std::int64_t first_row, std::int64_t first_outp
     pieces[i] = call.weight + (first_output + i * kPiece) * call.weight_stride;
   const PieceMemory weights{pieces, call.weight_stride, nullptr, 0};
   const MaskWord existing = ~MaskWord{0} >> (kPanel - outputs);
-  if (const auto direct = kernels.direct_scores[static_cast<int>(kDtype<T>)]; direct && rows <= kFewRows) {
+  if (const auto direct = kernels.direct_scores[static_cast<int>(kDtype<T>)]; direct && rows <= kRowGroup) {
     direct(queries, rows, weights, existing, inputs, panel, scores);
   } else {
     kernels.pack_keys[static_cast<int>(kDtype<T>)](weights, existing, inputs, panel);
