@@ -362,6 +362,33 @@ def test_a_decoded_row_is_the_row_of_a_prefill(isa: str, dtype: Any, group: int,
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("heads_inside", [False, True])
+def test_few_rows_are_rows_of_many(isa: str, dtype: Any, heads_inside: bool, rng: np.random.Generator) -> None:
+    """Up to 36 rows multiply keys straight from memory, in groups of up to 8."""
+    for head_dim in (64, 48):  # with 64 and the heads inside, keys are 4 KB apart
+        heads = 4096 // (head_dim * np.dtype(dtype).itemsize)
+        shape = (1, 300, heads, head_dim) if heads_inside else (1, heads, 300, head_dim)
+        k, v = (normal(rng, *shape, dtype=dtype) for _ in "kv")
+        if heads_inside:
+            k, v = k.swapaxes(1, 2), v.swapaxes(1, 2)
+        q = normal(rng, 1, heads, 40, head_dim, dtype=dtype)
+        many = attend(q, k, v)
+        for rows in (1, 2, 6, 7, 8, 9, 17, 36):
+            same_bits(attend(q[:, :, :rows], k, v), many[:, :, :rows])
+
+
+@pytest.mark.parametrize("threads", [2, 3])
+def test_ragged_decodes_are_those_of_each_sequence_alone(isa: str, threads: int, rng: np.random.Generator) -> None:
+    """Few sequences of very different lengths are cut at keys, and their order in the batch is not that of the work."""
+    q, k, v = qkv(rng, 4, 2, 1, 1, 5000, 64, 64, np.float32)
+    for lengths in ([100, 5000, 0, 1300], [5000, 1, 1, 1], [64, 65, 300, 17]):
+        out = attend(q, k, v, kv_lengths=lengths, threads=threads)
+        for b, length in enumerate(lengths):
+            one = slice(b, b + 1)
+            same_bits(out[one], attend(q[one], k[one, :, :length], v[one, :, :length], threads=1))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("q_len", [1, 50])
 def test_capacity_and_padding_on_the_right_change_no_bit(
     isa: str, dtype: Any, q_len: int, rng: np.random.Generator

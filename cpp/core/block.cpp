@@ -242,29 +242,35 @@ bool Block<T>::bias_from_array(std::int64_t begin) {
   return any_hides;
 }
 
-// The 64 keys from `first_key` on as runs that are evenly spaced in memory: emit(where key 0 of the panel would be, the keys of
-// the run that are seen). Without pages that is one run.
+// Where the rows of a segment are, and of the pieces after it. Without pages they are evenly spaced, those that do not exist as
+// well: they are prefetched at most.
 template <class T>
-template <class Emit>
-void Block<T>::for_each_run(const Rows<const void>& array, const Factors& factors, std::int64_t first_key, MaskWord seen,
-                            const Emit& emit) const {
-  const auto run = [&](std::int64_t sequence_or_page, std::int64_t row, MaskWord keys) {
-    const float* factor = factors.data;
-    if (factor) factor += sequence_or_page * factors.stride[0] + place_.kv_head * factors.stride[1] + row * factors.stride[2];
-    emit(PanelMemory{array.at(sequence_or_page, place_.kv_head, row), array.stride[2], factor, factors.stride[2]}, keys);
-  };
+PieceMemory Block<T>::locate(const Rows<const void>& array, const Factors& factors, std::int64_t segment) {
+  constexpr int count = kSegment / kPiece + kPiecesAhead;
   const Pages& pages = in_.pages;
-  if (!pages.table) return run(place_.b, first_key, seen);
-  for (std::int64_t key = 0; key < kPanel;) {
-    const std::int64_t position = first_key + key, slot = position % pages.size;
-    const std::int64_t next = std::min<std::int64_t>(kPanel, key + pages.size - slot);
-    const MaskWord mine = seen & word_of(key, next);
-    if (mine) {
-      const std::int64_t entry = place_.b * pages.per_sequence + position / pages.size % pages.per_sequence;
-      run(pages.table[entry], slot - key, mine);
+  const std::ptrdiff_t piece_bytes = kPiece * array.stride[2] * static_cast<std::ptrdiff_t>(size_of(array.dtype));
+  // Pieces [first, last) are `row` and what follows it in memory.
+  const auto run = [&](int first, int last, std::int64_t sequence_or_page, std::int64_t row) {
+    const char* data = static_cast<const char*>(array.at(sequence_or_page, place_.kv_head, row));
+    for (int i = first; i < last; ++i) pieces_[i] = data + (i - first) * piece_bytes;
+    if (!factors.data) return;
+    const float* factor =
+        factors.data + sequence_or_page * factors.stride[0] + place_.kv_head * factors.stride[1] + row * factors.stride[2];
+    for (int i = first; i < last; ++i) scales_[i] = factor + (i - first) * kPiece * factors.stride[2];
+  };
+  const std::int64_t begin = segment * kSegment;
+  if (!pages.table) {
+    run(0, count, place_.b, begin);
+  } else {
+    std::int64_t page = begin / pages.size % pages.per_sequence, row = begin % pages.size;
+    for (int first = 0, last; first < count; first = last) {
+      last = static_cast<int>(std::min<std::int64_t>(count, first + (pages.size - row) / kPiece));
+      run(first, last, pages.table[place_.b * pages.per_sequence + page], row);
+      page = page + 1 == pages.per_sequence ? 0 : page + 1;
+      row = 0;
     }
-    key = next;
   }
+  return {pieces_, array.stride[2], scales_, factors.stride[2]};
 }
 
 template <class T>
@@ -279,10 +285,15 @@ bool Block<T>::score(std::int64_t segment) {
   if (!look(segment)) return false;
   const int head_dim = static_cast<int>(in_.head_dim);
   const auto pack = kernels_.pack_keys[static_cast<int>(in_.k.dtype)];
+  const auto direct = place_.rows <= kFewRows ? kernels_.direct_scores[static_cast<int>(in_.k.dtype)] : nullptr;
+  const PieceMemory keys = locate(in_.k, in_.k_factors, segment);
   for (int p = 0; p < kPanels; ++p) {
     if (!seen_[p]) continue;
-    for_each_run(in_.k, in_.k_factors, segment * kSegment + p * kPanel, seen_[p],
-                 [&](const PanelMemory& keys, MaskWord mine) { pack(keys, mine, head_dim, scratch_.panel); });
+    if (direct) {
+      direct(queries_, place_.rows, keys.panel(p), seen_[p], head_dim, scratch_.panel, scratch_.scores + p * kPanel);
+      continue;
+    }
+    pack(keys.panel(p), seen_[p], head_dim, scratch_.panel);
     kernels_.scores(queries_, place_.rows, scratch_.panel, head_dim, mask_ ? mask_ + p : nullptr, scratch_.scores + p * kPanel);
   }
   return true;
@@ -340,25 +351,20 @@ template <class T>
 void Block<T>::values(std::int64_t segment, const T* old_scale, const T* new_scale, T* out) {
   const Rows<const void>& v = in_.v;
   const int columns = static_cast<int>(call_.columns), dim = static_cast<int>(in_.v_head_dim);
-  ValuesArgs<T> args{scratch_.scores, mask_, place_.rows, {}, v.stride[2], columns, old_scale, new_scale, out, scratch_.partial};
-  // Values are read where they are if they are whole vectors of T, unless several groups of rows will read them and they are
+  const PieceMemory memory = locate(v, in_.v_factors, segment);
+  ValuesArgs<T> args{scratch_.scores, mask_, place_.rows, memory, columns, old_scale, new_scale, out, scratch_.partial};
+  // Values are read where they are if they are whole vectors, unless many rows will read them and they must be converted or are
   // apart: keys a power of two apart evict each other from the first-level cache.
-  const bool apart = place_.rows > kRowGroup && v.stride[2] != columns;
-  const bool in_place = v.dtype == kDtype<T> && dim == columns && !apart && in_.pages.size % kPanel == 0;
-  if (!in_place) args.v_stride = columns;
-  const auto read = kernels_.read_values[static_cast<int>(v.dtype)];
-  for (int p = 0; p < kPanels; ++p) {
-    if (!seen_[p]) continue;
-    T* to = scratch_.values + p * kPanel * columns;
-    args.v[p] = to;
-    for_each_run(v, in_.v_factors, segment * kSegment + p * kPanel, seen_[p], [&](const PanelMemory& rows, MaskWord mine) {
-      if (in_place)
-        args.v[p] = static_cast<const T*>(rows.data);
-      else
-        read(rows, mine, dim, columns, to);
-    });
+  const bool many = place_.rows > kFewRows;
+  auto multiply = kernels_.values[static_cast<int>(v.dtype)];
+  if (!multiply || dim != columns || (many && (v.dtype != kDtype<T> || v.stride[2] != columns))) {
+    multiply = kernels_.values[static_cast<int>(kDtype<T>)];
+    const auto read = kernels_.read_values[static_cast<int>(v.dtype)];
+    for (int p = 0; p < kPanels; ++p) read(memory.panel(p), seen_[p], dim, columns, scratch_.values + p * kPanel * columns);
+    for (int i = 0; i < kSegment / kPiece + kPiecesAhead; ++i) pieces_[i] = scratch_.values + i * kPiece * columns;
+    args.v.stride = columns;
   }
-  kernels_.values(args);
+  multiply(args);
 }
 
 template <class T>
@@ -399,18 +405,20 @@ void Block<T>::attend_with_matrix(std::int64_t segment, State<T>& state, T* out)
     args.factor = factor;
     args.partial = scratch_.partial;
     args.scratch = scratch_.matrix;
+    const PieceMemory key_rows = locate(in_.k, in_.k_factors, segment);
     for (int p = 0; p < kPanels; ++p) {
       if (!seen_[p]) continue;
-      const std::int64_t first_key = segment * kSegment + p * kPanel;
-      char *keys = scratch_.packed_keys + p * keys_bytes, *values = scratch_.packed_values + p * values_bytes;
-      for_each_run(in_.k, in_.k_factors, first_key, seen_[p],
-                   [&](const PanelMemory& rows, MaskWord mine) { pack_keys(rows, mine, head_dim, keys); });
-      if (~seen_[p]) std::memset(values, 0, values_bytes);
-      for_each_run(in_.v, in_.v_factors, first_key, seen_[p], [&](const PanelMemory& rows, MaskWord mine) {
-        pack_values(rows, mine, static_cast<int>(in_.v_head_dim), columns, values);
-      });
-      args.keys[p] = keys;
-      args.values[p] = values;
+      char* const to = scratch_.packed_keys + p * keys_bytes;
+      pack_keys(key_rows.panel(p), seen_[p], head_dim, to);
+      args.keys[p] = to;
+    }
+    const PieceMemory value_rows = locate(in_.v, in_.v_factors, segment);
+    for (int p = 0; p < kPanels; ++p) {
+      if (!seen_[p]) continue;
+      char* const to = scratch_.packed_values + p * values_bytes;
+      if (~seen_[p]) std::memset(to, 0, values_bytes);
+      pack_values(value_rows.panel(p), seen_[p], static_cast<int>(in_.v_head_dim), columns, to);
+      args.values[p] = to;
     }
     matrix.attend(args);
     for (int r = 0; r < place_.rows; ++r) {

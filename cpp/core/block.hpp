@@ -109,9 +109,7 @@ class Block {
   bool find_seen();
   void bias_by_distance(std::int64_t begin);
   bool bias_from_array(std::int64_t begin);
-  template <class Emit>
-  void for_each_run(const Rows<const void>& array, const Factors& factors, std::int64_t first_key, MaskWord seen,
-                    const Emit& emit) const;
+  PieceMemory locate(const Rows<const void>& array, const Factors& factors, std::int64_t segment);
 
   const Call<T>& call_;
   const AttentionInputs& in_;
@@ -126,6 +124,8 @@ class Block {
   // Of the segment under way: null where every row sees every key; and the keys of each panel that some row sees.
   const MaskWord* mask_ = nullptr;
   MaskWord seen_[kPanels];
+  const void* pieces_[kSegment / kPiece + kPiecesAhead];  // what locate() found last
+  const float* scales_[kSegment / kPiece + kPiecesAhead];
 };
 
 template <class T>

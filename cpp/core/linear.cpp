@@ -2,6 +2,7 @@
 #include "maskattn/linear.hpp"
 
 #include <algorithm>
+#include <iterator>
 
 #include "block.hpp"
 #include "dispatch.hpp"
@@ -24,9 +25,17 @@ void tile(const Linear<T>& call, std::int64_t first_row, std::int64_t first_outp
   T* scores = panel + kPanel * call.inputs;
   const T* queries[kBlockRows];
   for (int r = 0; r < rows; ++r) queries[r] = call.x + (first_row + r) * call.x_stride;
-  const PanelMemory weights{call.weight + first_output * call.weight_stride, call.weight_stride, nullptr, 0};
-  kernels.pack_keys[static_cast<int>(kDtype<T>)](weights, ~MaskWord{0} >> (kPanel - outputs), inputs, panel);
-  kernels.scores(queries, rows, panel, inputs, nullptr, scores);
+  const void* pieces[kPanel / kPiece + kPiecesAhead];
+  for (std::int64_t i = 0; i < std::ssize(pieces); ++i)
+    pieces[i] = call.weight + (first_output + i * kPiece) * call.weight_stride;
+  const PieceMemory weights{pieces, call.weight_stride, nullptr, 0};
+  const MaskWord existing = ~MaskWord{0} >> (kPanel - outputs);
+  if (const auto direct = kernels.direct_scores[static_cast<int>(kDtype<T>)]; direct && rows <= kRowGroup) {
+    direct(queries, rows, weights, existing, inputs, panel, scores);
+  } else {
+    kernels.pack_keys[static_cast<int>(kDtype<T>)](weights, existing, inputs, panel);
+    kernels.scores(queries, rows, panel, inputs, nullptr, scores);
+  }
   for (int r = 0; r < rows; ++r) {
     const T* from = scores + r * kSegment;
     T* to = call.out + (first_row + r) * call.out_stride + first_output;

@@ -20,6 +20,8 @@ MASKATTN_INLINE F32 half_to_float(U16 x) { return (F32)_mm512_cvtph_ps((__m256i)
 MASKATTN_INLINE U16 float_to_half(F32 x) {
   return (U16)_mm512_cvtps_ph((__m512)x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 }
+MASKATTN_INLINE I32 zero_extend(U16 x) { return (I32)_mm512_cvtepu16_epi32((__m256i)x); }
+MASKATTN_INLINE F32 low_half_to_float(I32 x) { return (F32)_mm512_cvtph_ps(_mm512_cvtepi32_epi16((__m512i)x)); }
 MASKATTN_INLINE F32 bytes_to_float(I8 x) { return (F32)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32((__m128i)x)); }
 MASKATTN_INLINE F32 load_first(const float* p, int count) {
   return (F32)_mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << count) - 1), p);
@@ -45,24 +47,30 @@ MASKATTN_INLINE F64 times_pow2(F64 p, F64 k) {
 }
 // Rows i, i + 4, i + 8, i + 12 are laid in the four quarters of a vector as they are loaded; what is left are 4 x 4 transposes
 // inside the quarters: half the shuffles of the portable form.
+MASKATTN_INLINE void load_words(const char* p, std::ptrdiff_t stride, F32 (&words)[4]) {
+  __m512 row[4];
+  MASKATTN_UNROLLED(j, 4) {
+    const char* quarter = p + 4 * j * stride;
+    __asm__("" : "+r"(quarter));  // or g++ keeps sixteen addresses, most of them on the stack
+    MASKATTN_UNROLLED(i, 4) {
+      const __m128 x = _mm_loadu_ps(reinterpret_cast<const float*>(quarter + i * stride));
+      row[i] = j == 0 ? _mm512_castps128_ps512(x) : _mm512_mask_broadcast_f32x4(row[i], static_cast<__mmask16>(0xf << 4 * j), x);
+    }
+  }
+  const __m512d low01 = _mm512_castps_pd(_mm512_unpacklo_ps(row[0], row[1]));
+  const __m512d high01 = _mm512_castps_pd(_mm512_unpackhi_ps(row[0], row[1]));
+  const __m512d low23 = _mm512_castps_pd(_mm512_unpacklo_ps(row[2], row[3]));
+  const __m512d high23 = _mm512_castps_pd(_mm512_unpackhi_ps(row[2], row[3]));
+  words[0] = (F32)_mm512_unpacklo_pd(low01, low23);
+  words[1] = (F32)_mm512_unpackhi_pd(low01, low23);
+  words[2] = (F32)_mm512_unpacklo_pd(high01, high23);
+  words[3] = (F32)_mm512_unpackhi_pd(high01, high23);
+}
 MASKATTN_INLINE void load_transposed(const float* p, std::ptrdiff_t stride, F32 (&x)[16]) {
   MASKATTN_UNROLLED(quarter, 4) {
-    __m512 row[4];
-    MASKATTN_UNROLLED(i, 4) {
-      const float* from = p + i * stride + 4 * quarter;
-      row[i] = _mm512_castps128_ps512(_mm_loadu_ps(from));
-      row[i] = _mm512_mask_broadcast_f32x4(row[i], 0x00f0, _mm_loadu_ps(from + 4 * stride));
-      row[i] = _mm512_mask_broadcast_f32x4(row[i], 0x0f00, _mm_loadu_ps(from + 8 * stride));
-      row[i] = _mm512_mask_broadcast_f32x4(row[i], 0xf000, _mm_loadu_ps(from + 12 * stride));
-    }
-    const __m512d low01 = _mm512_castps_pd(_mm512_unpacklo_ps(row[0], row[1]));
-    const __m512d high01 = _mm512_castps_pd(_mm512_unpackhi_ps(row[0], row[1]));
-    const __m512d low23 = _mm512_castps_pd(_mm512_unpacklo_ps(row[2], row[3]));
-    const __m512d high23 = _mm512_castps_pd(_mm512_unpackhi_ps(row[2], row[3]));
-    x[4 * quarter] = (F32)_mm512_unpacklo_pd(low01, low23);
-    x[4 * quarter + 1] = (F32)_mm512_unpackhi_pd(low01, low23);
-    x[4 * quarter + 2] = (F32)_mm512_unpacklo_pd(high01, high23);
-    x[4 * quarter + 3] = (F32)_mm512_unpackhi_pd(high01, high23);
+    F32 words[4];
+    load_words(reinterpret_cast<const char*>(p + 4 * quarter), stride * 4, words);
+    MASKATTN_UNROLLED(i, 4) x[4 * quarter + i] = words[i];
   }
 }
 }  // namespace

@@ -14,6 +14,8 @@
 #include "softmax.hpp"
 #include "values.hpp"
 
+#include "direct_scores.hpp"
+
 namespace maskattn::MASKATTN_ISA {
 namespace {
 
@@ -26,10 +28,11 @@ constexpr Kernels kernels{
      {write_row<float, float>, nullptr, write_row<float, Half>, write_row<float, Bfloat>, nullptr},
      {write_quotients<float, float>, nullptr, write_quotients<float, Half>, write_quotients<float, Bfloat>, nullptr},
      scores<float>,
+     {direct_scores<float>, nullptr, direct_scores<Half>, direct_scores<Bfloat>, direct_scores<std::int8_t>},
      distance_bias<float>,
      cap<float>,
      softmax<float>,
-     values<float>,
+     {values<float, float>, nullptr, values<float, Half>, values<float, Bfloat>, values<float, std::int8_t>},
      merge<float>},
     {kLanes<double>,
      {pack_keys<double, float>, pack_keys<double, double>, pack_keys<double, Half>, pack_keys<double, Bfloat>,
@@ -42,10 +45,11 @@ constexpr Kernels kernels{
      {write_quotients<double, float>, write_quotients<double, double>, write_quotients<double, Half>,
       write_quotients<double, Bfloat>, nullptr},
      scores<double>,
+     {},
      distance_bias<double>,
      cap<double>,
      softmax<double>,
-     values<double>,
+     {nullptr, values<double, double>, nullptr, nullptr, nullptr},
      merge<double>}};
 
 }  // namespace

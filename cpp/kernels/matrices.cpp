@@ -12,7 +12,7 @@
 #include "softmax.hpp"
 #include "values.hpp"
 
-#include "pieces.hpp"
+#include "terms.hpp"
 
 #include MASKATTN_TILES
 #include "matrix.hpp"

@@ -6,38 +6,38 @@
 namespace maskattn::MASKATTN_ISA {
 namespace {
 
-// Weights in pieces, see WeightsLayout. A single piece is relative to the row's maximum itself, so that the largest
+// Weights in terms, see WeightsLayout. A single term is relative to the row's maximum itself, so that the largest
 // weights, on which the most depends, are rounded least; `factor` leads from there to its rounded maximum.
-template <int Pieces>
+template <int Terms>
 struct SplitWeights {
   std::uint16_t* row;
   float* factor;
 
-  SplitWeights of_row(int r) const { return {row + r * WeightsLayout<Pieces>::row, factor}; }
+  SplitWeights of_row(int r) const { return {row + r * WeightsLayout<Terms>::row, factor}; }
   float reference(int r, float top) const {
     const float rounded = round_one(top);
     factor[r] = 1;
-    if constexpr (Pieces > 1) return rounded;
+    if constexpr (Terms > 1) return rounded;
     const F32 f = splat(top - rounded);
     factor[r] = fma(exp2_slope(f), f, splat(1.f))[0];
     return top;
   }
   static MASKATTN_INLINE F32 of(F32 s, F32 high, F32 low, F32 m) {
-    if constexpr (Pieces == 1)
+    if constexpr (Terms == 1)
       return coarse_weight(s, high, m);
     else
       return weight<float>(s, high, low, m);
   }
   MASKATTN_INLINE void put(int key, F32 p0, F32 p1, F32& sum) const {
-    if constexpr (Pieces == 1) {
+    if constexpr (Terms == 1) {
       const I32 pairs = round_to_bfloats(p0, p1);
       std::memcpy(row + key, &pairs, sizeof pairs);
     } else {
-      U16 low[Pieces], high[Pieces];
-      split<Pieces>(p0, low);
-      split<Pieces>(p1, high);
-      MASKATTN_UNROLLED(i, Pieces) {
-        std::uint16_t* to = row + i * WeightsLayout<Pieces>::piece + key;
+      U16 low[Terms], high[Terms];
+      split<Terms>(p0, low);
+      split<Terms>(p1, high);
+      MASKATTN_UNROLLED(i, Terms) {
+        std::uint16_t* to = row + i * WeightsLayout<Terms>::term + key;
         std::memcpy(to, &low[i], sizeof low[i]);
         std::memcpy(to + kLanes<float>, &high[i], sizeof high[i]);
       }
@@ -48,25 +48,25 @@ struct SplitWeights {
 };
 
 // Scratch of `attend`; behind it, for `values_guarded`, values of the keys that one row sees, and its product.
-template <int Pieces>
+template <int Terms>
 struct MatrixScratch {
   alignas(64) float scores[kMatrixRows * kSegment];
-  alignas(64) std::uint16_t pieces[Pieces == 1 ? 1 : Pieces * kMatrixRows * kSegment];
+  alignas(64) std::uint16_t terms[Terms == 1 ? 1 : Terms * kMatrixRows * kSegment];
 
-  std::uint16_t* weights() { return Pieces == 1 ? reinterpret_cast<std::uint16_t*>(scores) : pieces; }
-  char* values(int panel, int columns) { return reinterpret_cast<char*>(this + 1) + panel * values_bytes<Pieces>(columns); }
+  std::uint16_t* weights() { return Terms == 1 ? reinterpret_cast<std::uint16_t*>(scores) : terms; }
+  char* values(int panel, int columns) { return reinterpret_cast<char*>(this + 1) + panel * values_bytes<Terms>(columns); }
   float* partial(int columns) { return reinterpret_cast<float*>(values(kPanels, columns)); }
   static std::size_t bytes(int columns) {
-    return sizeof(MatrixScratch) + kPanels * values_bytes<Pieces>(columns) +
+    return sizeof(MatrixScratch) + kPanels * values_bytes<Terms>(columns) +
            sizeof(float) * kMatrixRows * static_cast<std::size_t>(columns);
   }
 };
 
-template <int Pieces>
-float joined(const std::uint16_t* element, std::ptrdiff_t piece) {
+template <int Terms>
+float joined(const std::uint16_t* element, std::ptrdiff_t term) {
   float sum = 0;
-  for (int i = 0; i < Pieces; ++i) {
-    const std::uint32_t bits = static_cast<std::uint32_t>(element[i * piece]) << 16;
+  for (int i = 0; i < Terms; ++i) {
+    const std::uint32_t bits = static_cast<std::uint32_t>(element[i * term]) << 16;
     float part;
     std::memcpy(&part, &bits, sizeof part);
     sum += part;
@@ -76,23 +76,23 @@ float joined(const std::uint16_t* element, std::ptrdiff_t piece) {
 
 // The product of row r once more, where it was not finite: first over the values of the keys that the row itself sees, since
 // those of hidden keys were multiplied by zero; then element by element where those are not finite themselves, since the smaller
-// pieces of a weight are zero where an infinity stands.
-template <int Pieces>
-void values_guarded(const SegmentArgs& a, int r, const MaskWord* mask, MatrixScratch<Pieces>& scratch, float* partial) {
+// terms of a weight are zero where an infinity stands.
+template <int Terms>
+void values_guarded(const SegmentArgs& a, int r, const MaskWord* mask, MatrixScratch<Terms>& scratch, float* partial) {
   const int columns = a.columns;
   const void* values[kPanels] = {};
   for (int p = 0; p < kPanels; ++p) {
     const MaskWord mine = mask ? mask[p] : ~MaskWord{0};
     if (mine == 0) continue;
-    values[p] = std::memcpy(scratch.values(p, columns), a.values[p], values_bytes<Pieces>(columns));
+    values[p] = std::memcpy(scratch.values(p, columns), a.values[p], values_bytes<Terms>(columns));
     std::uint16_t* element = reinterpret_cast<std::uint16_t*>(scratch.values(p, columns));
-    for (int pair = 0; pair < Pieces * kPanel / 2; ++pair)
+    for (int pair = 0; pair < Terms * kPanel / 2; ++pair)
       for (int i = 0; i < 2 * columns; ++i, ++element)
         if (!(mine >> (2 * pair + i % 2) % kPanel & 1)) *element = 0;
   }
   float* product = scratch.partial(columns);
-  const std::uint16_t* weights = scratch.weights() + r * WeightsLayout<Pieces>::row;
-  multiply_values<Pieces>(weights, 1, mask, values, columns, product);
+  const std::uint16_t* weights = scratch.weights() + r * WeightsLayout<Terms>::row;
+  multiply_values<Terms>(weights, 1, mask, values, columns, product);
   for (int c = 0; c < columns; ++c) {
     if (product[c] - product[c] == 0) continue;
     product[c] = 0;
@@ -100,48 +100,48 @@ void values_guarded(const SegmentArgs& a, int r, const MaskWord* mask, MatrixScr
       const int p = key / kPanel, slot = key % kPanel;
       if (mask && !(mask[p] >> slot & 1)) continue;
       const auto* value = static_cast<const std::uint16_t*>(values[p]) + (slot / 2 * columns + c) * 2 + slot % 2;
-      product[c] += joined<Pieces>(weights + key, WeightsLayout<Pieces>::piece) * joined<Pieces>(value, kPanel * columns);
+      product[c] += joined<Terms>(weights + key, WeightsLayout<Terms>::term) * joined<Terms>(value, kPanel * columns);
     }
   }
   std::memcpy(partial, product, sizeof(float) * static_cast<std::size_t>(columns));
 }
 
-template <int Pieces>
+template <int Terms>
 void attend(const SegmentArgs& a) {
-  auto& scratch = *static_cast<MatrixScratch<Pieces>*>(a.scratch);
+  auto& scratch = *static_cast<MatrixScratch<Terms>*>(a.scratch);
   const int depth = padded(a.head_dim);
   for (int first = 0; first < a.rows; first += kMatrixRows) {
     const int rows = a.rows - first < kMatrixRows ? a.rows - first : kMatrixRows;
     const MaskWord* mask = a.mask ? a.mask + first * kPanels : nullptr;
     MaskWord group[kPanels];
     for (int p = 0; p < kPanels; ++p) group[p] = !mask || any_row(mask + p, rows) ? ~MaskWord{0} : 0;  // whole panels
-    multiply_keys<Pieces>(static_cast<const std::uint16_t*>(a.queries) + first * depth, rows, depth, a.keys, mask, group,
-                          scratch.scores);
+    multiply_keys<Terms>(static_cast<const std::uint16_t*>(a.queries) + first * depth, rows, depth, a.keys, mask, group,
+                         scratch.scores);
     if (a.cap != 0) cap<float>({scratch.scores, mask, rows, a.cap_hi, a.cap_lo, a.cap});
     const SoftmaxArgs<float> args{
         scratch.scores,    mask,         a.bias ? a.bias + first : nullptr, rows, a.scale_hi, a.scale_lo, a.log2_hi, a.log2_lo,
         a.maximum + first, a.sum + first};
-    softmax_group(args, 0, rows, group, SplitWeights<Pieces>{scratch.weights(), a.factor + first});
+    softmax_group(args, 0, rows, group, SplitWeights<Terms>{scratch.weights(), a.factor + first});
     for (int r = first; r < first + rows; ++r) a.sum[r] *= a.factor[r];
     float* partial = a.partial + first * a.columns;
-    multiply_values<Pieces>(scratch.weights(), rows, mask, a.values, a.columns, partial);
+    multiply_values<Terms>(scratch.weights(), rows, mask, a.values, a.columns, partial);
     for (int r = 0; r < rows; ++r)
       if (a.sum[first + r] != 0 && !all_finite<float>(partial + r * a.columns, a.columns))
-        values_guarded<Pieces>(a, r, mask ? mask + r * kPanels : nullptr, scratch, partial + r * a.columns);
+        values_guarded<Terms>(a, r, mask ? mask + r * kPanels : nullptr, scratch, partial + r * a.columns);
   }
 }
 
-template <int Pieces>
-inline constexpr MatrixTable matrix_table{query_bytes<Pieces>,
-                                          keys_bytes<Pieces>,
-                                          values_bytes<Pieces>,
-                                          MatrixScratch<Pieces>::bytes,
-                                          split_query<Pieces>,
-                                          {pack_pairs_of_keys<Pieces, float>, nullptr, pack_pairs_of_keys<Pieces, Half>,
-                                           pack_pairs_of_keys<Pieces, Bfloat>, pack_pairs_of_keys<Pieces, std::int8_t>},
-                                          {pack_pairs_of_values<Pieces, float>, nullptr, pack_pairs_of_values<Pieces, Half>,
-                                           pack_pairs_of_values<Pieces, Bfloat>, pack_pairs_of_values<Pieces, std::int8_t>},
-                                          attend<Pieces>,
+template <int Terms>
+inline constexpr MatrixTable matrix_table{query_bytes<Terms>,
+                                          keys_bytes<Terms>,
+                                          values_bytes<Terms>,
+                                          MatrixScratch<Terms>::bytes,
+                                          split_query<Terms>,
+                                          {pack_pairs_of_keys<Terms, float>, nullptr, pack_pairs_of_keys<Terms, Half>,
+                                           pack_pairs_of_keys<Terms, Bfloat>, pack_pairs_of_keys<Terms, std::int8_t>},
+                                          {pack_pairs_of_values<Terms, float>, nullptr, pack_pairs_of_values<Terms, Half>,
+                                           pack_pairs_of_values<Terms, Bfloat>, pack_pairs_of_values<Terms, std::int8_t>},
+                                          attend<Terms>,
                                           begin_tiles,
                                           end_tiles};
 

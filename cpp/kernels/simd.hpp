@@ -199,5 +199,18 @@ MASKATTN_INLINE void load_transposed(const T* p, std::ptrdiff_t stride, Vec<T> (
   transpose<T>(x);
 }
 
+// words[i] = bytes 4 i to 4 i + 3 of each of the lanes rows at p, `stride` bytes apart.
+template <class V>
+MASKATTN_INLINE void load_words(const char* p, std::ptrdiff_t stride, V (&words)[4]) {
+  constexpr int n = kLanes<float>;
+  if constexpr (n == 4) {
+    for (int i = 0; i < n; ++i) std::memcpy(&words[i], p + i * stride, sizeof words[i]);
+    transpose<float>(words);
+  } else {
+    for (int lane = 0; lane < n; ++lane)
+      for (int i = 0; i < 4; ++i) std::memcpy(reinterpret_cast<float*>(&words[i]) + lane, p + lane * stride + 4 * i, 4);
+  }
+}
+
 }  // namespace
 }  // namespace maskattn::MASKATTN_ISA

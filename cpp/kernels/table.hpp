@@ -17,6 +17,8 @@ inline constexpr int kPanels = kSegment / kPanel;
 // Query rows that share one load of a key: 6 rows x 4 vectors of keys fill 24 of the 32 registers of AVX-512,
 // 6 x 2 fill 12 of 16 elsewhere.
 inline constexpr int kRowGroup = 6;
+// Up to so many rows a block is a decode: keys and values are read where they are, as fast as they come from memory.
+inline constexpr int kFewRows = 6 * kRowGroup;
 // Query rows of a block: the scores of a block (rows x 256) stay in the second-level cache.
 inline constexpr int kBlockRows = 192;
 
@@ -26,12 +28,19 @@ using MaskWord = std::uint64_t;
 // The elements that memory may hold, in the order of Dtype (maskattn/attention.hpp): float, double, half, bfloat16, int8.
 inline constexpr int kDtypes = 5;
 
-// Up to 64 rows of memory, `stride` elements apart. Rows of int8 have a factor each, `scale_stride` apart.
-struct PanelMemory {
-  const void* data;
+// Rows of memory come in pieces of 16, because pages hold whole pieces: within one, rows are `stride` elements apart.
+inline constexpr int kPiece = 16;
+// Pieces after a panel, or a segment, that are known as well: they will be read next, and are prefetched.
+inline constexpr int kPiecesAhead = 4;
+
+// The rows of a panel, or of a segment. Rows of int8 have a factor each.
+struct PieceMemory {
+  const void* const* piece;  // [pieces of it + kPiecesAhead]: the first row of each
   std::ptrdiff_t stride;
-  const float* scales;
+  const float* const* scales;  // likewise; unused where rows have no factors
   std::ptrdiff_t scale_stride;
+
+  PieceMemory panel(int p) const { return {piece + p * (kPanel / kPiece), stride, scales + p * (kPanel / kPiece), scale_stride}; }
 };
 
 template <class T>
@@ -52,8 +61,7 @@ struct ValuesArgs {
   const T* weights;      // [rows][kSegment]
   const MaskWord* mask;  // as above; keys that no row sees are not read
   int rows;
-  const T* v[kPanels];  // value of each panel's first key; v_stride elements to the next key
-  std::ptrdiff_t v_stride;
+  PieceMemory v;       // of the segment
   int columns;         // a multiple of the lanes; each row of v has that many readable elements
   const T* old_scale;  // [rows] out = out * old_scale + (weights . v) * new_scale, powers of two
   const T* new_scale;  // [rows] 0 leaves the row alone
@@ -101,9 +109,9 @@ struct KernelTable {
   //
   // Transposes up to 64 keys of head_dim elements into panel[head_dim][kPanel]. Keys whose bit in `seen` is clear are not read;
   // their columns stay as they were, or become zero if they share a vector with a key that is seen.
-  void (*pack_keys[kDtypes])(const PanelMemory& keys, MaskWord seen, int head_dim, T* panel);
+  void (*pack_keys[kDtypes])(const PieceMemory& keys, MaskWord seen, int head_dim, T* panel);
   // Copies the rows whose bit in `seen` is set to to[row * columns], zeros behind their `dim` elements.
-  void (*read_values[kDtypes])(const PanelMemory& values, MaskWord seen, int dim, int columns, T* to);
+  void (*read_values[kDtypes])(const PieceMemory& values, MaskWord seen, int dim, int columns, T* to);
   void (*read_row[kDtypes])(const void* from, int count, T* to);
   bool (*read_bias[kDtypes])(const BiasArgs<T>& args);  // whether any is hidden
   void (*write_row[kDtypes])(const T* from, int count, void* to);
@@ -112,17 +120,22 @@ struct KernelTable {
   // chains added in order. scores[row * kSegment + key]. `mask` (word of row r: mask[r * kPanels]) or null; vectors of keys that
   // a group of rows does not see are skipped.
   void (*scores)(const T* const* q, int rows, const T* panel, int head_dim, const MaskWord* mask, T* scores);
+  // The same for at most kFewRows rows and a panel in memory: of the keys in `seen`, which is what some row sees. `panel` is
+  // scratch. For float only.
+  void (*direct_scores[kDtypes])(const T* const* q, int rows, const PieceMemory& keys, MaskWord seen, int head_dim, T* panel,
+                                 T* scores);
   void (*distance_bias)(const DistanceArgs<T>& args);
   void (*cap)(const CapArgs<T>& args);
   void (*softmax)(const SoftmaxArgs<T>& args);
-  void (*values)(const ValuesArgs<T>& args);
+  // Over values as memory holds them; for double, of double only.
+  void (*values[kDtypes])(const ValuesArgs<T>& args);
   // out = out * old_scale + part * new_scale for one row, in the arithmetic of `values`.
   void (*merge)(T* out, const T* part, T old_scale, T new_scale, int columns);
 };
 
-// Matrix units multiply bfloat16 numbers. An element becomes the sum of 1, 2 or 3 of them ("pieces", the largest first): one is
-// all of a bfloat16 and half of a float's digits, three are all of a float. Products of small pieces are left out.
-inline constexpr int kPieces = 3;
+// Matrix units multiply bfloat16 numbers. An element becomes the sum of 1, 2 or 3 of them, the largest first: one is all of a
+// bfloat16 and half of a float's digits, three are all of a float. Products of small terms are left out.
+inline constexpr int kTerms = 3;
 // Query rows that go through scores, softmax and values together, so that their scores stay in the first-level cache.
 inline constexpr int kMatrixRows = 32;
 static_assert(kBlockRows % kMatrixRows == 0);
@@ -152,8 +165,8 @@ struct MatrixTable {
   std::size_t (*scratch_bytes)(int columns);  // of a call of `attend`
   void (*split_query)(const float* from, int row, int head_dim, void* queries);
   // As in KernelTable; columns of keys that are not seen keep their bits, and so do their values, which must be finite.
-  void (*pack_keys[kDtypes])(const PanelMemory& keys, MaskWord seen, int head_dim, void* panel);
-  void (*pack_values[kDtypes])(const PanelMemory& values, MaskWord seen, int dim, int columns, void* panel);
+  void (*pack_keys[kDtypes])(const PieceMemory& keys, MaskWord seen, int head_dim, void* panel);
+  void (*pack_values[kDtypes])(const PieceMemory& values, MaskWord seen, int dim, int columns, void* panel);
   void (*attend)(const SegmentArgs& args);
   // Around the calls of `attend`, on the same thread; null where there is nothing to do.
   void (*begin)();
@@ -166,7 +179,7 @@ struct Kernels {
 };
 
 struct Matrices {
-  const MatrixTable* by_pieces[kPieces + 1];  // null where the vector kernels are the better ones
+  const MatrixTable* by_terms[kTerms + 1];  // null where the vector kernels are the better ones
 };
 
 }  // namespace maskattn

@@ -8,8 +8,8 @@ namespace {
 
 inline constexpr int kTile = 16;  // rows, and 32-bit columns, of a tile
 
-// Which pieces are multiplied, the smallest products first: those of weight 2^-16 (three pieces only), 2^-8 and 1.
-template <int Pieces>
+// Which terms are multiplied, the smallest products first: those of weight 2^-16 (three terms only), 2^-8 and 1.
+template <int Terms>
 struct Products;
 template <>
 struct Products<1> {
@@ -24,10 +24,10 @@ struct Products<3> {
   static constexpr int count = 6, left[] = {2, 1, 0, 1, 0, 0}, right[] = {0, 1, 2, 0, 1, 0};
 };
 
-// An operand: where its first tile is, and bytes from row to row and from piece to piece.
+// An operand: where its first tile is, and bytes from row to row and from term to term.
 struct Operand {
   const char* data;
-  std::ptrdiff_t row, piece;
+  std::ptrdiff_t row, term;
 };
 
 // Sums of RowTiles x ColumnTiles tiles.
@@ -43,12 +43,12 @@ struct TileBlock {
   }
 
   // Adds left . right over `steps` x kDepth.
-  template <int Pieces>
+  template <int Terms>
   static MASKATTN_INLINE void multiply(const Operand& left, const Operand& right, int steps) {
-    using P = Products<Pieces>;
+    using P = Products<Terms>;
     for (int product = 0; product < P::count; ++product) {
-      const char* a = left.data + P::left[product] * left.piece;
-      const char* b = right.data + P::right[product] * right.piece;
+      const char* a = left.data + P::left[product] * left.term;
+      const char* b = right.data + P::right[product] * right.term;
       for (int step = 0; step < steps; ++step, a += 2 * kDepth, b += kTile * right.row) {
         tile_load<4>(a, left.row);
         if constexpr (RowTiles > 1) tile_load<5>(a + kTile * left.row, left.row);
@@ -81,7 +81,7 @@ struct TileBlock {
 };
 
 // scores[row * kSegment + key] of the panels that `group` sees; whole tiles, also of rows that are not there.
-template <int Pieces>
+template <int Terms>
 void multiply_keys(const std::uint16_t* q, int rows, int depth, const void* const* keys, const MaskWord*, const MaskWord* group,
                    float* scores) {
   const Operand queries{reinterpret_cast<const char*>(q), 2 * depth, 2 * kBlockRows * depth};
@@ -91,47 +91,47 @@ void multiply_keys(const std::uint16_t* q, int rows, int depth, const void* cons
     float* to = scores + panel * kPanel;
     if (rows <= kTile) {
       TileBlock<1, 4>::zero();
-      TileBlock<1, 4>::multiply<Pieces>(queries, all, depth / kDepth);
+      TileBlock<1, 4>::multiply<Terms>(queries, all, depth / kDepth);
       TileBlock<1, 4>::store(to, kSegment);
       continue;
     }
     for (int key = 0; key < kPanel; key += 2 * kTile) {
       TileBlock<2, 2>::zero();
-      TileBlock<2, 2>::multiply<Pieces>(queries, {all.data + 4 * key, all.row, all.piece}, depth / kDepth);
+      TileBlock<2, 2>::multiply<Terms>(queries, {all.data + 4 * key, all.row, all.term}, depth / kDepth);
       TileBlock<2, 2>::store(to + key, kSegment);
     }
   }
 }
 
-template <int Pieces, class Block>
+template <int Terms, class Block>
 MASKATTN_INLINE void multiply_values_block(const Operand& weights, const MaskWord* group, const void* const* values, int column,
                                            int columns, float* partial) {
   Block::zero();
   for (int panel = 0; panel < kPanels; ++panel)
     if (group[panel])
-      Block::template multiply<Pieces>({weights.data + 2 * kPanel * panel, weights.row, weights.piece},
-                                       {static_cast<const char*>(values[panel]) + 4 * column, 4 * columns, 2 * kPanel * columns},
-                                       kPanel / kDepth);
+      Block::template multiply<Terms>({weights.data + 2 * kPanel * panel, weights.row, weights.term},
+                                      {static_cast<const char*>(values[panel]) + 4 * column, 4 * columns, 2 * kPanel * columns},
+                                      kPanel / kDepth);
   Block::store(partial + column, columns);
 }
 
-template <int Pieces>
+template <int Terms>
 void multiply_values(const std::uint16_t* weights, int rows, const MaskWord* mask, const void* const* values, int columns,
                      float* partial) {
-  using Layout = WeightsLayout<Pieces>;
-  const Operand left{reinterpret_cast<const char*>(weights), 2 * Layout::row, 2 * Layout::piece};
+  using Layout = WeightsLayout<Terms>;
+  const Operand left{reinterpret_cast<const char*>(weights), 2 * Layout::row, 2 * Layout::term};
   MaskWord group[kPanels];
   for (int panel = 0; panel < kPanels; ++panel) group[panel] = mask ? any_row(mask + panel, rows) : ~MaskWord{0};
   for (int column = 0; column < columns;) {
     const int tiles = (columns - column) / kTile;
     if (rows <= kTile && tiles >= 4) {
-      multiply_values_block<Pieces, TileBlock<1, 4>>(left, group, values, column, columns, partial);
+      multiply_values_block<Terms, TileBlock<1, 4>>(left, group, values, column, columns, partial);
       column += 4 * kTile;
     } else if (tiles >= 2) {
-      multiply_values_block<Pieces, TileBlock<2, 2>>(left, group, values, column, columns, partial);
+      multiply_values_block<Terms, TileBlock<2, 2>>(left, group, values, column, columns, partial);
       column += 2 * kTile;
     } else {
-      multiply_values_block<Pieces, TileBlock<2, 1>>(left, group, values, column, columns, partial);
+      multiply_values_block<Terms, TileBlock<2, 1>>(left, group, values, column, columns, partial);
       column += kTile;
     }
   }

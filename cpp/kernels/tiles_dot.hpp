@@ -39,10 +39,10 @@ struct PairScoresTile {
   }
 };
 
-template <int Pieces>
+template <int Terms>
 void multiply_keys(const std::uint16_t* q, int rows, int depth, const void* const* keys, const MaskWord* mask,
                    const MaskWord* group, float* scores) {
-  static_assert(Pieces == 1);
+  static_assert(Terms == 1);
   constexpr int n = kLanes<float>, most = MASKATTN_KEY_VECTORS;
   for (int panel = 0; panel < kPanels; ++panel) {
     if (group[panel] == 0) continue;
@@ -86,10 +86,10 @@ struct PairValuesTile {
   }
 };
 
-template <int Pieces>
+template <int Terms>
 void multiply_values(const std::uint16_t* weights, int rows, const MaskWord* mask, const void* const* values, int columns,
                      float* partial) {
-  static_assert(Pieces == 1);
+  static_assert(Terms == 1);
   constexpr int width = MASKATTN_KEY_VECTORS * kLanes<float>;
   for (int row = 0; row < rows; row += kRowGroup) {
     const int count = rows - row < kRowGroup ? rows - row : kRowGroup;
