@@ -1,4 +1,4 @@
-"""Chores: ``nox -s tests``, ``nox -s parity``, ``nox -s lint``, ``nox -s bench``, ``nox -s nightly``."""
+"""Chores: ``nox -s tests``, and likewise parity, lint, bench, nightly, sanitize and aarch64."""
 
 import nox
 
@@ -43,3 +43,17 @@ def lint(session: nox.Session) -> None:
 def bench(session: nox.Session) -> None:
     session.install(".[test]")
     session.run("pytest", "bench", *session.posargs)
+
+
+@nox.session
+def sanitize(session: nox.Session) -> None:
+    """The core under AddressSanitizer and UndefinedBehaviorSanitizer."""
+    session.install(".[dev]")
+    session.run(".ci/sanitize", external=True)
+
+
+@nox.session
+def aarch64(session: nox.Session) -> None:
+    """The kernels on ARM64, cross-compiled and emulated; on Debian."""
+    session.install(".[dev]")
+    session.run(".ci/aarch64", external=True)

@@ -16,16 +16,16 @@ FORCED_ISA = os.environ.get("MASKATTN_ISA")
 
 # Examples a property: one that compares a few things, and test_mask_properties.py, which compares a mask with its
 # definition in every way there is. What that one tests is the same on every instruction set but for attention, so a
-# run that is about a lesser one does not repeat all of it.
-EXAMPLES = {"local": 25, "ci": 25, "nightly": 5000}
-MASK_EXAMPLES = {"local": 300, "ci": 300 if FORCED_ISA else 5000, "nightly": 50_000}
+# run that is about a lesser one does not repeat all of it. "slow" is for interpreters that are: emulated, sanitized.
+EXAMPLES = {"local": 25, "ci": 25, "slow": 5, "nightly": 5000}
+MASK_EXAMPLES = {"local": 300, "ci": 300 if FORCED_ISA else 5000, "slow": 50, "nightly": 50_000}
 
 profile = os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "local")
 for name, examples in EXAMPLES.items():
     settings.register_profile(
         name,
         max_examples=examples,
-        derandomize=name == "ci",
+        derandomize=name in ("ci", "slow"),
         deadline=None,  # the first call of a process is slow
         # The fixtures that property tests use (isa) hold no state that an example could change.
         suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
