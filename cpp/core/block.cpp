@@ -245,18 +245,18 @@ bool Block<T>::bias_from_array(std::int64_t begin) {
 // Where the rows of a segment are, and of the pieces after it. Without pages they are evenly spaced, those that do not exist as
 // well: they are prefetched at most.
 template <class T>
-PieceMemory Block<T>::locate(const Rows<const void>& array, const Factors& factors, std::int64_t segment) {
+PieceMemory Block<T>::locate(const Rows<const void>& array, const Factors& factors, std::int64_t segment, SegmentRows& to) const {
   constexpr int count = kSegment / kPiece + kPiecesAhead;
   const Pages& pages = in_.pages;
   const std::ptrdiff_t piece_bytes = kPiece * array.stride[2] * static_cast<std::ptrdiff_t>(size_of(array.dtype));
   // Pieces [first, last) are `row` and what follows it in memory.
   const auto run = [&](int first, int last, std::int64_t sequence_or_page, std::int64_t row) {
     const char* data = static_cast<const char*>(array.at(sequence_or_page, place_.kv_head, row));
-    for (int i = first; i < last; ++i) pieces_[i] = data + (i - first) * piece_bytes;
+    for (int i = first; i < last; ++i) to.piece[i] = data + (i - first) * piece_bytes;
     if (!factors.data) return;
     const float* factor =
         factors.data + sequence_or_page * factors.stride[0] + place_.kv_head * factors.stride[1] + row * factors.stride[2];
-    for (int i = first; i < last; ++i) scales_[i] = factor + (i - first) * kPiece * factors.stride[2];
+    for (int i = first; i < last; ++i) to.scales[i] = factor + (i - first) * kPiece * factors.stride[2];
   };
   const std::int64_t begin = segment * kSegment;
   if (!pages.table) {
@@ -270,7 +270,7 @@ PieceMemory Block<T>::locate(const Rows<const void>& array, const Factors& facto
       row = 0;
     }
   }
-  return {pieces_, array.stride[2], scales_, factors.stride[2]};
+  return {to.piece, array.stride[2], to.scales, factors.stride[2]};
 }
 
 template <class T>
@@ -286,7 +286,7 @@ bool Block<T>::score(std::int64_t segment) {
   const int head_dim = static_cast<int>(in_.head_dim);
   const auto pack = kernels_.pack_keys[static_cast<int>(in_.k.dtype)];
   const auto direct = place_.rows <= kFewRows ? kernels_.direct_scores[static_cast<int>(in_.k.dtype)] : nullptr;
-  const PieceMemory keys = locate(in_.k, in_.k_factors, segment);
+  const PieceMemory keys = locate(in_.k, in_.k_factors, segment, rows_);
   for (int p = 0; p < kPanels; ++p) {
     if (!seen_[p]) continue;
     if (direct) {
@@ -351,7 +351,7 @@ template <class T>
 void Block<T>::values(std::int64_t segment, const T* old_scale, const T* new_scale, T* out) {
   const Rows<const void>& v = in_.v;
   const int columns = static_cast<int>(call_.columns), dim = static_cast<int>(in_.v_head_dim);
-  const PieceMemory memory = locate(v, in_.v_factors, segment);
+  const PieceMemory memory = locate(v, in_.v_factors, segment, rows_);
   ValuesArgs<T> args{scratch_.scores, mask_, place_.rows, memory, columns, old_scale, new_scale, out, scratch_.partial};
   // Values are read where they are if they are whole vectors, unless many rows will read them and they must be converted or are
   // apart: keys a power of two apart evict each other from the first-level cache.
@@ -361,7 +361,7 @@ void Block<T>::values(std::int64_t segment, const T* old_scale, const T* new_sca
     multiply = kernels_.values[static_cast<int>(kDtype<T>)];
     const auto read = kernels_.read_values[static_cast<int>(v.dtype)];
     for (int p = 0; p < kPanels; ++p) read(memory.panel(p), seen_[p], dim, columns, scratch_.values + p * kPanel * columns);
-    for (int i = 0; i < kSegment / kPiece + kPiecesAhead; ++i) pieces_[i] = scratch_.values + i * kPiece * columns;
+    for (int i = 0; i < kSegment / kPiece + kPiecesAhead; ++i) rows_.piece[i] = scratch_.values + i * kPiece * columns;
     args.v.stride = columns;
   }
   multiply(args);
@@ -405,22 +405,27 @@ void Block<T>::attend_with_matrix(std::int64_t segment, State<T>& state, T* out)
     args.factor = factor;
     args.partial = scratch_.partial;
     args.scratch = scratch_.matrix;
-    const PieceMemory key_rows = locate(in_.k, in_.k_factors, segment);
-    for (int p = 0; p < kPanels; ++p) {
-      if (!seen_[p]) continue;
-      char* const to = scratch_.packed_keys + p * keys_bytes;
-      pack_keys(key_rows.panel(p), seen_[p], head_dim, to);
-      args.keys[p] = to;
+    for (int p = 0; p < kPanels; ++p) args.values[p] = scratch_.packed_values + p * values_bytes;
+    args.seen = seen_;
+    SegmentRows value_rows;
+    args.key_rows = locate(in_.k, in_.k_factors, segment, rows_);
+    args.value_rows = locate(in_.v, in_.v_factors, segment, value_rows);
+    const bool direct = matrix.attend_few && place_.rows <= matrix.few_rows && in_.k.dtype == Dtype::bfloat16 &&
+                        in_.v.dtype == Dtype::bfloat16 && head_dim % kDepth == 0 && head_dim <= kMostDirect &&
+                        in_.k.stride[2] % 2 == 0 && in_.v_head_dim == columns;
+    if (direct) {
+      matrix.attend_few(args);
+    } else {
+      for (int p = 0; p < kPanels; ++p) {
+        if (!seen_[p]) continue;
+        char* const keys = scratch_.packed_keys + p * keys_bytes;
+        pack_keys(args.key_rows.panel(p), seen_[p], head_dim, keys);
+        args.keys[p] = keys;
+        if (~seen_[p]) std::memset(args.values[p], 0, values_bytes);
+        pack_values(args.value_rows.panel(p), seen_[p], static_cast<int>(in_.v_head_dim), columns, args.values[p]);
+      }
+      matrix.attend(args);
     }
-    const PieceMemory value_rows = locate(in_.v, in_.v_factors, segment);
-    for (int p = 0; p < kPanels; ++p) {
-      if (!seen_[p]) continue;
-      char* const to = scratch_.packed_values + p * values_bytes;
-      if (~seen_[p]) std::memset(to, 0, values_bytes);
-      pack_values(value_rows.panel(p), seen_[p], static_cast<int>(in_.v_head_dim), columns, to);
-      args.values[p] = to;
-    }
-    matrix.attend(args);
     for (int r = 0; r < place_.rows; ++r) {
       float old_scale, new_scale;
       merge_state(state.maximum[r], state.sum[r], maximum[r], sum[r], old_scale, new_scale);

@@ -58,6 +58,12 @@ struct Scratch {
   static Scratch get(const Call<T>& call);
 };
 
+// Where the rows of a segment are, for PieceMemory.
+struct SegmentRows {
+  const void* piece[kSegment / kPiece + kPiecesAhead];
+  const float* scales[kSegment / kPiece + kPiecesAhead];
+};
+
 // The state of an online softmax for each row of a block, see state.hpp.
 template <class T>
 struct State {
@@ -109,7 +115,7 @@ class Block {
   bool find_seen();
   void bias_by_distance(std::int64_t begin);
   bool bias_from_array(std::int64_t begin);
-  PieceMemory locate(const Rows<const void>& array, const Factors& factors, std::int64_t segment);
+  PieceMemory locate(const Rows<const void>& array, const Factors& factors, std::int64_t segment, SegmentRows& to) const;
 
   const Call<T>& call_;
   const AttentionInputs& in_;
@@ -124,8 +130,7 @@ class Block {
   // Of the segment under way: null where every row sees every key; and the keys of each panel that some row sees.
   const MaskWord* mask_ = nullptr;
   MaskWord seen_[kPanels];
-  const void* pieces_[kSegment / kPiece + kPiecesAhead];  // what locate() found last
-  const float* scales_[kSegment / kPiece + kPiecesAhead];
+  SegmentRows rows_;
 };
 
 template <class T>

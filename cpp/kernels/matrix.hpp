@@ -106,6 +106,18 @@ void values_guarded(const SegmentArgs& a, int r, const MaskWord* mask, MatrixScr
   std::memcpy(partial, product, sizeof(float) * static_cast<std::size_t>(columns));
 }
 
+// Of rows [first, first + rows): from their scores to weights.
+template <int Terms>
+void weigh(const SegmentArgs& a, int first, int rows, const MaskWord* group, MatrixScratch<Terms>& scratch) {
+  const MaskWord* mask = a.mask ? a.mask + first * kPanels : nullptr;
+  if (a.cap != 0) cap<float>({scratch.scores, mask, rows, a.cap_hi, a.cap_lo, a.cap});
+  const SoftmaxArgs<float> args{
+      scratch.scores,    mask,         a.bias ? a.bias + first : nullptr, rows, a.scale_hi, a.scale_lo, a.log2_hi, a.log2_lo,
+      a.maximum + first, a.sum + first};
+  softmax_group(args, 0, rows, group, SplitWeights<Terms>{scratch.weights(), a.factor + first});
+  for (int r = first; r < first + rows; ++r) a.sum[r] *= a.factor[r];
+}
+
 template <int Terms>
 void attend(const SegmentArgs& a) {
   auto& scratch = *static_cast<MatrixScratch<Terms>*>(a.scratch);
@@ -117,17 +129,41 @@ void attend(const SegmentArgs& a) {
     for (int p = 0; p < kPanels; ++p) group[p] = !mask || any_row(mask + p, rows) ? ~MaskWord{0} : 0;  // whole panels
     multiply_keys<Terms>(static_cast<const std::uint16_t*>(a.queries) + first * depth, rows, depth, a.keys, mask, group,
                          scratch.scores);
-    if (a.cap != 0) cap<float>({scratch.scores, mask, rows, a.cap_hi, a.cap_lo, a.cap});
-    const SoftmaxArgs<float> args{
-        scratch.scores,    mask,         a.bias ? a.bias + first : nullptr, rows, a.scale_hi, a.scale_lo, a.log2_hi, a.log2_lo,
-        a.maximum + first, a.sum + first};
-    softmax_group(args, 0, rows, group, SplitWeights<Terms>{scratch.weights(), a.factor + first});
-    for (int r = first; r < first + rows; ++r) a.sum[r] *= a.factor[r];
+    weigh<Terms>(a, first, rows, group, scratch);
     float* partial = a.partial + first * a.columns;
     multiply_values<Terms>(scratch.weights(), rows, mask, a.values, a.columns, partial);
     for (int r = 0; r < rows; ++r)
       if (a.sum[first + r] != 0 && !all_finite<float>(partial + r * a.columns, a.columns))
         values_guarded<Terms>(a, r, mask ? mask + r * kPanels : nullptr, scratch, partial + r * a.columns);
+  }
+}
+
+void pack_all_values(const SegmentArgs& a) {
+  for (int p = 0; p < kPanels; ++p) {
+    if (a.seen[p] == 0) continue;
+    if (~a.seen[p]) std::memset(a.values[p], 0, values_bytes<1>(a.columns));
+    pack_pairs_of_values<1, Bfloat>(a.value_rows.panel(p), a.seen[p], a.columns, a.columns, a.values[p]);
+  }
+}
+
+void attend_few(const SegmentArgs& a) {
+  auto& scratch = *static_cast<MatrixScratch<1>*>(a.scratch);
+  MaskWord group[kPanels];
+  for (int p = 0; p < kPanels; ++p) group[p] = a.seen[p] ? ~MaskWord{0} : 0;
+  multiply_keys_directly(static_cast<const std::uint16_t*>(a.queries), a.rows, a.head_dim, a.key_rows, a.seen, scratch.scores);
+  weigh<1>(a, 0, a.rows, group, scratch);
+  if constexpr (kDirectValues) {
+    multiply_values_directly(scratch.weights(), a.rows, a.value_rows, a.seen, a.columns, a.partial);
+  } else {
+    pack_all_values(a);
+    multiply_values<1>(scratch.weights(), a.rows, a.mask, a.values, a.columns, a.partial);
+  }
+  bool packed = !kDirectValues;
+  for (int r = 0; r < a.rows; ++r) {
+    if (a.sum[r] == 0 || all_finite<float>(a.partial + r * a.columns, a.columns)) continue;
+    if (!packed) pack_all_values(a);
+    packed = true;
+    values_guarded<1>(a, r, a.mask ? a.mask + r * kPanels : nullptr, scratch, a.partial + r * a.columns);
   }
 }
 
@@ -142,6 +178,8 @@ inline constexpr MatrixTable matrix_table{query_bytes<Terms>,
                                           {pack_pairs_of_values<Terms, float>, nullptr, pack_pairs_of_values<Terms, Half>,
                                            pack_pairs_of_values<Terms, Bfloat>, pack_pairs_of_values<Terms, std::int8_t>},
                                           attend<Terms>,
+                                          Terms == 1 ? attend_few : nullptr,
+                                          kFewDirect,
                                           begin_tiles,
                                           end_tiles};
 

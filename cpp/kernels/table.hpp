@@ -136,6 +136,8 @@ struct KernelTable {
 // Matrix units multiply bfloat16 numbers. An element becomes the sum of 1, 2 or 3 of them, the largest first: one is all of a
 // bfloat16 and half of a float's digits, three are all of a float. Products of small terms are left out.
 inline constexpr int kTerms = 3;
+inline constexpr int kDepth = 32;        // what one product of tiles sums over
+inline constexpr int kMostDirect = 512;  // largest head_dim of attend_few
 // Query rows that go through scores, softmax and values together, so that their scores stay in the first-level cache.
 inline constexpr int kMatrixRows = 32;
 static_assert(kBlockRows % kMatrixRows == 0);
@@ -144,7 +146,7 @@ static_assert(kBlockRows % kMatrixRows == 0);
 struct SegmentArgs {
   const void* queries;
   const void* keys[kPanels];  // null where no row sees a key of the panel
-  const void* values[kPanels];
+  void* values[kPanels];
   int rows, head_dim, columns;
   const MaskWord* mask;  // as in SoftmaxArgs, and so are the next
   const float* const* bias;
@@ -155,6 +157,9 @@ struct SegmentArgs {
   float* factor;   // [rows] out: weights and their product with v are to be multiplied by this, and the sum was
   float* partial;  // [rows rounded up to kMatrixRows][columns] out: weights . v
   void* scratch;
+  // For attend_few.
+  PieceMemory key_rows, value_rows;
+  const MaskWord* seen;  // [kPanels], by some row
 };
 
 // What takes the place of KernelTable's functions where a matrix unit multiplies; sizes in bytes.
@@ -168,6 +173,11 @@ struct MatrixTable {
   void (*pack_keys[kDtypes])(const PieceMemory& keys, MaskWord seen, int head_dim, void* panel);
   void (*pack_values[kDtypes])(const PieceMemory& values, MaskWord seen, int dim, int columns, void* panel);
   void (*attend)(const SegmentArgs& args);
+  // The same bits for at most `few_rows` rows over bfloat16 keys and values where memory holds them, head_dim a multiple of
+  // kDepth up to kMostDirect, even strides of keys, and as many columns as v has: keys and values need not be packed,
+  // `args.values` is room for them. Null where there is no such way.
+  void (*attend_few)(const SegmentArgs& args);
+  int few_rows;
   // Around the calls of `attend`, on the same thread; null where there is nothing to do.
   void (*begin)();
   void (*end)();

@@ -33,7 +33,6 @@ MASKATTN_INLINE void split(F32 x, U16 (&term)[Terms]) {
 }
 
 // A query has `padded` coordinates, zeros behind its own; a block has its terms one behind the other.
-inline constexpr int kDepth = 32;  // what one product of tiles sums over
 constexpr int padded(int dim) { return (dim + kDepth - 1) / kDepth * kDepth; }
 
 template <int Terms>
@@ -156,6 +155,26 @@ void pack_pairs_of_values(const PieceMemory& m, MaskWord seen, int dim, int colu
     }
   }
 }
+
+// The rows of a piece of keys as they are, or where not all of them are seen (`mine`), copies with zeros for the others.
+struct KeyPiece {
+  alignas(64) Bfloat copy[kPiece * kMostDirect];
+  const Bfloat* rows;
+  std::ptrdiff_t stride;
+
+  void take(const PieceMemory& m, int key, MaskWord mine, int head_dim) {
+    rows = row_at<Bfloat>(m, key);
+    stride = m.stride;
+    if (mine == (1u << kPiece) - 1) return;
+    for (int i = 0; i < kPiece; ++i)
+      if (mine >> i & 1)
+        std::memcpy(copy + i * head_dim, rows + i * stride, sizeof(Bfloat) * static_cast<std::size_t>(head_dim));
+      else
+        std::memset(copy + i * head_dim, 0, sizeof(Bfloat) * static_cast<std::size_t>(head_dim));
+    rows = copy;
+    stride = head_dim;
+  }
+};
 
 }  // namespace
 }  // namespace maskattn::MASKATTN_ISA

@@ -137,6 +137,41 @@ void multiply_values(const std::uint16_t* weights, int rows, const MaskWord* mas
   }
 }
 
+// Few rows: keys are rows of tiles as they lie in memory, and queries the columns, so that keys need no packing. An element of
+// the product is the same sum.
+
+inline constexpr int kFewDirect = kTile;
+inline constexpr bool kDirectValues = false;
+
+void multiply_keys_directly(const std::uint16_t* q, int rows, int head_dim, const PieceMemory& keys, const MaskWord* seen,
+                            float* scores) {
+  alignas(64) std::uint32_t queries[kMostDirect / 2][kTile] = {};  // pairs of coordinates
+  for (int d = 0; d < head_dim; d += 2)
+    for (int r = 0; r < rows; ++r) std::memcpy(&queries[d / 2][r], q + r * head_dim + d, sizeof(std::uint32_t));
+  KeyPiece piece;
+  for (int key = 0; key < kSegment; key += kPiece) {
+    const MaskWord mine = seen[key / kPanel] >> (key % kPanel) & ((1u << kPiece) - 1);
+    if (mine == 0) continue;
+    piece.take(keys, key, mine, head_dim);
+    Prefetcher later = prefetch_later<Bfloat>(keys, key, head_dim);
+    tile_zero<0>();
+    for (int d = 0; d < head_dim; d += kDepth) {
+      tile_stream<4>(piece.rows + d, 2 * piece.stride);
+      tile_load<6>(queries[d / 2], sizeof queries[0]);
+      tile_multiply<0, 4, 6>();
+      later.lines(kPiece);
+    }
+    alignas(64) float product[kPiece * kTile];
+    tile_store<0>(product, sizeof(float) * kTile);
+    F32 row[kTile];
+    load_transposed(product, kTile, row);
+    for (int r = 0; r < rows; ++r) std::memcpy(scores + r * kSegment + key, &row[r], sizeof row[r]);
+  }
+}
+
+// Not reached: values are always packed.
+void multiply_values_directly(const std::uint16_t*, int, const PieceMemory&, const MaskWord*, int, float*) {}
+
 void begin_tiles() { tiles_configure(); }
 void end_tiles() { tiles_release(); }
 

@@ -101,5 +101,99 @@ void multiply_values(const std::uint16_t* weights, int rows, const MaskWord* mas
   }
 }
 
+// Few rows: keys are transposed, and values paired, in registers on their way from memory; the chains are those above.
+
+inline constexpr int kFewDirect = kRowGroup;
+inline constexpr bool kDirectValues = true;
+
+struct DirectScoresTile {
+  // Rows queries against two pieces of keys, whose chains hide each other's latency.
+  template <int Rows, int>
+  __attribute__((noinline)) static void run(const std::uint16_t* q, int head_dim, const KeyPiece* keys, Prefetcher* later,
+                                            float* scores) {
+    constexpr int kStep = 8;  // coordinates that are transposed at once
+    F32 acc[Rows][2];
+    MASKATTN_UNROLLED(r, Rows)
+      MASKATTN_UNROLLED(v, 2) acc[r][v] = F32{};
+    for (int d = 0; d < head_dim; d += kStep) {
+      F32 pairs[2][kStep / 2];
+      MASKATTN_UNROLLED(v, 2) {
+        load_words(reinterpret_cast<const char*>(keys[v].rows + d), keys[v].stride * 2, pairs[v]);
+        later[v].lines(kPiece / 4);  // a step reads 16 bytes of each key
+      }
+      MASKATTN_UNROLLED(i, kStep / 2)
+        MASKATTN_UNROLLED(r, Rows) {
+          const I32 x = splat_pair(q + r * head_dim + d + 2 * i);
+          MASKATTN_UNROLLED(v, 2) acc[r][v] = dot_pairs(acc[r][v], x, bits_as<I32>(pairs[v][i]));
+        }
+    }
+    MASKATTN_UNROLLED(r, Rows)
+      MASKATTN_UNROLLED(v, 2) store(scores + r * kSegment + v * kPiece, acc[r][v]);
+  }
+};
+
+void multiply_keys_directly(const std::uint16_t* q, int rows, int head_dim, const PieceMemory& keys, const MaskWord* seen,
+                            float* scores) {
+  constexpr MaskWord all = (1u << kPiece) - 1;
+  const auto tile = TileTable<DirectScoresTile>::of(rows, 1);
+  KeyPiece two[2];
+  for (int key = 0; key < kSegment; key += 2 * kPiece) {
+    const MaskWord mine = seen[key / kPanel] >> (key % kPanel);
+    if ((mine & (all | all << kPiece)) == 0) continue;
+    two[0].take(keys, key, mine & all, head_dim);
+    two[1].take(keys, key + kPiece, mine >> kPiece & all, head_dim);
+    Prefetcher later[2] = {prefetch_later<Bfloat>(keys, key, head_dim), prefetch_later<Bfloat>(keys, key + kPiece, head_dim)};
+    tile(q, head_dim, two, later, scores + key);
+  }
+}
+
+struct DirectValuesTile {
+  // One panel, whose products continue the chains in `partial` unless it is the first. `later`, `later_rows`: as in ValuesTile.
+  template <int Rows, int Columns>
+  __attribute__((noinline)) static void run(const std::uint16_t* weights, MaskWord seen, const PieceMemory& values, int column,
+                                            int columns, bool first, float* partial) {
+    constexpr int n = kLanes<float>;
+    const int later = kPanel * column / columns, later_rows = kPiece * Columns * n / columns;
+    F32 acc[Rows][Columns];
+    MASKATTN_UNROLLED(r, Rows)
+      MASKATTN_UNROLLED(c, Columns) acc[r][c] = first ? F32{} : load(partial + r * columns + c * n);
+    for (int piece = 0; piece < kPanel / kPiece; ++piece) {
+      Prefetcher next = prefetch_later<Bfloat>(values, later + piece * later_rows, columns);
+      const Bfloat* row = row_at<Bfloat>(values, piece * kPiece) + column;
+      const std::uint16_t* p = weights + piece * kPiece;
+      for (int key = 0; key < kPiece; key += 2, row += 2 * values.stride, p += 2) {
+        const unsigned both = seen >> (piece * kPiece + key) & 3;
+        if (both == 0) continue;
+        next.lines(Columns);
+        I32 v[Columns];
+        MASKATTN_UNROLLED(c, Columns) {
+          const U16 even = both & 1 ? load_bits<U16>(row + c * n, n) : U16{};
+          const U16 odd = both & 2 ? load_bits<U16>(row + values.stride + c * n, n) : U16{};
+          v[c] = zero_extend(even) | zero_extend(odd) << 16;
+        }
+        MASKATTN_UNROLLED(r, Rows) {
+          const I32 x = splat_pair(p + r * WeightsLayout<1>::row);
+          MASKATTN_UNROLLED(c, Columns) acc[r][c] = dot_pairs(acc[r][c], x, v[c]);
+        }
+      }
+    }
+    MASKATTN_UNROLLED(r, Rows)
+      MASKATTN_UNROLLED(c, Columns) store(partial + r * columns + c * n, acc[r][c]);
+  }
+};
+
+void multiply_values_directly(const std::uint16_t* weights, int rows, const PieceMemory& values, const MaskWord* seen,
+                              int columns, float* partial) {
+  constexpr int width = MASKATTN_KEY_VECTORS * kLanes<float>;
+  bool first = true;
+  for (int panel = 0; panel < kPanels; ++panel) {
+    if (seen[panel] == 0) continue;
+    for (int column = 0; column < columns; column += width)
+      TileTable<DirectValuesTile>::of(rows, (columns - column < width ? columns - column : width) / kLanes<float>)(
+          weights + panel * kPanel, seen[panel], values.panel(panel), column, columns, first, partial + column);
+    first = false;
+  }
+}
+
 }  // namespace
 }  // namespace maskattn::MASKATTN_ISA
