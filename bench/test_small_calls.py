@@ -7,21 +7,22 @@ from typing import Any
 import pytest
 
 import maskattn
+from bench.variants import Variant
+from bench.workloads import SMALL, FloatArray, check, draw, prepare
 from maskattn.masks import Causal
-from workloads import SMALL, FloatArray, check, draw, prepare
 
 
 @pytest.mark.parametrize("how", ["out", "new array", "plan", "mask"])
-def test_small_call(benchmark: Any, isa: str, threads: int, how: str) -> None:
-    inputs = draw(SMALL)
-    attention = partial(maskattn.attention, inputs.q, inputs.k, inputs.v)
+def test_small_call(benchmark: Any, isa: str, variant: Variant, threads: int, how: str) -> None:
+    inputs = draw(SMALL, variant.dtype)
+    attention = partial(maskattn.attention, inputs.q, inputs.k, inputs.v, precision=variant.precision)
     calls: dict[str, Callable[[], FloatArray]] = {
-        "out": prepare(SMALL, inputs),
+        "out": prepare(SMALL, inputs, variant),
         "new array": attention,
         "plan": partial(attention, mask=Causal().plan(SMALL.q_len, SMALL.kv_len)),
         "mask": partial(attention, mask=Causal()),  # lowered in every call
     }
     call = calls[how]
-    check(SMALL, inputs, call())  # a decoding row sees every key under Causal too
+    check(SMALL, inputs, call(), variant)  # a decoding row sees every key under Causal too
     benchmark.group = f"{SMALL.name} ({SMALL.shape})"
     benchmark(call)

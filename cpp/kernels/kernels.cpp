@@ -13,6 +13,8 @@
 #include "softmax.hpp"
 #include "values.hpp"
 
+#include "probe.hpp"
+
 namespace maskattn::MASKATTN_ISA {
 namespace {
 
@@ -26,7 +28,8 @@ constexpr Kernels kernels{
      cap<float>,
      softmax<float>,
      values<float>,
-     merge<float>},
+     merge<float>,
+     multiply_add<float>},
     {kLanes<double>,
      {pack_keys<double, float>, pack_keys<double, double>, pack_keys<double, Half>, pack_keys<double, Bfloat>,
       pack_keys<double, std::int8_t>},
@@ -38,7 +41,8 @@ constexpr Kernels kernels{
      cap<double>,
      softmax<double>,
      values<double>,
-     merge<double>}};
+     merge<double>,
+     multiply_add<double>}};
 
 }  // namespace
 }  // namespace maskattn::MASKATTN_ISA
