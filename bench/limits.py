@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from dataclasses import dataclass
 
 import torch
@@ -51,8 +50,8 @@ def probes(w: Workload, threads: int) -> dict[str, Probe]:
     return {"FMA": fma_probe(threads), "matrix": matrix_probe()}
 
 
-def of_limit(result: Result, found: dict[str, float], variant: Variant) -> float:
-    """The time that the best unit needs at its peak, over ours; ``found``: the probes' ``work``, by name.
+def floor(result: Result, found: dict[str, float], variant: Variant) -> float:
+    """Seconds that the best unit needs at its peak; ``found``: the probes' ``work``, by name.
 
     The best unit for float32 need not be the one of float32: a matrix unit that multiplies bfloat16 fast enough makes a
     product of several. The fastest round of a probe counts, since a peak is what is reached at best.
@@ -60,4 +59,4 @@ def of_limit(result: Result, found: dict[str, float], variant: Variant) -> float
     rates = {name: found[name] / min(times) for name, times in result.references.items()}
     if "matrix" in rates:
         rates["matrix"] /= variant.products
-    return result.work / max(rates.values()) / statistics.median(result.ours)
+    return result.work / max(rates.values())

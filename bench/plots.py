@@ -21,21 +21,22 @@ def plot_ratios(groups: Sequence[Sequence[Result]], path: Path) -> None:
     variants = list(dict.fromkeys(variant for _, variant, _ in found))
     cases = list(dict.fromkeys(case for _, _, case in found))
     height = 0.8 / len(variants)
-    figure, panels = plt.subplots(
-        1, len(threads), figsize=(5 * len(threads), 1.2 + 0.16 * len(variants) * len(cases)), sharey=True, squeeze=False
-    )
+    size = (4 + 4 * len(threads), 1.5 + 0.14 * len(variants) * len(cases))
+    figure, panels = plt.subplots(1, len(threads), figsize=size, sharey=True, squeeze=False)
     for panel, count in zip(panels[0], threads, strict=True):
         for i, variant in enumerate(variants):
             here = [(j, found[count, variant, case]) for j, case in enumerate(cases) if (count, variant, case) in found]
-            panel.barh([j + i * height for j, _ in here], [ratio for _, ratio in here], height, label=variant)
+            places, lengths = [j + i * height for j, _ in here], [ratio - 1 for _, ratio in here]
+            panel.barh(places, lengths, height, left=1, label=variant)  # to the right where ours is faster
         panel.axvline(1, color="black", linewidth=0.8)
         panel.set_title(plural(count))
         panel.set_xlabel("time of the best peer / ours")
         panel.set_xscale("log", base=2)
+        panel.grid(axis="x", linewidth=0.3)
         panel.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
     panels[0][0].set_yticks([j + 0.4 - height / 2 for j in range(len(cases))], cases)
     panels[0][0].invert_yaxis()
-    panels[0][-1].legend(loc="lower right", fontsize="small")
+    panels[0][-1].legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize="small")
     save(figure, path)
 
 

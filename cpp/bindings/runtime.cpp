@@ -2,25 +2,9 @@
 
 #include <pybind11/stl.h>
 
-#include "../core/dispatch.hpp"
-#include "../core/threads.hpp"
 #include "borrow.hpp"
 
 namespace maskattn {
-namespace {
-
-// Of float32, on each of `threads` threads; the number of multiplications and additions.
-double multiply_add(std::int64_t rounds, int threads) {
-  const auto& table = kernel_table<float>();
-  py::gil_scoped_release release;
-  parallel_for(threads, threads, [&](std::int64_t) {
-    float sums[kProbeChains] = {};
-    table.multiply_add(rounds, sums);
-  });
-  return 2.0 * static_cast<double>(rounds) * table.lanes * kProbeChains * threads;
-}
-
-}  // namespace
 
 void register_runtime(py::module_& m) {
   m.def("built_isas", &built_isas);
@@ -33,7 +17,7 @@ void register_runtime(py::module_& m) {
     set_num_threads(thread_count(count));
   });
   m.def("has_openmp", &has_openmp);
-  m.def("multiply_add", &multiply_add);
+  m.def("multiply_add", &multiply_add, py::call_guard<py::gil_scoped_release>());
 }
 
 }  // namespace maskattn

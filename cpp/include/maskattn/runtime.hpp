@@ -1,6 +1,7 @@
 // Instruction sets and threads.
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -20,5 +21,9 @@ void set_isa(const std::string& name);
 int num_threads();
 void set_num_threads(int count);
 bool has_openmp();
+
+// The measure for kernels that are bound by arithmetic: `rounds` of nothing but multiply-adds of float32 on registers, on each
+// of `threads` threads. Returns how many operations that were, two for each multiply-add.
+double multiply_add(std::int64_t rounds, int threads);
 
 }  // namespace maskattn
