@@ -17,7 +17,11 @@ from pathlib import Path
 
 import numpy as np
 
-from bench import side_by_side as timing  # PyTorch first, where there is one
+try:
+    from bench import side_by_side as timing  # PyTorch first
+except ModuleNotFoundError:
+    raise SystemExit('bench.density times beside PyTorch, which is not installed: pip install ".[parity]"') from None
+
 from bench import workloads
 from bench.side_by_side import Cases, Prepared, Result, milliseconds
 from bench.variants import VARIANTS, Variant
