@@ -1,6 +1,6 @@
 """What a plan of a million positions costs, in a process of its own: seconds, its bytes, and how far memory rises.
 
-python bench/long_plan.py
+python -m bench.long_plan
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from contextlib import suppress
 from pathlib import Path
 
 import maskattn
+from bench.workloads import WINDOW, document_ids
 from maskattn.masks import Causal, Documents, SlidingWindow
-from workloads import WINDOW, document_ids
 
 POSITIONS = 1 << 20
 

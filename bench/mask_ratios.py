@@ -1,6 +1,6 @@
 """Masks measured against other libraries, memory's bandwidth and full attention, side by side in one process.
 
-    pip install ".[parity]" && python bench/mask_ratios.py --markdown
+    pip install ".[parity]" && python -m bench.mask_ratios --markdown
 
 Cases: ``plan`` against a compiled create_block_mask; ``to_additive`` and ``to_bool`` against the fastest way in NumPy,
 PyTorch or transformers (mask_ways.py) and against a fill of the same array; what attention under a mask costs for each
@@ -22,17 +22,16 @@ from typing import Any
 import numpy as np
 
 try:
-    import side_by_side as timing  # PyTorch first
+    from bench import side_by_side as timing  # PyTorch first
 except ModuleNotFoundError:
     raise SystemExit('mask_ratios.py compares with PyTorch, which is not installed: pip install ".[parity]"') from None
 
-import long_plan
-import mask_ways as ways
 import maskattn
-import workloads
+from bench import long_plan, workloads
+from bench import mask_ways as ways
+from bench.side_by_side import Cases, Cells, Prepared, Result, fastest, milliseconds
+from bench.workloads import Workload
 from maskattn.masks import BlockSparse, GlobalTokens, KeyPadding, Mask, Padding, QueryPadding, SlidingWindow
-from side_by_side import Cases, Cells, Prepared, Result, fastest, milliseconds
-from workloads import Workload
 
 LENGTHS = (8192, 16384)
 BLOCK = 64
@@ -206,7 +205,7 @@ def long_plans(threads: Sequence[int]) -> list[list[str]]:
     """A process each: memory that was freed is not always given back, and would hide how far it rises."""
     rows = [["plan of causal & window & documents", "s", "MB", "memory rises by MB"]]
     for count in threads:
-        command = [sys.executable, long_plan.__file__, "--threads", str(count)]
+        command = [sys.executable, "-m", long_plan.__name__, "--threads", str(count)]
         found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
         figures = [f"{found[name]:.3g}" if found[name] is not None else "?" for name in found]
         rows.append([f"{long_plan.POSITIONS} positions, {timing.plural(count)}", *figures])
@@ -214,7 +213,7 @@ def long_plans(threads: Sequence[int]) -> list[list[str]]:
 
 
 def main() -> None:
-    args = timing.arguments(__doc__ or "")
+    args = timing.parser(__doc__ or "").parse_args()
     threads = [int(n) for n in args.threads.split(",")]
     named = {name: prepare for cases in kinds().values() for name, prepare in cases.items()}
     wanted = timing.matching({**named, "long plan": plan_case}, args.only)

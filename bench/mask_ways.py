@@ -18,9 +18,9 @@ import torch
 from numpy.lib.stride_tricks import as_strided
 from torch.nn.attention.flex_attention import create_block_mask
 
+from bench.side_by_side import Ways
+from bench.workloads import WINDOW, document_ids
 from maskattn.masks import Causal, Documents, Mask, Padding, PrefixLM, SlidingWindow
-from side_by_side import Ways
-from workloads import WINDOW, document_ids
 
 Array = npt.NDArray[Any]
 

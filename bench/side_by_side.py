@@ -1,4 +1,4 @@
-"""Timing our side and others' in turns, in one process: what ratios.py and mask_ratios.py share.
+"""Timing our side and others' in turns, in one process: what the programs of this folder share.
 
 Only ratios of one run mean something: both sides see the same inputs (shared, not copied), the same machine and the
 same neighbours. They are timed round after round; of the others' ways to compute a case the fastest counts.
@@ -165,8 +165,11 @@ def table(rows: Sequence[Sequence[str]], *, markdown: bool) -> str:
 
 
 def disturbed(results: Sequence[Result]) -> str:
-    noisy = "; ".join(f"{result.case} ({result.others:.0%})" for result in results if result.others > NOISY)
-    return f"\nDisturbed by other processes, measure again: {noisy}\n" if noisy else ""
+    noisy = [result for result in results if result.others > NOISY]
+    if not noisy:
+        return ""
+    named = "; ".join(f"{result.case} ({result.others:.0%})" for result in noisy)
+    return f"\n\nDisturbed by other processes, measure again: {'all' if len(noisy) == len(results) > 1 else named}\n"
 
 
 def plural(threads: int) -> str:
@@ -185,14 +188,14 @@ def machine() -> str:
     )
 
 
-def arguments(about: str) -> argparse.Namespace:
+def parser(about: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=about.splitlines()[0])
     parser.add_argument("--threads", default="1,2", help="thread counts, one table each (default: %(default)s)")
     parser.add_argument("--only", default="", metavar="REGEX", help="cases whose name it matches")
     parser.add_argument("--rounds", type=int, default=9, help="times behind each median (default: %(default)s)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write every round's times")
     parser.add_argument("--markdown", action="store_true", help="tables to paste in a document")
-    return parser.parse_args()
+    return parser
 
 
 def matching(cases: Cases, only: str) -> Cases:
@@ -200,6 +203,16 @@ def matching(cases: Cases, only: str) -> Cases:
     if not found:
         raise SystemExit("\n".join([f"--only {only!r} matches no case; there are:", *cases]))
     return found
+
+
+def write_section(path: Path, name: str, text: str) -> None:
+    """Replaces what stands between the lines ``<!-- name -->`` and ``<!-- /name -->`` of a document."""
+    begin, end = f"<!-- {name} -->\n", f"<!-- /{name} -->\n"
+    document = path.read_text()
+    if document.count(begin) != 1 or document.count(end) != 1:
+        raise SystemExit(f"{path} must have the lines {begin.strip()} and {end.strip()} once each")
+    head, rest = document.split(begin)
+    path.write_text(f"{head}{begin}\n{text.strip()}\n\n{end}{rest.split(end)[1]}")
 
 
 def write_json(path: Path, groups: Sequence[Sequence[Result]]) -> None:
@@ -223,7 +236,7 @@ def row(result: Result) -> list[str]:
 
 
 def main(about: str, cases: Cases, check: Check, inputs: str = "") -> None:
-    args = arguments(about)
+    args = parser(about).parse_args()
     wanted = matching(cases, args.only)
     groups = [run(wanted, check, row, int(n), args.rounds) for n in args.threads.split(",")]
     print(f"{machine()}; {inputs}medians of {args.rounds} rounds, ratios paired by round")

@@ -1,6 +1,6 @@
 """What memory holds: dtypes of arrays and storages of a KV cache, against PyTorch's SDPA on tensors of the same dtype.
 
-    pip install ".[parity]" && python bench/storage_ratios.py --markdown
+    pip install ".[parity]" && python -m bench.storage_ratios --markdown
 
 How it is timed: side_by_side.py. PyTorch has no cache of its own here: it reads contiguous tensors, of int8's case the
 faster of float32 and bfloat16 ones that were dequantised beforehand.
@@ -16,7 +16,7 @@ import ml_dtypes
 import numpy as np
 
 try:
-    import side_by_side as timing  # PyTorch first
+    from bench import side_by_side as timing  # PyTorch first
 except ModuleNotFoundError:
     raise SystemExit(
         'storage_ratios.py compares with PyTorch, which is not installed: pip install ".[parity]"'
@@ -26,9 +26,9 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention as sdpa
 
 import maskattn
+from bench.side_by_side import Cases, Prepared
 from maskattn import KVCache
 from maskattn.masks import Causal
-from side_by_side import Cases, Prepared
 
 DTYPES: dict[str, Any] = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
 STORAGES: dict[str, dict[str, Any]] = {

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bench.workloads import DOCUMENTS, WINDOW, BoolArray
 from maskattn.masks import Causal, Documents, Mask, Padding, SlidingWindow
-from workloads import DOCUMENTS, WINDOW, BoolArray
 
 Record = Callable[..., None]
 N = 4096

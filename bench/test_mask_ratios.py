@@ -8,9 +8,7 @@ import pytest
 
 pytest.importorskip("torch")
 
-import long_plan
-import mask_ratios
-import side_by_side
+from bench import long_plan, mask_ratios, side_by_side
 
 CASES = [
     (kind, name, prepare)
@@ -19,6 +17,7 @@ CASES = [
 ]
 
 
+@pytest.mark.usefixtures("hasty")
 @pytest.mark.parametrize(("kind", "name", "prepare"), CASES, ids=[name for _, name, _ in CASES])
 def test_case(kind: str, name: str, prepare: Any) -> None:
     head, check, cells = mask_ratios.TABLES[kind]

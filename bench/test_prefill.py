@@ -5,10 +5,18 @@ from operator import attrgetter
 
 import pytest
 
-from workloads import CAUSAL_512, CAUSAL_2048, CAUSAL_CHUNK, CAUSAL_GQA, PREFIX_LM, Workload
+from bench.workloads import (
+    CAUSAL_512,
+    CAUSAL_CHUNK,
+    CAUSAL_GQA_512,
+    DOCUMENTS_2048,
+    PREFIX_LM_1024,
+    WINDOW_2048,
+    Workload,
+)
 
-# The whole of causal 8192 is left to ratios.py: the baseline kernels would need minutes for it.
-PREFILL = (CAUSAL_512, CAUSAL_2048, CAUSAL_CHUNK, CAUSAL_GQA, PREFIX_LM)
+# Longer ones are left to compare.py: the baseline kernels would need minutes for them.
+PREFILL = (CAUSAL_512, CAUSAL_CHUNK, CAUSAL_GQA_512, PREFIX_LM_1024, WINDOW_2048, DOCUMENTS_2048)
 
 
 @pytest.mark.parametrize("workload", PREFILL, ids=attrgetter("name"))

@@ -38,10 +38,10 @@ def test_decode_over_a_cache(
     record_rates(gb=2 * 8 * 4096 * (64 * np.dtype(dtype).itemsize + scales) / 1e9)
 
 
+@pytest.mark.usefixtures("hasty")
 def test_ratios_in_small() -> None:
     pytest.importorskip("torch")
-    import side_by_side
-    import storage_ratios
+    from bench import side_by_side, storage_ratios
 
     for name, prepare in storage_ratios.cases(prefill=64, decode=256).items():
         [result] = side_by_side.run({name: prepare}, storage_ratios.check, side_by_side.row, threads=1, rounds=1)

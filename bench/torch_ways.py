@@ -1,7 +1,8 @@
 """The ways in which people who know PyTorch compute a workload with scaled_dot_product_attention.
 
-maskattn is compared with the fastest of them. Masks, slices and output buffers are made here, outside the timing.
-A way returns its result as one tensor (batch, q_heads, q_len, head_dim), as a caller needs it.
+``torch`` is one call of it, ``expert`` what somebody makes of it who knows its kernels: a call per sequence, document
+or chunk, heads of a group folded into rows. Masks, slices and output buffers are made here, outside the timing. A way
+returns its result as one tensor (batch, q_heads, q_len, head_dim), as a caller needs it, groups folded or not.
 """
 
 from __future__ import annotations
@@ -10,16 +11,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention as sdpa
 
-from workloads import Inputs, Workload
+from bench.side_by_side import Ways
+from bench.workloads import Inputs, Workload
+from maskattn.masks import Causal, Documents, PrefixLM, SlidingWindow
 
 Way = Callable[[], Tensor]
 Piece = tuple[slice, slice, slice, dict[str, Any]]  # sequences, rows, keys, options of a call
-Ways = dict[str, Way]
 _FEW_BYTES = 32 << 20  # a float mask of more than this is four times the memory of the bool one for nothing
 
 
@@ -33,89 +36,107 @@ class Tensors:
 
     @classmethod
     def of(cls, inputs: Inputs) -> Tensors:
-        return cls(*(torch.from_numpy(x) for x in (inputs.q, inputs.k, inputs.v)))
+        return cls(*map(tensor, (inputs.q, inputs.k, inputs.v)))
+
+
+def tensor(array: Any) -> Tensor:
+    """Over the array's memory, bfloat16 too."""
+    if array.dtype == ml_dtypes.bfloat16:
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(array)
+
+
+def ways(w: Workload, t: Tensors) -> Ways:
+    if w.kv_lengths is not None:
+        return padded(w, t)
+    if w.bias is not None:
+        return biased(w, t)
+    if w.mask is None:
+        return plain(w, t)
+    if w.mask == Causal():
+        return {"torch: is_causal": lambda: sdpa(t.q, t.k, t.v, is_causal=True, enable_gqa=w.q_heads != w.kv_heads)}
+    rearranged = {SlidingWindow: window, Documents: documents, PrefixLM: prefix_lm}
+    return next((rearranged[type(term)] for term in w.terms if type(term) in rearranged), masked)(w, t)
+
+
+def from_numpy(w: Workload, inputs: Inputs) -> Ways:
+    """What a user of NumPy pays: arrays in and an array out in every call."""
+
+    def run() -> Any:
+        out = sdpa(tensor(inputs.q), tensor(inputs.k), tensor(inputs.v))
+        return out.view(torch.int16).numpy().view(inputs.q.dtype) if out.dtype == torch.bfloat16 else out.numpy()
+
+    return {"torch: SDPA, from and to NumPy": run}
 
 
 def plain(w: Workload, t: Tensors) -> Ways:
     """No mask: one call; of grouped heads also with each group folded into the rows of its key head."""
     if w.q_heads == w.kv_heads:
-        return {"SDPA": lambda: sdpa(t.q, t.k, t.v)}
-    folded = t.q.view(w.batch, w.kv_heads, w.q_heads // w.kv_heads, w.head_dim)
+        return {"torch: SDPA": lambda: sdpa(t.q, t.k, t.v)}
+    folded = _folded(w, t)
     return {
-        "enable_gqa": lambda: sdpa(t.q, t.k, t.v, enable_gqa=True),
-        "group folded into rows": lambda: sdpa(folded, t.k, t.v).view(t.q.shape),
+        "torch: enable_gqa": lambda: sdpa(t.q, t.k, t.v, enable_gqa=True),
+        "expert: group folded into rows": lambda: sdpa(folded.q, t.k, t.v),
     }
 
 
-def biased(t: Tensors, bias: np.ndarray[Any, np.dtype[np.float32]]) -> Ways:
-    matrix = torch.from_numpy(bias)
-    return {"SDPA": lambda: sdpa(t.q, t.k, t.v, attn_mask=matrix)}
+def biased(w: Workload, t: Tensors) -> Ways:
+    assert w.bias is not None
+    values = w.bias.values(np.arange(w.q_len)[:, None], np.arange(w.kv_len)[None, :])
+    matrix = torch.from_numpy(values)[None].to(t.q.dtype)
+    return {"torch: bias matrix": lambda: sdpa(t.q, t.k, t.v, attn_mask=matrix)}
 
 
-def from_and_to_numpy(inputs: Inputs) -> Tensor:
-    """One call; the result's NumPy array is made, too, and dropped."""
-    result = sdpa(*(torch.from_numpy(x) for x in (inputs.q, inputs.k, inputs.v)))
-    result.numpy()
-    return result
-
-
-def causal(w: Workload, t: Tensors) -> Ways:
-    return {"is_causal": lambda: sdpa(t.q, t.k, t.v, is_causal=True, enable_gqa=w.q_heads != w.kv_heads)}
+def masked(w: Workload, t: Tensors) -> Ways:
+    return _masked(t, torch.from_numpy(w.dense))
 
 
 def padded(w: Workload, t: Tensors) -> Ways:
     assert w.kv_lengths is not None
     keep = torch.arange(w.kv_len) < torch.tensor(w.kv_lengths)[:, None, None, None]
-    calls: list[Piece] = [(slice(b, b + 1), slice(0, w.q_len), slice(0, n), {}) for b, n in enumerate(w.kv_lengths)]
-    return _masked(t, keep) | {"a call per sequence": _pieces(t, calls)}
+    if w.q_heads != w.kv_heads:
+        t = _folded(w, t)
+    rows = slice(0, t.q.shape[2])
+    calls: list[Piece] = [(slice(b, b + 1), rows, slice(0, n), {}) for b, n in enumerate(w.kv_lengths)]
+    return _masked(t, keep) | {"expert: a call per sequence": _pieces(t, calls)}
 
 
 def documents(w: Workload, t: Tensors) -> Ways:
-    seen = _seen(w)
+    seen = w.dense
     first = seen.argmax(axis=1)  # every document starts with a row that sees itself first
     starts = np.flatnonzero(first == np.arange(w.q_len)).tolist()
     spans = [slice(begin, end) for begin, end in zip(starts, [*starts[1:], w.q_len], strict=True)]
     calls: list[Piece] = [(slice(None), span, span, {"is_causal": True}) for span in spans]
-    return _masked(t, torch.from_numpy(seen)) | {"a call per document": _pieces(t, calls)}
+    return _masked(t, torch.from_numpy(seen)) | {"expert: a call per document": _pieces(t, calls)}
 
 
 def prefix_lm(w: Workload, t: Tensors) -> Ways:
-    return _masked(t, torch.from_numpy(_seen(w))) | {f"chunks of {n}": _row_chunks(w, t, n) for n in (256, 512)}
+    return _masked(t, torch.from_numpy(w.dense)) | {f"expert: chunks of {n}": _row_chunks(w, t, n) for n in (256, 512)}
 
 
 def window(w: Workload, t: Tensors) -> Ways:
-    ways = _masked(t, torch.from_numpy(_seen(w)))
+    ways = _masked(t, torch.from_numpy(w.dense))
     for n in (128, 256, 512):
-        ways[f"chunks of {n}"] = _row_chunks(w, t, n)
-        ways[f"overlapping views of {n}"] = _overlapping_views(w, t, n)
+        ways[f"expert: chunks of {n}"] = _row_chunks(w, t, n)
+        ways[f"expert: overlapping views of {n}"] = _overlapping_views(w, t, n)
     return ways
 
 
-def additive_causal(n: int) -> Ways:
-    """The look-ahead mask as a matrix: new, and into memory that was there before."""
-    buffer = torch.empty(n, n)
-    return {
-        "full().triu()": lambda: torch.full((n, n), -torch.inf).triu(1),
-        "fill_ and triu_ in place": lambda: buffer.fill_(-torch.inf).triu_(1),
-    }
+def _folded(w: Workload, t: Tensors) -> Tensors:
+    """Of one query row: the heads of a group stand as rows, so that their keys are read once."""
+    return Tensors(t.q.view(w.batch, w.kv_heads, w.q_heads // w.kv_heads, w.head_dim), t.k, t.v)
 
 
-def _seen(w: Workload) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """The dense mask of a workload that has one sequence: (q_len, kv_len)."""
-    blocks = np.array_split(np.arange(w.q_len), max(1, w.q_len // 256))
-    return np.concatenate([w.seen(0, rows) for rows in blocks])
-
-
-def _additive(keep: Tensor) -> Tensor:
-    return torch.zeros(keep.shape).masked_fill_(~keep, -torch.inf)
+def _additive(keep: Tensor, dtype: torch.dtype) -> Tensor:
+    return torch.zeros(keep.shape, dtype=dtype).masked_fill_(~keep, -torch.inf)
 
 
 def _masked(t: Tensors, keep: Tensor) -> Ways:
     """One call with the mask of all rows. SDPA turns a bool mask into a float one in every call."""
-    ways: Ways = {"bool mask": lambda: sdpa(t.q, t.k, t.v, attn_mask=keep)}
+    ways: Ways = {"torch: bool mask": lambda: sdpa(t.q, t.k, t.v, attn_mask=keep)}
     if 4 * keep.numel() <= _FEW_BYTES:
-        additive = _additive(keep)
-        ways["float mask"] = lambda: sdpa(t.q, t.k, t.v, attn_mask=additive)
+        additive = _additive(keep, t.q.dtype)
+        ways["torch: float mask"] = lambda: sdpa(t.q, t.k, t.v, attn_mask=additive)
     return ways
 
 
@@ -139,7 +160,7 @@ def _row_chunks(w: Workload, t: Tensors, size: int) -> Way:
         seen = w.seen(0, np.arange(i, min(i + size, w.q_len)))
         keys = np.flatnonzero(seen.any(axis=0))
         span = slice(int(keys[0]), int(keys[-1]) + 1)
-        mask = {} if seen[:, span].all() else {"attn_mask": _additive(torch.from_numpy(seen[:, span]))}
+        mask = {} if seen[:, span].all() else {"attn_mask": _additive(torch.from_numpy(seen[:, span]), t.q.dtype)}
         calls.append((slice(None), slice(i, i + size), span, mask))
     return _pieces(t, calls)
 
@@ -159,7 +180,7 @@ def _overlapping_views(w: Workload, t: Tensors, size: int) -> Way:
         return x.as_strided(shape, (size * row, head, row, column), x.storage_offset() + start * row)
 
     begin = first * size
-    mask = _additive(torch.from_numpy(w.seen(0, np.arange(begin, begin + size))[:, :keys]))
+    mask = _additive(torch.from_numpy(w.seen(0, np.arange(begin, begin + size))[:, :keys]), t.q.dtype)
     out = torch.empty_like(t.q)
     start = _row_chunks(Workload("", 1, w.q_heads, w.kv_heads, begin, begin, w.head_dim, w.mask), _head(t, begin), size)
     q, k, v, target = batched(t.q, begin, size), batched(t.k, 0, keys), batched(t.v, 0, keys), batched(out, begin, size)

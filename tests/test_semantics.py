@@ -291,7 +291,9 @@ def test_the_core_adds_biases_of_both_kinds(isa: str, hidden: float, rng: np.ran
     q, k, v = normal(rng, 2, 6, 40, 8), *normal(rng, 2, 2, 2, 300, 8)
     array, table, slopes = normal(rng, 6, 40, 300), normal(rng, 6, 2 * 20 + 1).astype(np.float64), rng.random(6) * 0.1
     array[rng.random(array.shape) < hidden] = -np.inf
-    got = _core.attention(q, k, v, None, None, None, array, None, None, (0.0, None, table, slopes, None), False, None, 1)
+    got = _core.attention(
+        q, k, v, None, None, None, array, None, None, (0.0, None, table, slopes, None), False, None, 1
+    )
     distance = np.arange(300) - np.arange(260, 300)[:, None]
     bias = array + table[:, distance.clip(-20, 20) + 20] - slopes[:, None, None] * np.abs(distance)
     np.testing.assert_allclose(got, oracle.attention(q, k, v, np.True_, bias=bias[None])[0], atol=2e-5)

@@ -19,6 +19,7 @@ void register_runtime(py::module_& m) {
   m.def("has_openmp", &has_openmp);
   m.def("default_precision", [] { return static_cast<int>(default_precision()); });
   m.def("set_default_precision", [](int level) { set_default_precision(static_cast<Precision>(level)); });
+  m.def("multiply_add", &multiply_add, py::call_guard<py::gil_scoped_release>());
 }
 
 }  // namespace maskattn

@@ -6,6 +6,7 @@
 
 #include "amx.hpp"
 #include "maskattn/runtime.hpp"
+#include "threads.hpp"
 
 // The rows that CMake generates from its table of instruction sets, best last: MASKATTN_ISA_ROW(name, what the CPU must report,
 // the set whose vector kernels it uses, the function that gives its matrix kernels or no_matrices).
@@ -97,5 +98,14 @@ Set current_set() {
   return {*row->kernels, *row->matrices};
 }
 const Kernels& current_kernels() { return current_set().kernels; }
+
+double multiply_add(std::int64_t rounds, int threads) {
+  const auto& table = kernel_table<float>();
+  parallel_for(threads, threads, [&](std::int64_t) {
+    float sums[kProbeChains] = {};
+    table.multiply_add(rounds, sums);
+  });
+  return 2.0 * static_cast<double>(rounds) * table.lanes * kProbeChains * threads;
+}
 
 }  // namespace maskattn

@@ -15,6 +15,7 @@
 #include "values.hpp"
 
 #include "direct_scores.hpp"
+#include "probe.hpp"
 
 namespace maskattn::MASKATTN_ISA {
 namespace {
@@ -33,7 +34,8 @@ constexpr Kernels kernels{
      cap<float>,
      softmax<float>,
      {values<float, float>, nullptr, values<float, Half>, values<float, Bfloat>, values<float, std::int8_t>},
-     merge<float>},
+     merge<float>,
+     multiply_add<float>},
     {kLanes<double>,
      {pack_keys<double, float>, pack_keys<double, double>, pack_keys<double, Half>, pack_keys<double, Bfloat>,
       pack_keys<double, std::int8_t>},
@@ -50,7 +52,8 @@ constexpr Kernels kernels{
      cap<double>,
      softmax<double>,
      {nullptr, values<double, double>, nullptr, nullptr, nullptr},
-     merge<double>}};
+     merge<double>,
+     multiply_add<double>}};
 
 }  // namespace
 }  // namespace maskattn::MASKATTN_ISA

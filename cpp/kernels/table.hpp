@@ -22,6 +22,9 @@ inline constexpr int kFewRows = 6 * kRowGroup;
 // Query rows of a block: the scores of a block (rows x 256) stay in the second-level cache.
 inline constexpr int kBlockRows = 192;
 
+// Enough independent multiply-adds to hide their latency (two a cycle, four cycles each), and no more than 16 registers hold.
+inline constexpr int kProbeChains = 12;
+
 // The visible keys of a block in one segment: kPanels words per row, bit j of word p = key 64 p + j.
 using MaskWord = std::uint64_t;
 
@@ -131,6 +134,8 @@ struct KernelTable {
   void (*values[kDtypes])(const ValuesArgs<T>& args);
   // out = out * old_scale + part * new_scale for one row, in the arithmetic of `values`.
   void (*merge)(T* out, const T* part, T old_scale, T new_scale, int columns);
+  // Nothing but multiply-adds, to see how many there can be a second: `rounds` of kProbeChains independent vectors.
+  void (*multiply_add)(std::int64_t rounds, T* sums);
 };
 
 // Matrix units multiply bfloat16 numbers. An element becomes the sum of 1, 2 or 3 of them, the largest first: one is all of a

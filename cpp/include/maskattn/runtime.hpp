@@ -1,6 +1,7 @@
 // Instruction sets, threads and precision.
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -26,5 +27,9 @@ bool has_openmp();
 // For calls that do not say: highest until set.
 Precision default_precision();
 void set_default_precision(Precision precision);
+
+// The measure for kernels that are bound by arithmetic: `rounds` of nothing but multiply-adds of float32 on registers, on each
+// of `threads` threads. Returns how many operations that were, two for each multiply-add.
+double multiply_add(std::int64_t rounds, int threads);
 
 }  // namespace maskattn
