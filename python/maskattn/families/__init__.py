@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-from maskattn.families.family import Family
+from maskattn.families.family import Family, Head, Stack
+from maskattn.families.gemma2 import GEMMA2
+from maskattn.families.gpt2 import GPT2
+from maskattn.families.gpt_neox import GPT_NEOX
+from maskattn.families.llama import LLAMA
 from maskattn.families.marian import MARIAN
+from maskattn.families.mistral import MISTRAL
+from maskattn.families.opt import OPT
+from maskattn.families.phi3 import PHI3
+from maskattn.families.qwen2 import QWEN2
+from maskattn.families.qwen3 import QWEN3
 
-FAMILIES: dict[str, Family] = {family.name: family for family in (MARIAN,)}
+_ALL = (GEMMA2, GPT2, GPT_NEOX, LLAMA, MARIAN, MISTRAL, OPT, PHI3, QWEN2, QWEN3)
+FAMILIES: dict[str, Family] = {family.name: family for family in _ALL}
 
-__all__ = ["FAMILIES", "Family", "find"]
+__all__ = ["FAMILIES", "Family", "Head", "Stack", "find"]
 
 
 def find(model_type: object) -> Family:

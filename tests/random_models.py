@@ -1,0 +1,106 @@
+"""Checkpoints with random weights, made by transformers, whose greedy output wanders; and what transformers says of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+
+VOCAB, PAD, EOS, NEW = 99, 0, 1, 64
+LENGTHS = (1, 5, 17, 30, 2, 9, 24, 3)
+CLEAR = 1e-4  # A lead that rounding can't turn round: our logits differ from those of transformers by some 1e-5.
+WANDERS = 20
+
+
+def sequences(seed: int = 0, low: int = 2, vocab: int = VOCAB) -> list[list[int]]:
+    rng = np.random.default_rng(seed)
+    return [rng.integers(low, vocab, n).tolist() for n in LENGTHS]
+
+
+def padded(sequences: Sequence[Sequence[int]], side: str = "right") -> tuple[Any, Any]:
+    """Token ids (batch, longest), filled with PAD, and 1 where they are none."""
+    longest = max(map(len, sequences))
+    ids, mask = torch.full((len(sequences), longest), PAD), torch.zeros((len(sequences), longest), dtype=torch.long)
+    for i, sequence in enumerate(sequences):
+        place = slice(longest - len(sequence), None) if side == "left" else slice(len(sequence))
+        ids[i, place], mask[i, place] = torch.tensor(sequence), 1
+    return ids, mask
+
+
+@torch.no_grad()
+def randomize(model: Any, seed: int, embedding: float = 0.5, norm: float = 0.0) -> None:
+    """Weights of which every one matters, and under which the scores depend on the past.
+
+    ``embedding``: their spread; small, so that a tied head does not like the token it has just read best. ``norm``: the
+    mean of the weights of norms, which are of both signs for the same reason.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in model.named_parameters():
+        spread = parameter.shape[-1] ** -0.5
+        if parameter.ndim == 1 and name.endswith("weight"):
+            parameter.normal_(norm, generator=generator)
+        elif parameter.ndim == 1:
+            parameter.normal_(0, 0.1, generator=generator)
+        elif "embed" in name or "shared" in name or "wte" in name or "wpe" in name or "relative" in name:
+            parameter.normal_(0, embedding, generator=generator)
+        else:
+            parameter.normal_(0, spread, generator=generator)
+
+
+def centre_head(model: Any, hidden: Any) -> None:
+    """What all positions have in common would make one token win everywhere."""
+    common = hidden.reshape(-1, hidden.shape[-1]).mean(0)
+    weight = model.get_output_embeddings().weight
+    with torch.no_grad():
+        weight.sub_(torch.outer(weight @ common, common) / common.square().sum())
+
+
+def wandering(
+    make: Callable[[int], Any], write: Callable[[Any], list[list[int]]], leads: Callable[[Any], float]
+) -> tuple[Any, list[list[int]]]:
+    """The first model of 30 whose tokens vary and are no near ties, and what it writes."""
+    best = 0.0
+    for seed in range(30):
+        model = make(seed)
+        wrote = write(model)
+        distinct = float(np.mean([len(set(ids)) for ids in wrote]))
+        best = max(best, distinct)
+        if distinct >= WANDERS and leads(model) > CLEAR:
+            return model, wrote
+    raise AssertionError(f"no seed under which the output wanders: {best} distinct tokens at most")
+
+
+class Greedy:
+    """transformers' greedy tokens, and by how much the chosen ones lead."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.settings = {"num_beams": 1, "do_sample": False, "max_new_tokens": NEW, "pad_token_id": PAD, **settings}
+        self.lead = 0.0
+
+    @torch.no_grad()
+    def __call__(self, model: Any, start: int, **inputs: Any) -> list[list[int]]:
+        out = transformers.GenerationMixin.generate(
+            model, **inputs, **self.settings, output_scores=True, return_dict_in_generate=True
+        )
+        rows = out.sequences[:, start:].tolist()
+        lengths = [row.index(EOS) + 1 if EOS in row else len(row) for row in rows]
+        best = [scores.topk(2).values for scores in out.scores]
+        self.lead = min(float(best[t][i, 0] - best[t][i, 1]) for i, n in enumerate(lengths) for t in range(n))
+        return [row[:n] for row, n in zip(rows, lengths, strict=True)]
+
+
+def save(model: Any, path: Path, **settings: Any) -> Path:
+    """As safetensors; ``settings`` go into the generation config."""
+    for name, value in settings.items():
+        setattr(model.generation_config, name, value)
+    model.save_pretrained(path)
+    return path
+
+
+def close(got: np.ndarray, want: np.ndarray, tolerance: float) -> None:
+    """Within ``tolerance`` of the largest number."""
+    np.testing.assert_allclose(got, want, rtol=0, atol=tolerance * max(1.0, float(np.abs(want).max())))
