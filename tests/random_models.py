@@ -10,7 +10,7 @@ import numpy as np
 import torch
 import transformers
 
-VOCAB, PAD, EOS, NEW = 99, 0, 1, 64
+VOCAB, PAD, EOS, NEW = 199, 0, 1, 64
 LENGTHS = (1, 5, 17, 30, 2, 9, 24, 3)
 CLEAR = 1e-4  # A lead that rounding can't turn round: our logits differ from those of transformers by some 1e-5.
 WANDERS = 20
@@ -32,31 +32,35 @@ def padded(sequences: Sequence[Sequence[int]], side: str = "right") -> tuple[Any
 
 
 @torch.no_grad()
-def randomize(model: Any, seed: int, embedding: float = 0.5, norm: float = 0.0) -> None:
+def randomize(model: Any, seed: int, embedding: float = 0.5, norm: float = 0.0, maps: float = 1.0) -> None:
     """Weights of which every one matters, and under which the scores depend on the past.
 
     ``embedding``: their spread; small, so that a tied head does not like the token it has just read best. ``norm``: the
-    mean of the weights of norms, which are of both signs for the same reason.
+    mean of the weights of norms, which are of both signs for the same reason. ``maps``: large for wilder scores.
     """
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in model.named_parameters():
-        spread = parameter.shape[-1] ** -0.5
+        spread = maps * parameter.shape[-1] ** -0.5
         if parameter.ndim == 1 and name.endswith("weight"):
             parameter.normal_(norm, generator=generator)
         elif parameter.ndim == 1:
             parameter.normal_(0, 0.1, generator=generator)
-        elif "embed" in name or "shared" in name or "wte" in name or "wpe" in name or "relative" in name:
+        elif "position" in name or "wpe" in name:
+            parameter.normal_(0, 1, generator=generator)
+        elif "embed" in name or "shared" in name or "wte" in name or "relative" in name:
             parameter.normal_(0, embedding, generator=generator)
         else:
             parameter.normal_(0, spread, generator=generator)
 
 
 def centre_head(model: Any, hidden: Any) -> None:
-    """What all positions have in common would make one token win everywhere."""
+    """What all positions have in common would make one token win everywhere, and so would a longer row."""
     common = hidden.reshape(-1, hidden.shape[-1]).mean(0)
     weight = model.get_output_embeddings().weight
     with torch.no_grad():
         weight.sub_(torch.outer(weight @ common, common) / common.square().sum())
+        lengths = weight.norm(dim=1, keepdim=True)
+        weight.mul_(lengths.mean() / lengths)
 
 
 def wandering(

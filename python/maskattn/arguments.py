@@ -79,10 +79,11 @@ def prepare(
         k, v = borrowed("k", k), borrowed("v", v)
         plan = None if mask is None and q_offset is None else _plan(mask, q, k, kv_lengths, q_offset, threads)
     else:
-        kv_lengths = layer.kv_len if (layer.lengths == layer.kv_len).all() else layer.lengths
+        longest = layer.kv_len
+        kv_lengths = longest if layer.lengths.min(initial=longest) == longest else layer.lengths
         plan = _plan_of_layer(mask, q, layer, kv_lengths, q_offset, threads)
         k, v = layer.k_pool, layer.v_pool
-        pages = (layer.tables, layer.kv_len, layer.k_scales, layer.v_scales)
+        pages = (layer.tables, longest, layer.k_scales, layer.v_scales)
     array = None if isinstance(bias, DistanceBias) else borrowed("bias", bias)
     return q, k, v, Arguments(pages, plan, array, scale, kv_lengths, modifiers)
 

@@ -134,10 +134,10 @@ SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
 WEIGHTS = {
     "gemma2": {"embedding": 0.05, "norm": -1.0},
     "gemma2-uncapped": {"embedding": 0.1, "norm": -1.0},
-    "neox-sequential-tied": {"embedding": 0.1},
-    "llama-grouped-tied": {"embedding": 0.1},
-    "gpt2-tied": {"embedding": 0.1},
-    "opt-plain-norms": {"embedding": 0.02},
+    "neox-sequential-tied": {"embedding": 0.2, "maps": 2.0},
+    "llama-grouped-tied": {"embedding": 0.3, "maps": 2.0},
+    "gpt2-tied": {"embedding": 0.3, "maps": 1.5},
+    "opt-plain-norms": {"embedding": 0.05, "maps": 2.0},
 }
 #: Where transformers turns all sequences of a batch by the length of the longest, we compare with each one alone.
 ALONE = ("llama-dynamic", "phi3-longrope")

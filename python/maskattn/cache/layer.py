@@ -95,6 +95,8 @@ class Layer:
                 token is not finite and to be stored as int8. Nothing is stored then.
         """
         n = self._check_tokens(k, v)
+        if lengths is None and self._append_in_place(k, v, n):
+            return
         steps = np.arange(n)
         kept: slice | npt.NDArray[np.bool_] = slice(None)
         ends = self.lengths + n
@@ -110,6 +112,22 @@ class Layer:
         pages, slots = self._locate(self.lengths[:, None] + steps)
         self._pages.write(pages[kept], slots[kept], encoded)
         self.lengths = ends
+
+    def _append_in_place(self, k: Array, v: Array, n: int) -> bool:
+        """The short way of most appends, a decoder's steps: a page per sequence, its own, and nothing to convert."""
+        if self.tables.shape[1] != 1 or self.window is not None or not k.dtype == v.dtype == self.dtype:
+            return False
+        first, last = int(self.lengths.min(initial=self.capacity)), self.kv_len
+        pages = self.tables[:, 0]
+        if first == 0 or last + n > self.capacity or self._pages.references[pages].max(initial=0) != 1:
+            return False
+        if first == last:
+            self._pages.write(pages, slice(first, first + n), [k, v])
+        else:
+            slots = self.lengths[:, None] + np.arange(n)
+            self._pages.write(pages[:, None], slots, [k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)])
+        self.lengths = self.lengths + n
+        return True
 
     def arrays(self) -> tuple[Array, Array]:
         """Copies of all keys and values, shape (batch, kv_heads, kv_len, dim), for tests and for debugging.

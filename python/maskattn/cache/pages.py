@@ -92,11 +92,15 @@ class Pages:
             return [k, v, k_scales, v_scales]
         return [k.astype(self.dtype, copy=False), v.astype(self.dtype, copy=False)]
 
-    def write(self, pages: IntArray, slots: IntArray, encoded: Sequence[Array]) -> None:
-        """Store what ``encode`` made; ``pages`` and ``slots`` have its leading axes."""
+    def write(self, pages: IntArray, slots: IntArray | slice, encoded: Sequence[Array]) -> None:
+        """Store what ``encode`` made; ``pages`` and ``slots`` have its leading axes.
+
+        One run of slots in all pages: as a slice, and tokens as (pages, kv_heads, n, dim).
+        """
         for array, tokens in zip(self.arrays, encoded, strict=True):
             array[pages, :, slots] = tokens
-        self._written_slots = max(self._written_slots, int(slots.max(initial=-1)) + 1)
+        end = slots.stop if isinstance(slots, slice) else int(slots.max(initial=-1)) + 1
+        self._written_slots = max(self._written_slots, end)
 
     def read(self, pages: IntArray, slots: IntArray) -> tuple[Array, Array]:
         """Copies of tokens, shape (..., kv_heads, dim); int8 as the float32 that it stands for."""

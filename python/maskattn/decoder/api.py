@@ -15,6 +15,7 @@ from maskattn.decoder.arrays import FloatArray, IntArray
 from maskattn.decoder.checkpoint import Checkpoint, read_json
 from maskattn.decoder.generate import greedy
 from maskattn.decoder.heads import label_names
+from maskattn.decoder.hub import download, is_model_id
 from maskattn.decoder.memory import Memory, Prefix
 from maskattn.decoder.model import Transformer
 from maskattn.decoder.rules import GreedyRules
@@ -30,22 +31,27 @@ Ids = Sequence[Sequence[int] | IntArray]
 
 
 def load(path: str | os.PathLike[str] | None = None, *, dtype: str = "float32") -> Model:
-    """Load a Hugging Face checkpoint directory: config.json, model.safetensors and, if there, the tokenizer.
+    """Load a Hugging Face checkpoint: config.json, model.safetensors (or its shards) and, if there, the tokenizer.
 
     Args:
-        path: the directory; None is the embedded default, which writes dates in ISO 8601.
+        path: the directory; or ``owner/name`` on the Hugging Face Hub, from its cache if it is there (extra ``hub``);
+            None is the embedded default, which writes dates in ISO 8601.
         dtype: in which the model computes. Weights stored as float16 or bfloat16 are widened.
 
     Raises:
-        FileNotFoundError: the directory or a file is missing.
-        ValueError: a file is broken, the family is unknown, or a tensor is missing or of another shape.
+        FileNotFoundError: the directory or a file is missing, or the Hub has no such model.
+        ImportError: a model on the Hub is asked for, and ``huggingface_hub`` is not installed.
+        ValueError: a file is broken, the family is unknown, or a tensor is missing, of another shape, or not finite;
+            or the file has tensors that config.json knows nothing of.
         NotImplementedError: a ``dtype`` other than float32.
     """
     if path is not None and not isinstance(path, str | os.PathLike):
         raise TypeError(f"path must be a str or a path, got {type(path).__name__}; pass the checkpoint's folder")
     if dtype != "float32":
         raise NotImplementedError(f"dtype must be 'float32', got {dtype!r}; other dtypes come in a later version")
-    return Model(Checkpoint(Path(str(files("maskattn") / "data" / "dates") if path is None else path)))
+    if path is None:
+        return Model(Checkpoint(Path(str(files("maskattn") / "data" / "dates"))))
+    return Model(Checkpoint(download(path) if isinstance(path, str) and is_model_id(path) else Path(path)))
 
 
 class Model:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import ml_dtypes  # noqa: F401 - so that safetensors may read bfloat16
 import numpy as np
@@ -107,9 +107,9 @@ class _File:
     def __init__(self, path: Path) -> None:
         from safetensors import SafetensorError, safe_open
 
-        self.name = path.name
+        self.name, opened = path.name, cast("Any", safe_open)
         try:
-            self._file: Any = safe_open(path, framework="np")
+            self._file = opened(path, framework="np")
             self.tensors: list[str] = list(self._file.keys())
         except (SafetensorError, OSError) as error:
             raise ValueError(f"{self.name} must be a safetensors file, got {error}; download it again") from error

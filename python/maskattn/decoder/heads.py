@@ -94,6 +94,16 @@ def read_classifier(
     return Classifier(tuple(maps), head.per_token)
 
 
+def read_pooler(checkpoint: Checkpoint, family: Family, pooler: Head, width: int) -> Classifier | None:
+    """The pooler, or None where the file has none."""
+    name = pooler.maps[0][0].format(base=base_of(checkpoint, family))
+    return (
+        None
+        if checkpoint.find([f"{name}.weight"]) is None
+        else read_classifier(checkpoint, family, pooler, width, None)
+    )
+
+
 def label_names(config: Mapping[str, Any], classifier: Classifier | None) -> list[str]:
     """The names that config.json gives the classes, else LABEL_0, LABEL_1, ..., as in transformers."""
     if classifier is None:

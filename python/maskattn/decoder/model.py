@@ -11,15 +11,13 @@ from maskattn import masks
 from maskattn.cache import KVCache
 from maskattn.decoder.arrays import FloatArray, IntArray
 from maskattn.decoder.checkpoint import Checkpoint
-from maskattn.decoder.heads import Classifier, LanguageHead, find_head, read_classifier, read_language_head
+from maskattn.decoder.heads import Classifier, LanguageHead, find_head, read_classifier, read_language_head, read_pooler
 from maskattn.decoder.inputs import TokenEmbedding
 from maskattn.decoder.layers import DecoderLayer, EncoderLayer
 from maskattn.decoder.memory import Memory, Prefix
 from maskattn.decoder.settings import Settings
 from maskattn.decoder.weights import Reader, Stack, decoder_layer, encoder_layer
 from maskattn.families import Family
-
-_LOOK_AHEAD = masks.Causal()
 
 
 class Transformer:
@@ -111,7 +109,8 @@ class Transformer:
             before its tokens.
         """
         stack = self.decoder
-        assert stack is not None and isinstance(stack.embed, TokenEmbedding)
+        assert stack is not None
+        assert isinstance(stack.embed, TokenEmbedding)
         x = stack.embed.rows(tokens)
         starts = np.zeros(len(tokens), np.int64) if cache is None else cache[0].lengths
         if prefix is not None and not starts.any():
@@ -139,7 +138,7 @@ class Transformer:
                 x,
                 None if memory is None else memory.key_values[i],
                 # The last position sees all that is stored under the look-ahead mask: no plan is needed.
-                mask=None if new == 1 and new_lengths is None and mask is _LOOK_AHEAD else mask,
+                mask=None if new == 1 and new_lengths is None and isinstance(mask, masks.Causal) else mask,
                 cache=None if cache is None else cache[i],
                 **options,
             )
@@ -166,9 +165,7 @@ class Transformer:
         width = self.encoder.sizes.width
         head = find_head(family, config)
         classifier = None if head is None else read_classifier(checkpoint, family, head, width, config)
-        pooler = None
-        if family.pooler is not None and head is None:
-            pooler = read_classifier(checkpoint, family, family.pooler, width, None)
+        pooler = None if family.pooler is None else read_pooler(checkpoint, family, family.pooler, width)
         return classifier, pooler
 
 

@@ -84,7 +84,6 @@ class GreedyRules:
         """
         length = tokens.shape[1]
         own = length - (tokens[:, :begin] == NO_TOKEN).sum(axis=1)
-        last = np.broadcast_to(last, len(tokens))
         for *prefix, token in self.bad_words_ids:
             if len(prefix) <= length:
                 scores[(tokens[:, length - len(prefix) :] == prefix).all(axis=1), token] = -np.inf
@@ -95,12 +94,11 @@ class GreedyRules:
         if self.forced_bos_token_id is not None:
             _force(scores, own == 1, (self.forced_bos_token_id,))
         if self.forced_eos_token_id:
-            _force(scores, last, self.forced_eos_token_id)
+            _force(scores, np.broadcast_to(last, len(tokens)), self.forced_eos_token_id)
         scores[:, list(self.suppress_tokens)] = -np.inf
-        # The first token that is not forced.
-        first = 1 if self.forced_bos_token_id is not None else 0
-        begins = length - begin == np.where(own - (length - begin) == 1, first, 0)
-        _set(scores, begins, self.begin_suppress_tokens, -np.inf)
+        if self.begin_suppress_tokens:  # the first token that is not forced
+            new, forced = length - begin, int(self.forced_bos_token_id is not None)
+            _set(scores, new == np.where(own - new == 1, forced, 0), self.begin_suppress_tokens, -np.inf)
 
     def _check(self, vocab: int) -> None:
         named = {

@@ -45,7 +45,6 @@ class Settings:
     def __init__(self, family: str, side: str, stack: Stack, config: Mapping[str, Any]) -> None:
         self.family, self.side, self.stack, self.config = family, side, stack, config
         self.sizes = self._read_sizes()
-        self.modules: Mapping[str, str] = self._one(stack.modules, "modules", Mapping)
         self.norm: str = self._one(stack.norm, "norm", str)
         self.norm_eps = float(self._one(stack.norm_eps, "norm_eps", int | float))
         if not 0 < self.norm_eps < 1:

@@ -71,20 +71,21 @@ class Reader:
 
     def has(self, module: str) -> bool:
         """Whether the family declares such a module."""
-        return module in self.settings.modules
+        return module in self.declared.modules
 
     def norm(self, module: str, layer: int = 0, width: int | None = None) -> Norm:
         kind, shape = NORMS[self.settings.norm], (width or self.sizes.width,)
-        name = self._in_file(self.settings.modules[module], layer)
+        name = self._in_file(self.declared.modules[module], layer)
         if self.settings.norm == "layer without weights":
             return kind.make(np.ones(shape, np.float32), None, self.settings.norm_eps)
-        weight = self.checkpoint.tensor([f"{name}.weight"], shape)
-        bias = self.checkpoint.tensor([f"{name}.bias"], shape) if kind.biased else None
+        # The second names are those of TensorFlow, from which old checkpoints were converted.
+        weight = self.checkpoint.tensor([f"{name}.weight", f"{name}.gamma"], shape)
+        bias = self.checkpoint.tensor([f"{name}.bias", f"{name}.beta"], shape) if kind.biased else None
         return kind.make(weight, bias, self.settings.norm_eps)
 
     def linear(self, module: str, out: int, width: int, layer: int = 0) -> Linear:
         """A map of ``width`` inputs, with a bias if the family says so."""
-        name = self._in_file(self.settings.modules[module], layer)
+        name = self._in_file(self.declared.modules[module], layer)
         transposed = self.declared.transposed
         weight = self.checkpoint.tensor([f"{name}.weight"], (width, out) if transposed else (out, width))
         has_bias = module.startswith(self.settings.biases)
@@ -93,7 +94,7 @@ class Reader:
 
     def convolution(self, module: str, out: int, channels: int, taps: int) -> Linear:
         """A convolution over time as a map from ``taps`` neighbours, channels innermost."""
-        name = self._in_file(self.settings.modules[module])
+        name = self._in_file(self.declared.modules[module])
         weight = self.checkpoint.tensor([f"{name}.weight"], (out, channels, taps))
         rows = np.ascontiguousarray(weight.transpose(0, 2, 1)).reshape(out, taps * channels)
         return Linear(rows, self.checkpoint.tensor([f"{name}.bias"], (out,)))
@@ -115,7 +116,7 @@ class Reader:
         if not self.settings.gated:
             up, down = self.linear("ffn.up", ffn, width, layer), self.linear("ffn.down", width, ffn, layer)
             return FeedForward(up, down, self.activation)
-        gate, up = self._maps("ffn.gate_up", ["ffn.gate", "ffn.up"], [ffn, ffn], width, layer)
+        gate, up = self._maps("ffn.gate_up", ["ffn.gate", "ffn.gated"], [ffn, ffn], width, layer)
         return GatedFeedForward(gate, up, self.linear("ffn.down", width, ffn, layer), self.activation)
 
     def inner_norm(self, module: str, layer: int) -> Norm | None:

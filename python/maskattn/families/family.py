@@ -30,7 +30,7 @@ class Stack:
     #: Who sees whom in the self-attention of each layer; keys that do not exist are hidden besides.
     mask: Callable[[Config, int], masks.Mask]
     #: Our name of a map -> its name in the file without .weight and .bias, with {base}, {side} and {layer}.
-    modules: Setting[Mapping[str, str]]
+    modules: Mapping[str, str]
     #: Our name of a table -> its names in the file; the first that is there counts. "embed" is the tokens'.
     tensors: Mapping[str, tuple[str, ...]]
     #: Which modules have a bias, by the beginning of our names. A norm of kind "layer" always has one.
@@ -57,7 +57,7 @@ class Stack:
     #: Factor on the scores, by layer; None: head_dim ** -0.5. And the cap on them; 0: none.
     attention_scale: Callable[[Config, int], float | None] = lambda config, layer: None
     attention_softcap: Setting[float] = 0.0
-    #: Of the feed-forward part; gated: down(activation(gate(x)) * up(x)).
+    #: Of the feed-forward part: down(activation(up(x))); gated: down(activation(gate(x)) * gated(x)).
     activation: Setting[str]
     gated: Setting[bool] = False
 

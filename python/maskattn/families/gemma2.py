@@ -28,7 +28,7 @@ GEMMA2 = Family(
         activation=lambda config: config["hidden_activation"],
         biases=lambda config: ("self.",) * bool(config["attention_bias"]),
         mask=mask,
-        sizes=STACK.sizes | {"head_dim": lambda config: config.get("head_dim") or 256},
+        sizes={**STACK.sizes, "head_dim": lambda config: config.get("head_dim") or 256},
         modules={
             **STACK.modules,
             "self.inner_norm": LAYER + "post_attention_layernorm",

@@ -34,7 +34,7 @@ STACK = Stack(
         "self.out": "{base}layers.{layer}.self_attn.o_proj",
         "self.norm": "{base}layers.{layer}.input_layernorm",
         "ffn.gate": "{base}layers.{layer}.mlp.gate_proj",
-        "ffn.up": "{base}layers.{layer}.mlp.up_proj",
+        "ffn.gated": "{base}layers.{layer}.mlp.up_proj",
         "ffn.down": "{base}layers.{layer}.mlp.down_proj",
         "ffn.norm": "{base}layers.{layer}.post_attention_layernorm",
         "norm": "{base}norm",

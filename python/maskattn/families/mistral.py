@@ -20,5 +20,5 @@ MISTRAL = replace(
     LLAMA,
     name="mistral",
     decoder=replace(STACK, mask=mask, biases=()),
-    defaults=LLAMA.defaults | {"sliding_window": 4096, "max_position_embeddings": 131072},
+    defaults={**LLAMA.defaults, "sliding_window": 4096, "max_position_embeddings": 131072},
 )

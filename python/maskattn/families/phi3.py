@@ -7,7 +7,7 @@ from maskattn.families.mistral import MISTRAL, mask
 
 LAYER = "{base}layers.{layer}."
 FUSED = {"self.qkv": LAYER + "self_attn.qkv_proj", "ffn.gate_up": LAYER + "mlp.gate_up_proj"}
-PARTS = ("self.q", "self.k", "self.v", "ffn.gate", "ffn.up")
+PARTS = ("self.q", "self.k", "self.v", "ffn.gate", "ffn.gated")
 PHI3 = replace(
     MISTRAL,
     name="phi3",
@@ -19,6 +19,10 @@ PHI3 = replace(
         fused={"self.qkv": "stacked", "ffn.gate_up": "stacked"},
         modules={our: name for our, name in STACK.modules.items() if our not in PARTS} | FUSED,
     ),
-    defaults=MISTRAL.defaults
-    | {"sliding_window": None, "max_position_embeddings": 4096, "original_max_position_embeddings": 4096},
+    defaults={
+        **MISTRAL.defaults,
+        "sliding_window": None,
+        "max_position_embeddings": 4096,
+        "original_max_position_embeddings": 4096,
+    },
 )

@@ -20,6 +20,11 @@ QWEN2 = replace(
     LLAMA,
     name="qwen2",
     decoder=replace(STACK, mask=mask, biases=("self.q", "self.k", "self.v")),
-    defaults=LLAMA.defaults
-    | {"use_sliding_window": False, "sliding_window": 4096, "max_window_layers": 28, "max_position_embeddings": 32768},
+    defaults={
+        **LLAMA.defaults,
+        "use_sliding_window": False,
+        "sliding_window": 4096,
+        "max_window_layers": 28,
+        "max_position_embeddings": 32768,
+    },
 )

@@ -14,6 +14,6 @@ QWEN3 = replace(
         mask=mask,
         biases=lambda config: ("self.q", "self.k", "self.v", "self.out") * bool(config["attention_bias"]),
         modules={**STACK.modules, **NORMS},
-        sizes=STACK.sizes | {"head_dim": lambda config: config.get("head_dim") or 128},
+        sizes={**STACK.sizes, "head_dim": lambda config: config.get("head_dim") or 128},
     ),
 )
