@@ -131,13 +131,26 @@ SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
 }  # fmt: skip
 
 
+#: Where the plain choice repeats itself: how the weights are drawn, and the first seed that wanders.
 WEIGHTS = {
-    "gemma2": {"embedding": 0.05, "norm": -1.0},
-    "gemma2-uncapped": {"embedding": 0.1, "norm": -1.0},
-    "neox-sequential-tied": {"embedding": 0.2, "maps": 2.0},
-    "llama-grouped-tied": {"embedding": 0.3, "maps": 2.0},
-    "gpt2-tied": {"embedding": 0.3, "maps": 1.5},
-    "opt-plain-norms": {"embedding": 0.05, "maps": 2.0},
+    "gemma2": {"embedding": 0.2, "norm": -1.0},
+    "gemma2-uncapped": {"norm": -1.0},
+    "neox-parallel": {"embedding": 0.05},
+}
+SEEDS = {
+    "gpt2-tied": 1,
+    "llama-grouped-tied": 4,
+    "llama-linear": 1,
+    "llama-yarn": 1,
+    "llama3": 3,
+    "qwen3": 1,
+    "qwen3-biased-tied": 1,
+    "gemma2": 2,
+    "gemma2-uncapped": 2,
+    "phi3": 1,
+    "phi3-longrope": 1,
+    "opt-projected-post": 1,
+    "opt-plain-norms": 2,
 }
 #: Where transformers turns all sequences of a batch by the length of the longest, we compare with each one alone.
 ALONE = ("llama-dynamic", "phi3-longrope")
@@ -176,7 +189,7 @@ def test_family(name: str, tmp_path: Path) -> None:
             made += greedy(model, ids.shape[1], input_ids=ids, attention_mask=mask)
         return made
 
-    model, want = wandering(lambda seed: make(name, seed), write, lambda _: greedy.lead)
+    model, want = wandering(lambda seed: make(name, seed), write, greedy, SEEDS.get(name, 0))
     ours = maskattn.load(save(model, tmp_path))
     check_logits(model, ours, prompts)
     assert ours.generate_ids(prompts, max_new_tokens=NEW) == want

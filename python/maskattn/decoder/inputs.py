@@ -73,7 +73,8 @@ class SoundEmbedding:
 def neighbours(x: FloatArray) -> FloatArray:
     """(batch, len, channels) -> (batch, len, 3 * channels): each with the one before and the one after, or zeros."""
     padded = np.pad(x, ((0, 0), (1, 1), (0, 0)))
-    return np.concatenate([padded[:, :-2], padded[:, 1:-1], padded[:, 2:]], axis=-1)
+    # Contiguous: of a transposed array, concatenation keeps the order of axes in memory.
+    return np.ascontiguousarray(np.concatenate([padded[:, :-2], padded[:, 1:-1], padded[:, 2:]], axis=-1))
 
 
 def _tokens(settings: Settings, reader: Reader) -> TokenEmbedding:

@@ -16,7 +16,7 @@ from maskattn.decoder.inputs import TokenEmbedding
 from maskattn.decoder.layers import DecoderLayer, EncoderLayer
 from maskattn.decoder.memory import Memory, Prefix
 from maskattn.decoder.settings import Settings
-from maskattn.decoder.weights import Reader, Stack, decoder_layer, encoder_layer
+from maskattn.decoder.weights import Reader, decoder_layer, encoder_layer
 from maskattn.families import Family
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from maskattn.bias import RelativeBias
 from maskattn.decoder.arrays import FloatArray, IntArray
 from maskattn.decoder.rotary import Rope, Rotation, read_rope
-from maskattn.decoder.settings import Settings
+from maskattn.decoder.settings import MOST_POSITIONS, Settings
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,14 +78,22 @@ def _none(settings: Settings, reader: TableReader) -> Positions:
 
 def _sinusoidal(settings: Settings, reader: TableReader) -> Positions:
     sizes, offset = settings.sizes, settings.position_offset
-    return Positions(sinusoidal(sizes.positions + offset, sizes.width), offset)
+    return Positions(sinusoidal(_rows(settings), sizes.width), offset)
 
 
 def _sinusoidal_halves(settings: Settings, reader: TableReader) -> Positions:
     sizes, offset = settings.sizes, settings.position_offset
     if sizes.width < 4:
         raise ValueError(f"the model width must be at least 4 for sinusoidal positions, got {sizes.width}")
-    return Positions(sinusoidal_halves(sizes.positions + offset, sizes.width), offset)
+    return Positions(sinusoidal_halves(_rows(settings), sizes.width), offset)
+
+
+def _rows(settings: Settings) -> int:
+    """Of a table that is computed: no file holds it, so no shape contradicts what config.json says."""
+    rows = settings.sizes.positions + settings.position_offset
+    if rows > MOST_POSITIONS:
+        raise ValueError(f"config.json must say a number of positions up to {MOST_POSITIONS}, got {rows}")
+    return rows
 
 
 def _learned(settings: Settings, reader: TableReader) -> Positions:
@@ -100,7 +108,7 @@ def _rotary(settings: Settings, reader: TableReader) -> Positions:
 def _relative(settings: Settings, reader: TableReader) -> Positions:
     buckets = settings.integer("relative_attention_num_buckets")
     table = reader.table("relative", buckets, settings.sizes.heads)
-    distance = settings.integer("relative_attention_max_distance")
+    distance = settings.integer("relative_attention_max_distance", MOST_POSITIONS)
     return Positions(
         bias=RelativeBias(table.astype(np.float64), bidirectional=settings.side == "encoder", max_distance=distance)
     )

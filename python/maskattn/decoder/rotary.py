@@ -173,8 +173,10 @@ def read_rope(config: Mapping[str, Any], defaults: Mapping[str, Any], head_dim: 
         dim = int(head_dim * rope["partial_rotary_factor"])
         if dim < 2 or dim % 2 or dim > head_dim or not rope["rope_theta"] > 0:
             raise ValueError(f"they turn {dim} of {head_dim} coordinates by powers of {rope['rope_theta']}")
-        made = ROPES[kind](dim, rope)
-        if not np.isfinite(made.frequencies(np.array([1]))).all():
+        with np.errstate(all="ignore"):
+            made = ROPES[kind](dim, rope)
+            finite = np.isfinite(made.frequencies(np.array([1, 1 << 20]))).all()
+        if not finite or not np.isfinite(made.factor):
             raise ValueError("a frequency is not finite")
         return made
     except (KeyError, TypeError, ValueError, ArithmeticError) as error:

@@ -56,18 +56,23 @@ class GreedyRules:
                     f"{name} must be off in the generation config, got {generation[name]!r}, which greedy search does "
                     "not implement yet; take it out of generation_config.json"
                 )
-        eos = _ids(generation.get("eos_token_id"))
-        words = (tuple(word) for word in generation.get("bad_words_ids") or ())
+        eos, words = _ids(generation, "eos_token_id"), generation.get("bad_words_ids") or []
+        if not isinstance(words, list) or not all(words):
+            raise ValueError(
+                f"bad_words_ids must be lists of token ids, got {words!r:.60}; correct generation_config.json"
+            )
+        words = [_ids({"bad_words_ids": word}, "bad_words_ids") for word in words]
+        bos = _ids(generation, "forced_bos_token_id")
         rules = cls(
             eos_token_id=eos,
             # The end of the sequence can't be forbidden: transformers leaves it out as well.
             bad_words_ids=tuple(word for word in words if word not in {(token,) for token in eos}),
-            min_length=generation.get("min_length") or 0,
-            min_new_tokens=generation.get("min_new_tokens"),
-            forced_bos_token_id=generation.get("forced_bos_token_id"),
-            forced_eos_token_id=_ids(generation.get("forced_eos_token_id")),
-            suppress_tokens=_ids(generation.get("suppress_tokens")),
-            begin_suppress_tokens=_ids(generation.get("begin_suppress_tokens")),
+            min_length=_count(generation, "min_length") or 0,
+            min_new_tokens=_count(generation, "min_new_tokens"),
+            forced_bos_token_id=bos[0] if bos else None,
+            forced_eos_token_id=_ids(generation, "forced_eos_token_id"),
+            suppress_tokens=_ids(generation, "suppress_tokens"),
+            begin_suppress_tokens=_ids(generation, "begin_suppress_tokens"),
         )
         rules._check(vocab)
         return rules
@@ -103,7 +108,7 @@ class GreedyRules:
     def _check(self, vocab: int) -> None:
         named = {
             "bad_words_ids": [token for word in self.bad_words_ids for token in word],
-            "forced_bos_token_id": _ids(self.forced_bos_token_id),
+            "forced_bos_token_id": [] if self.forced_bos_token_id is None else [self.forced_bos_token_id],
             "forced_eos_token_id": self.forced_eos_token_id,
             "eos_token_id": self.eos_token_id,
             "suppress_tokens": self.suppress_tokens,
@@ -127,7 +132,17 @@ def _set(scores: FloatArray, rows: BoolArray, tokens: tuple[int, ...], value: fl
         scores[np.flatnonzero(rows)[:, None], list(tokens)] = value
 
 
-def _ids(value: int | list[int] | None) -> tuple[int, ...]:
-    if value is None:
-        return ()
-    return (value,) if isinstance(value, int) else tuple(value)
+def _ids(generation: Mapping[str, Any], name: str) -> tuple[int, ...]:
+    """The tokens under ``name``: none, one, or a list."""
+    value = generation.get(name)
+    ids = [] if value is None else value if isinstance(value, list | tuple) else [value]
+    if not all(isinstance(token, int) and not isinstance(token, bool) for token in ids):
+        raise ValueError(f"{name} must be token ids, got {value!r:.60}; correct generation_config.json")
+    return tuple(ids)
+
+
+def _count(generation: Mapping[str, Any], name: str) -> int | None:
+    value = generation.get(name)
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
+        raise ValueError(f"{name} must be an integer, got {value!r:.60}; correct generation_config.json")
+    return value

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,8 +9,9 @@ from typing import Any
 from maskattn import masks
 from maskattn.families import Stack
 
-#: Nothing that a config says may ask for more than this: a guard against files that lie.
+#: Guards against files that lie: no size is larger, and no table is computed for more positions.
 _MOST = 1 << 30
+MOST_POSITIONS = 1 << 21
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Settings:
         self.family, self.side, self.stack, self.config = family, side, stack, config
         self.sizes = self._read_sizes()
         self.norm: str = self._one(stack.norm, "norm", str)
-        self.norm_eps = float(self._one(stack.norm_eps, "norm_eps", int | float))
+        self.norm_eps: float = self._one(stack.norm_eps, "norm_eps", float)
         if not 0 < self.norm_eps < 1:
             raise ValueError(f"norm_eps must be between 0 and 1, got {self.norm_eps}; correct config.json")
         self.placement: str = self._one(stack.placement, "placement", str)
@@ -76,13 +76,13 @@ class Settings:
         )
         return scale
 
-    def integer(self, key: str) -> int:
-        """A positive integer of config.json.
+    def integer(self, key: str, most: int = _MOST) -> int:
+        """A positive integer of config.json, below ``most``.
 
         Raises:
             ValueError: it is none.
         """
-        return self._positive((key,), self.config.get(key))
+        return self._positive((key,), self.config.get(key), most)
 
     def _one(self, setting: Any, name: str, kind: Any) -> Any:
         return resolve(setting, name, kind, self.config, self.family)
@@ -108,8 +108,8 @@ class Settings:
             return self._positive(("its sizes",), self._one(size, "size", object))
         return self._positive(size, next((self.config[key] for key in size if self.config.get(key) is not None), None))
 
-    def _positive(self, keys: tuple[str, ...], value: object) -> int:
-        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value < _MOST:
+    def _positive(self, keys: tuple[str, ...], value: object, most: int = _MOST) -> int:
+        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value < most:
             raise ValueError(
                 f"config.json must have {' or '.join(keys)} as a positive integer, got {value!r:.60}; "
                 f"take the config.json of a {self.family} model"
@@ -144,7 +144,7 @@ def resolve(setting: Any, name: str, kind: Any, config: Mapping[str, Any], famil
 
 def factor(setting: Any, name: str, config: Mapping[str, Any], family: str) -> float:
     """As :func:`resolve`, for a finite number from 0 up."""
-    value = float(resolve(setting, name, int | float, config, family))
-    if not 0 <= value < math.inf:
-        raise ValueError(f"{name} must be a finite number from 0 up, got {value}; correct config.json")
-    return value
+    value = resolve(setting, name, int | float, config, family)
+    if not 0 <= value < _MOST:
+        raise ValueError(f"{name} must be a number from 0 up, got {value!r:.60}; correct config.json")
+    return float(value)
