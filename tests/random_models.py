@@ -1,4 +1,4 @@
-"""Checkpoints with random weights, made by transformers, whose greedy output wanders; and what transformers says of them."""
+"""Checkpoints with random weights whose greedy output wanders, made by transformers; and what it says of them."""
 
 from __future__ import annotations
 

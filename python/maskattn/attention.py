@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from maskattn import _core
 from maskattn._core import MaskPlan
-from maskattn.arguments import FloatArray, Lengths, MaskLike, Options, Precision, borrowed, prepare
+from maskattn.arguments import FloatArray, Lengths, MaskLike, Options, Precision, borrowed, prepare, stored
 from maskattn.strategy import STRATEGIES, Strategy, attention_without_hidden
 
 if TYPE_CHECKING:
@@ -111,7 +111,6 @@ def attention(
     """
     if (
         isinstance(q, np.ndarray)
-        and isinstance(k, np.ndarray)
         and mask is None
         and bias is None
         and not softcap
@@ -122,7 +121,13 @@ def attention(
         and strategy == "mask"
         and (out is None or isinstance(out, np.ndarray))
     ):  # fmt: skip  - the shortest way, for the smallest calls
-        return _core.attention(q, k, v, None, None, None, None, scale, kv_lengths, None, return_lse, out, threads)
+        if isinstance(k, np.ndarray):
+            return _core.attention(q, k, v, None, None, None, None, scale, kv_lengths, None, return_lse, out, threads)
+        if v is None and kv_lengths is None and hasattr(k, "k_pool") and k.window is None:
+            keys, values, pages, kv_lengths = stored(k)
+            return _core.attention(
+                q, keys, values, None, pages, None, None, scale, kv_lengths, None, return_lse, out, threads
+            )
     q, k, v, rest = prepare(q, k, v, mask, bias, scale, softcap, sinks, kv_lengths, q_offset, precision, threads)
     into = borrowed("out", out)
     result = None

@@ -27,10 +27,11 @@ class Layer:
     def __init__(self, pages: Pages, batch: int, pages_per_sequence: int, capacity: int, window: int | None) -> None:
         self._pages = pages
         self._draft_start: IntArray | None = None
+        self._extremes: tuple[int, int] | None = None
         self.capacity = capacity
         self.window = window
         self.tables = np.full((batch, pages_per_sequence), -1, np.int32)
-        self.lengths: IntArray = np.zeros(batch, np.int64)
+        self.lengths = np.zeros(batch, np.int64)
         self.begins: IntArray = np.zeros(batch, np.int64)
 
     def __del__(self) -> None:
@@ -62,9 +63,24 @@ class Layer:
         return int(self.k_pool.shape[2])
 
     @property
+    def lengths(self) -> IntArray:
+        return self._lengths
+
+    @lengths.setter
+    def lengths(self, lengths: IntArray) -> None:
+        self._lengths, self._extremes = lengths, None
+
+    @property
+    def extremes(self) -> tuple[int, int]:
+        """The smallest and the largest of ``lengths``; kept, since each step of a decoder asks several times."""
+        if self._extremes is None:
+            self._extremes = int(self.lengths.min(initial=self.capacity)), int(self.lengths.max(initial=0))
+        return self._extremes
+
+    @property
     def kv_len(self) -> int:
         """The largest of ``lengths``."""
-        return int(self.lengths.max(initial=0))
+        return self.extremes[1]
 
     @property
     def nbytes(self) -> int:
@@ -117,9 +133,13 @@ class Layer:
         """The short way of most appends, a decoder's steps: a page per sequence, its own, and nothing to convert."""
         if self.tables.shape[1] != 1 or self.window is not None or not k.dtype == v.dtype == self.dtype:
             return False
-        first, last = int(self.lengths.min(initial=self.capacity)), self.kv_len
+        first, last = self.extremes
+        if n == 0 or last + n > self.capacity or first == 0 < last:
+            return False
+        if last == 0:  # nobody has a page
+            self.tables[:, 0] = self._pages.allocate(len(self.tables))
         pages = self.tables[:, 0]
-        if first == 0 or last + n > self.capacity or self._pages.references[pages].max(initial=0) != 1:
+        if self._pages.must_copy(pages).any():
             return False
         if first == last:
             self._pages.write(pages, slice(first, first + n), [k, v])
@@ -127,6 +147,7 @@ class Layer:
             slots = self.lengths[:, None] + np.arange(n)
             self._pages.write(pages[:, None], slots, [k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)])
         self.lengths = self.lengths + n
+        self._extremes = first + n, last + n
         return True
 
     def arrays(self) -> tuple[Array, Array]:

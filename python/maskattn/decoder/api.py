@@ -260,7 +260,8 @@ class Model:
         classifier = self._forward.classifier
         if classifier is None:
             raise ValueError(
-                f"classify must be asked of a checkpoint with a head for classes, got {self.config.get('architectures')}; "
+                f"classify must be asked of a checkpoint with a head for classes, got "
+                f"{self.config.get('architectures')}; "
                 f"known for {self.family.name}: {', '.join(self.family.classifiers) or 'none'}"
             )
         return self._encoded(sources, batch_size, progress, lambda hidden: classifier(hidden[None])[0])

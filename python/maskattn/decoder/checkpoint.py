@@ -164,8 +164,8 @@ def _open_files(directory: Path) -> dict[str, _File]:
     others = sorted(entry.name for entry in directory.glob("*model*") if entry.suffix != ".json")
     raise FileNotFoundError(
         f"{WEIGHTS} must be in {str(directory)!r}, got {', '.join(others) or 'no weights'}; load the model with "
-        f"transformers and write it again: AutoModel.from_pretrained({str(directory)!r}).save_pretrained(...), with the "
-        "class that config.json names"
+        "transformers and write it again, by the class that config.json names in architectures: "
+        f"transformers.<class>.from_pretrained({str(directory)!r}).save_pretrained({str(directory)!r})"
     )
 
 

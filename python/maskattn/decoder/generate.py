@@ -38,12 +38,14 @@ def greedy(
         row[begin - len(prompt) : begin] = prompt
     ends = begin + most
     rows = np.arange(len(prompts))  # Who is still being written; row i of the state is sequence rows[i].
+    is_end = np.zeros(model.vocab, np.bool_)
+    is_end[list(rules.eos_token_id)] = True
     state = DecoderState(model, prompts, limits, memory, prefix)
     for now in range(begin, tokens.shape[1]):
         scores = model.logits(state.hidden)
         rules.apply(scores, tokens[rows, :now], begin=begin, last=most[rows] == now - begin + 1)
         tokens[rows, now] = scores.argmax(axis=-1)
-        ended = np.isin(tokens[rows, now], rules.eos_token_id)
+        ended = is_end[tokens[rows, now]]
         ends[rows[ended]] = now + 1
         open_ = ~ended & (ends[rows] > now + 1)
         if not open_.all():

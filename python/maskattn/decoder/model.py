@@ -1,4 +1,4 @@
-"""The forward pass, driven by a ``Family``: an encoder, a decoder (with or without a cache), and heads; each optional."""
+"""The forward pass, driven by a ``Family``: an encoder, a decoder with or without a cache, heads; each optional."""
 
 from __future__ import annotations
 
@@ -47,8 +47,14 @@ class Transformer:
         checkpoint.check_all_used(known, family.unused)
 
     @property
+    def vocab(self) -> int:
+        """How many tokens the decoder can write."""
+        assert self.decoder is not None
+        return self.decoder.sizes.vocab
+
+    @property
     def switch(self) -> int | None:
-        """The length past which a decoder's stored keys no longer fit and must be computed again; None: there is none."""
+        """The length past which a decoder's stored keys no longer fit and are computed again; None: there is none."""
         rope = None if self.decoder is None else self.decoder.positions.rope
         return None if rope is None else rope.switch
 

@@ -24,12 +24,19 @@ def layer_norm(x: FloatArray, weight: FloatArray, bias: FloatArray | None, eps: 
     Returns:
         New array, shape and dtype of ``x``.
     """
-    centred: FloatArray = x - x.mean(axis=-1, keepdims=True)
-    variance = np.square(centred).mean(axis=-1, keepdims=True)
+    centred: FloatArray = x - mean(x)
+    variance = mean(np.square(centred))
     centred *= weight / np.sqrt(variance + np.float32(eps))
     if bias is not None:
         centred += bias
     return centred
+
+
+def mean(x: FloatArray) -> FloatArray:
+    """The bits of ``x.mean(axis=-1, keepdims=True)``, whose Python part takes longer than the sum of a short row."""
+    total: FloatArray = np.add.reduce(x, axis=-1, keepdims=True)
+    total /= np.float32(x.shape[-1])
+    return total
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +62,7 @@ class RMSNorm:
     eps: float = 1e-6
 
     def __call__(self, x: FloatArray) -> FloatArray:
-        variance = np.square(x).mean(axis=-1, keepdims=True)
+        variance = mean(np.square(x))
         scaled: FloatArray = x * np.reciprocal(np.sqrt(variance + np.float32(self.eps)))
         scaled *= self.weight
         return scaled

@@ -28,7 +28,7 @@ class Positions:
         if self.table is None:
             return None
         # Padding behind a sequence that fills the table has no row; whatever it gets, nobody reads it.
-        rows: FloatArray = self.table[np.minimum(positions + self.offset, len(self.table) - 1)]
+        rows: FloatArray = self.table.take(positions + self.offset, axis=0, mode="clip")
         return rows
 
     def rotation(self, positions: IntArray, lengths: IntArray) -> Rotation | None:

@@ -82,8 +82,8 @@ class GreedyRules:
 
         Args:
             scores: shape (batch, vocab), float32.
-            tokens: shape (batch, length), the tokens so far, decoder inputs first: the start token, or a prompt. Prompts
-                that are shorter than others have ``NO_TOKEN`` before them, which does not count.
+            tokens: shape (batch, length), the tokens so far, decoder inputs first: the start token, or a prompt.
+                Prompts that are shorter than others have ``NO_TOKEN`` before them, which does not count.
             last: shape (batch,): no further token will follow this one.
             begin: the column of the first new token.
         """

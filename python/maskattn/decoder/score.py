@@ -15,7 +15,7 @@ _ROWS = 128
 
 
 def shift_right(prompts: Sequence[IntArray], targets: Sequence[IntArray]) -> list[IntArray]:
-    """Decoder inputs: the prompt (or the start token), then the target without its last token (arXiv:1706.03762, 3.1)."""
+    """Decoder inputs: prompt or start token, then the target without its last token (arXiv:1706.03762, 3.1)."""
     return [np.concatenate([prompt, target[:-1]]) for prompt, target in zip(prompts, targets, strict=True)]
 
 

@@ -1,4 +1,4 @@
-"""M2M-100 (arXiv:2010.11125) and NLLB (arXiv:2207.04672): Pegasus with tensor2tensor's positions, from past the padding."""
+"""M2M-100 (arXiv:2010.11125) and NLLB (arXiv:2207.04672): Pegasus with tensor2tensor's positions."""
 
 from dataclasses import replace
 

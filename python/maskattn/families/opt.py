@@ -1,4 +1,4 @@
-"""OPT (arXiv:2205.01068): learned positions from row 2 on; one size has narrower embeddings and norms after branches."""
+"""OPT (arXiv:2205.01068): learned positions from row 2 on; one size has narrow embeddings and norms after branches."""
 
 from maskattn import masks
 from maskattn.families.family import Family, Stack

@@ -1,4 +1,4 @@
-"""RoBERTa (arXiv:1907.11692) and XLM-R (arXiv:1911.02116): BERT with positions from past the padding, and other heads."""
+"""RoBERTa (arXiv:1907.11692) and XLM-R (arXiv:1911.02116): BERT with positions from past the padding; other heads."""
 
 from dataclasses import replace
 

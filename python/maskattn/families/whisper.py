@@ -5,7 +5,7 @@ from dataclasses import replace
 from maskattn.families.family import Family, Stack
 from maskattn.families.pegasus import pre_norm
 
-BIASED = tuple(f"{kind}.{part}" for kind in ("self", "cross") for part in ("q", "v", "out")) + ("ffn.",)
+BIASED = (*(f"{kind}.{part}" for kind in ("self", "cross") for part in ("q", "v", "out")), "ffn.")
 
 
 def stack(side: str) -> Stack:
