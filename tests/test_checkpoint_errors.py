@@ -76,7 +76,7 @@ def pytorch_only(path: Path) -> None:
         (truncate, ValueError, "model.safetensors must be a safetensors file"),
         (tensor(Q_PROJ, None), ValueError, f"must have tensor {Q_PROJ} of shape .16, 16., got none .*; save"),
         (tensor(Q_PROJ, lambda t: t[:8].copy()), ValueError, f"{Q_PROJ} must have shape .16, 16., .* got .8, 16."),
-        (tensor(Q_PROJ, lambda t: t.astype(np.int8)), ValueError, "as F32, F16 or BF16, got I8 in model.safetensors; save"),
+        (tensor(Q_PROJ, lambda t: t.astype(np.int8)), ValueError, "F16 or BF16, got I8 in model.safetensors; s"),
         (tensor("lm_head.weight", None), ValueError, "must have tensor lm_head.weight of shape .41, 16., got none"),
         (tensor("model.shared.weight", None), ValueError, "encoder.embed_tokens.weight or model.shared.weight"),
         (change("config.json", model_type="gpt17"), ValueError, r"a known family \(.*marian.*\), got 'gpt17'; convert"),

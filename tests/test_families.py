@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -209,3 +211,16 @@ def test_a_made_up_head(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setitem(FAMILIES, "bert", replace(FAMILIES["bert"], classifiers={"ForThreeMaps": head}))
     model = maskattn.load(write(tmp_path, config("bert", architectures=["BertForThreeMaps"])))
     assert model.classify([[3, 4]])[0].shape == (2, 3)
+
+
+def test_an_encoder_joined_to_a_decoder(tmp_path: Path) -> None:
+    """The example, as it is run."""
+    encoder, decoder = (str(write(tmp_path / name, config(name, eos_token_id=None))) for name in ("bert", "llama"))
+    example = Path(__file__).parents[1] / "examples" / "encoder_before_decoder.py"
+    said = []
+    for source in ("5,9,4", "7,7,8,30"):
+        command = [sys.executable, str(example), "--encoder", encoder, "--decoder", decoder, "--source", source]
+        run = subprocess.run([*command, "--prompt", "2,7"], capture_output=True, text=True, check=True, timeout=60)
+        said.append([int(token) for token in run.stdout.split()])
+    assert [len(tokens) for tokens in said] == [20, 20]
+    assert said[0] != said[1], "the source must matter"

@@ -134,7 +134,7 @@ class Layer:
         if self.tables.shape[1] != 1 or self.window is not None or not k.dtype == v.dtype == self.dtype:
             return False
         first, last = self.extremes
-        if n == 0 or last + n > self.capacity or first == 0 < last:
+        if not n or not len(self.tables) or last + n > self.capacity or first == 0 < last:
             return False
         if last == 0:  # nobody has a page
             self.tables[:, 0] = self._pages.allocate(len(self.tables))

@@ -297,6 +297,12 @@ class Model:
         )
 
     @property
+    def width(self) -> int:
+        """Of the states of the stack that writes, or of the encoder: the last axis of ``prefix_embeddings``."""
+        stack = self._forward.decoder or self._reads
+        return stack.sizes.width
+
+    @property
     def _reads(self) -> Stack:
         """The stack that takes sources."""
         stack = self._forward.encoder or self._forward.decoder
