@@ -3,7 +3,7 @@
     python examples/encoder_before_decoder.py --encoder some/bert --decoder some/llama --source 5,9,4 --prompt 2,7
 
 The two widths may differ: ``--map`` is a .npy file with a matrix (decoder width, encoder width), as training makes
-one; without it the map is random, and so is what comes out. ``[E; o]`` under a prefix-LM mask (arXiv:1910.10683, 3.2.1):
+one; without it the map is random, and so is what comes out. ``[E; o]`` under a prefix-LM mask (arXiv:1910.10683):
 every token sees all of E, and of the tokens those before it.
 """
 

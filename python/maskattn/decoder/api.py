@@ -1,57 +1,24 @@
-"""The public face of the decoder: ``load`` and ``Model``."""
+"""The public face of the decoder."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from importlib.resources import files
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from maskattn.decoder import check
 from maskattn.decoder.arrays import FloatArray, IntArray
-from maskattn.decoder.checkpoint import Checkpoint, read_json
+from maskattn.decoder.checkpoint import Checkpoint
 from maskattn.decoder.generate import greedy
 from maskattn.decoder.heads import label_names
-from maskattn.decoder.hub import download, is_model_id
 from maskattn.decoder.memory import Memory, Prefix
 from maskattn.decoder.model import Transformer
+from maskattn.decoder.requests import Ids, Progress, Requests, batches
 from maskattn.decoder.rules import GreedyRules
 from maskattn.decoder.score import log_probabilities, shift_right
-from maskattn.decoder.text import CharacterTokenizer
-from maskattn.decoder.weights import Stack
+from maskattn.decoder.text import CharacterTokenizer, read_tokenizer
 from maskattn.families import Family, find
-
-Progress = Callable[[int, int], object]
-#: Where transformers looks for the first decoder input, in its order.
-_START_KEYS = ("decoder_start_token_id", "bos_token_id")
-Ids = Sequence[Sequence[int] | IntArray]
-
-
-def load(path: str | os.PathLike[str] | None = None, *, dtype: str = "float32") -> Model:
-    """Load a Hugging Face checkpoint: config.json, model.safetensors (or its shards) and, if there, the tokenizer.
-
-    Args:
-        path: the directory; or ``owner/name`` on the Hugging Face Hub, from its cache if it is there (extra ``hub``);
-            None is the embedded default, which writes dates in ISO 8601.
-        dtype: in which the model computes. Weights stored as float16 or bfloat16 are widened.
-
-    Raises:
-        FileNotFoundError: the directory or a file is missing, or the Hub has no such model.
-        ImportError: a model on the Hub is asked for, and ``huggingface_hub`` is not installed.
-        ValueError: a file is broken, the family is unknown, or a tensor is missing, of another shape, or not finite;
-            or the file has tensors that config.json knows nothing of.
-        NotImplementedError: a ``dtype`` other than float32.
-    """
-    if path is not None and not isinstance(path, str | os.PathLike):
-        raise TypeError(f"path must be a str or a path, got {type(path).__name__}; pass the checkpoint's folder")
-    if dtype != "float32":
-        raise NotImplementedError(f"dtype must be 'float32', got {dtype!r}; other dtypes come in a later version")
-    if path is None:
-        return Model(Checkpoint(Path(str(files("maskattn") / "data" / "dates"))))
-    return Model(Checkpoint(download(path) if isinstance(path, str) and is_model_id(path) else Path(path)))
 
 
 class Model:
@@ -69,12 +36,10 @@ class Model:
         self.config: Mapping[str, Any] = {**self.family.defaults, **checkpoint.config}
         self._forward = Transformer(self.family, self.config, checkpoint)
         self._generation = checkpoint.generation
+        self._requests = Requests(self._forward, self.config, self._generation)
         self.parameters = checkpoint.parameters
         self.labels = label_names(self.config, self._forward.classifier)
-        self._start = None
-        if self._forward.encoder is not None and self._forward.decoder is not None:
-            self._start = _decoder_start(self._generation, self.config, self._forward.decoder.sizes.vocab)
-        self.tokenizer, self._tokenizer_problem = _read_tokenizer(checkpoint, self._reads.sizes.vocab)
+        self.tokenizer, self._tokenizer_problem = read_tokenizer(checkpoint, self._requests.reads.sizes.vocab)
 
     def generate(
         self,
@@ -130,14 +95,14 @@ class Model:
             NotImplementedError: the generation config asks for something that would change the tokens, such as
                 ``repetition_penalty``.
         """
-        sequences = self._sequences("sources", sources)
-        prompts = self._prompts(sequences, prompt_ids)
-        prefixes = self._prefixes(prefix_embeddings, len(sequences))
-        limits = self._limits(prompts, prefixes, max_new_tokens)
+        sequences = self._requests.sequences("sources", sources)
+        prompts = self._requests.prompts(sequences, prompt_ids)
+        prefixes = self._requests.prefixes(prefix_embeddings, len(sequences))
+        limits = self._requests.limits(prompts, prefixes, max_new_tokens)
         check.count("batch_size", batch_size)
-        rules = GreedyRules.read(self._generation, self._writes.sizes.vocab)
+        rules = GreedyRules.read(self._generation, self._requests.writes.sizes.vocab)
         made: list[list[int]] = [[] for _ in sequences]
-        for batch in _batches(sequences, batch_size, progress):
+        for batch in batches(sequences, batch_size, progress):
             some = greedy(
                 self._forward,
                 [prompts[i] for i in batch],
@@ -187,16 +152,18 @@ class Model:
         Raises:
             TypeError, ValueError: an argument is not as above; nothing has been computed then.
         """
-        sequences = self._sequences("sources", sources)
-        prompts = self._prompts(sequences, prompt_ids)
-        prefixes = self._prefixes(prefix_embeddings, len(sequences))
-        wanted = check.token_lists("targets", targets, self._writes.sizes.vocab, self._writes.sizes.positions)
+        sequences = self._requests.sequences("sources", sources)
+        prompts = self._requests.prompts(sequences, prompt_ids)
+        prefixes = self._requests.prefixes(prefix_embeddings, len(sequences))
+        wanted = check.token_lists(
+            "targets", targets, self._requests.writes.sizes.vocab, self._requests.writes.sizes.positions
+        )
         check.same_length(sequences, wanted)
         check.count("batch_size", batch_size)
         for i, (prompt, target) in enumerate(zip(prompts, wanted, strict=True)):
-            self._room(i, len(prompt) + (len(prefixes[i]) if prefixes else 0), len(target))
+            self._requests.check_room(i, len(prompt) + (len(prefixes[i]) if prefixes else 0), len(target))
         scores: list[FloatArray] = [np.empty(0, np.float32)] * len(sequences)
-        for batch in _batches(sequences, batch_size, progress):
+        for batch in batches(sequences, batch_size, progress):
             some = log_probabilities(
                 self._forward,
                 [prompts[i] for i in batch],
@@ -279,13 +246,13 @@ class Model:
         Raises:
             TypeError, ValueError: as ``score_ids``, or the family has no encoder and decoder.
         """
-        reads, writes = self._reads.sizes, self._writes.sizes
+        reads, writes = self._requests.reads.sizes, self._requests.writes.sizes
         source = check.token_lists("source_ids", [source_ids], reads.vocab, reads.positions)
         target = check.token_lists("target_ids", [target_ids], writes.vocab, writes.positions)
-        if self._start is None:
+        if self._requests.start is None:
             raise ValueError(f"cross_attention needs an encoder and a decoder, got family {self.family.name}")
         seen: list[FloatArray] = []
-        inputs = shift_right([np.array([self._start])], target)[0][None]
+        inputs = shift_right([np.array([self._requests.start])], target)[0][None]
         self._forward.decode(inputs, self._forward.encode(source), seen=seen)
         return np.stack([layer[0] for layer in seen])
 
@@ -299,52 +266,8 @@ class Model:
     @property
     def width(self) -> int:
         """Of the states of the stack that writes, or of the encoder: the last axis of ``prefix_embeddings``."""
-        stack = self._forward.decoder or self._reads
+        stack = self._forward.decoder or self._requests.reads
         return stack.sizes.width
-
-    @property
-    def _reads(self) -> Stack:
-        """The stack that takes sources."""
-        stack = self._forward.encoder or self._forward.decoder
-        assert stack is not None
-        return stack
-
-    @property
-    def _writes(self) -> Stack:
-        """The stack that gives tokens."""
-        if self._forward.decoder is None:
-            raise ValueError(
-                f"this needs a model that writes, got family {self.family.name}, which has no decoder; "
-                "use encode or classify"
-            )
-        return self._forward.decoder
-
-    def _sequences(self, name: str, sources: Ids | FloatArray) -> list[Any]:
-        sizes = self._reads.sizes
-        if sizes.mels:
-            return check.features(name, sources, sizes.mels, 2 * sizes.positions)
-        return list(check.token_lists(name, sources, sizes.vocab, sizes.positions))
-
-    def _prompts(self, sequences: list[IntArray], prompt_ids: Sequence[int] | IntArray | None) -> list[IntArray]:
-        """What stands in the decoder before the first new token."""
-        sizes = self._writes.sizes
-        if self._start is None:
-            if prompt_ids is not None:
-                raise ValueError("prompt_ids must be None without an encoder: the sources are the prompts")
-            return sequences
-        if prompt_ids is None:
-            return [np.array([self._start])] * len(sequences)
-        return check.token_lists("prompt_ids", [prompt_ids], sizes.vocab, sizes.positions) * len(sequences)
-
-    def _prefixes(self, embeddings: Sequence[FloatArray] | None, count: int) -> list[FloatArray] | None:
-        if embeddings is None:
-            return None
-        if self._forward.encoder is not None:
-            raise ValueError(
-                f"prefix_embeddings must be None for a model with an encoder, got some for family {self.family.name}; "
-                "it reads its sources by cross-attention"
-            )
-        return check.embeddings("prefix_embeddings", embeddings, count, self._writes.sizes.width)
 
     def _memory(self, sequences: list[Any]) -> Memory | None:
         return None if self._forward.encoder is None else self._forward.encode(sequences)
@@ -361,84 +284,16 @@ class Model:
             raise ValueError(
                 f"this needs a model with an encoder, got family {self.family.name}; use generate or score"
             )
-        sequences = self._sequences("sources", sources)
+        sequences = self._requests.sequences("sources", sources)
         check.count("batch_size", batch_size)
         made: list[FloatArray] = [np.empty(0, np.float32)] * len(sequences)
-        for batch in _batches(sequences, batch_size, progress):
+        for batch in batches(sequences, batch_size, progress):
             hidden, lengths = self._forward.encode_hidden([sequences[i] for i in batch])
             for row, i in enumerate(batch):
                 made[i] = function(hidden[row] if lengths is None else hidden[row, : lengths[row]].copy())
         return made
 
-    def _limits(self, prompts: list[IntArray], prefixes: list[FloatArray] | None, asked: int | None) -> list[int]:
-        """The most new tokens of each sequence."""
-        config, most = self._generation, self._writes.sizes.positions
-        lengths = [len(prompt) + (len(prefixes[i]) if prefixes else 0) for i, prompt in enumerate(prompts)]
-        if asked is not None:
-            room = most + 1 - max(lengths, default=1) if most else None
-            new = check.count("max_new_tokens", asked, room, f"the model has {most} positions" if most else "pass more")
-            return [new] * len(prompts)
-        limits = []
-        for i, length in enumerate(lengths):
-            if (new_tokens := config.get("max_new_tokens")) is None:
-                # max_length counts the start token, and so does the limit that transformers puts on its default of 20.
-                whole = config.get("max_length")
-                new_tokens = min(20, most - length if most else 20) if whole is None else whole - length
-            wanted = min(new_tokens, most + 1 - length) if most and isinstance(new_tokens, int) else new_tokens
-            name = f"max_new_tokens of the generation config, for sources[{i}],"
-            limits.append(check.count(name, wanted, None, "pass max_new_tokens, or shorten the source"))
-        return limits
-
-    def _room(self, i: int, before: int, new: int) -> None:
-        most = self._writes.sizes.positions
-        if most and before + new - 1 > most:
-            raise ValueError(
-                f"sources[{i}] and targets[{i}] must have at most {most} tokens together, got {before + new - 1}; "
-                "shorten them"
-            )
-
     def _need_tokenizer(self) -> CharacterTokenizer:
         if self.tokenizer is None:
             raise ValueError(self._tokenizer_problem)
         return self.tokenizer
-
-
-def _batches(sequences: Sequence[IntArray], size: int, progress: Progress | None) -> Iterator[list[int]]:
-    """Indices of sequences of similar length, ``size`` at a time, longest first: too little memory shows at once."""
-    order = sorted(range(len(sequences)), key=lambda i: -len(sequences[i]))
-    for start in range(0, len(order), size):
-        yield order[start : start + size]
-        if progress is not None:
-            progress(min(start + size, len(order)), len(order))
-
-
-def _decoder_start(generation: Mapping[str, Any], config: Mapping[str, Any], vocab: int) -> int:
-    settings = (settings.get(key) for settings in (generation, config) for key in _START_KEYS)
-    start = next((value for value in settings if value is not None), None)
-    if not isinstance(start, int) or not 0 <= start < vocab:
-        raise ValueError(
-            f"decoder_start_token_id must be a token id below {vocab}, got {start!r}; "
-            "correct generation_config.json or config.json"
-        )
-    return start
-
-
-def _read_tokenizer(checkpoint: Checkpoint, vocab: int) -> tuple[CharacterTokenizer | None, str]:
-    """The tokenizer, or None and what to tell who asks for it."""
-    directory = checkpoint.directory
-    for name in ("vocab.json", "tokenizer_config.json"):
-        if not (directory / name).is_file():
-            return None, f"{name} must be in {str(directory)!r}, got no such file; add it, or use the *_ids methods"
-    config = read_json(directory, "tokenizer_config.json")
-    if (kind := config.get("tokenizer_class")) != "CharacterTokenizer":
-        return None, (
-            f"tokenizer_class in tokenizer_config.json must be CharacterTokenizer, got {kind!r}; "
-            "use its own tokenizer and the *_ids methods"
-        )
-    tokenizer = CharacterTokenizer.read(read_json(directory, "vocab.json"), config)
-    if tokenizer.vocab_size > vocab:
-        raise ValueError(
-            f"vocab.json must hold ids below the model's vocab_size {vocab}, got "
-            f"{tokenizer.vocab_size - 1}; take both files from the same model"
-        )
-    return tokenizer, ""

@@ -67,8 +67,8 @@ class GreedyRules:
             eos_token_id=eos,
             # The end of the sequence can't be forbidden: transformers leaves it out as well.
             bad_words_ids=tuple(word for word in words if word not in {(token,) for token in eos}),
-            min_length=_count(generation, "min_length") or 0,
-            min_new_tokens=_count(generation, "min_new_tokens"),
+            min_length=integer_of(generation, "min_length") or 0,
+            min_new_tokens=integer_of(generation, "min_new_tokens"),
             forced_bos_token_id=bos[0] if bos else None,
             forced_eos_token_id=_ids(generation, "forced_eos_token_id"),
             suppress_tokens=_ids(generation, "suppress_tokens"),
@@ -141,7 +141,8 @@ def _ids(generation: Mapping[str, Any], name: str) -> tuple[int, ...]:
     return tuple(ids)
 
 
-def _count(generation: Mapping[str, Any], name: str) -> int | None:
+def integer_of(generation: Mapping[str, Any], name: str) -> int | None:
+    """The integer under ``name``, or None."""
     value = generation.get(name)
     if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
         raise ValueError(f"{name} must be an integer, got {value!r:.60}; correct generation_config.json")
