@@ -1,8 +1,8 @@
-"""Text generation with an encoder-decoder: ``load`` a checkpoint, then ask the ``Model``; and its layers."""
+"""Transformers: ``load`` a checkpoint, then ask the ``Model``; and the layers of which models are made."""
 
 from maskattn.decoder.api import Model
 from maskattn.decoder.layers import DecoderLayer, EncoderLayer, FeedForward, GatedFeedForward
-from maskattn.decoder.load import load
+from maskattn.decoder.loading import load
 from maskattn.decoder.multi_head import KeyValues, MultiHeadAttention
 from maskattn.decoder.norms import PLACEMENTS, LayerNorm, Placement, RMSNorm
 from maskattn.decoder.projection import Linear
