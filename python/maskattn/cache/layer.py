@@ -202,7 +202,10 @@ class Layer:
     def reorder(self, beams: IntArray) -> None:
         """Sequence ``i`` becomes what sequence ``beams[i]`` is, in the same pages."""
         old, self.tables = self.tables, self.tables[beams]
-        self._pages.share(self.tables[self.tables >= 0])
+        if (np.diff(beams) > 0).all():  # sequences leave, and none is repeated
+            old = np.delete(old, beams, axis=0)
+        else:
+            self._pages.share(self.tables[self.tables >= 0])
         self._pages.release(old[old >= 0])
         self.lengths, self.begins = self.lengths[beams], self.begins[beams]
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, cast
+from weakref import WeakValueDictionary
 
 import ml_dtypes  # noqa: F401 - so that safetensors may read bfloat16
 import numpy as np
@@ -40,12 +41,14 @@ class Checkpoint:
         has_generation = (directory / "generation_config.json").is_file()
         self.generation = read_json(directory, "generation_config.json") if has_generation else self.config
         self._files = _open_files(directory)
-        self._read: dict[str, FloatArray] = {}
+        self._sizes: dict[str, int] = {}
+        # Weak: layers stack what they take, and a second copy of a whole model would wait here for nobody.
+        self._arrays: WeakValueDictionary[str, FloatArray] = WeakValueDictionary()
 
     @property
     def parameters(self) -> int:
         """Numbers in the tensors read so far; a tensor that serves twice counts once."""
-        return sum(tensor.size for tensor in self._read.values())
+        return sum(self._sizes.values())
 
     def names(self) -> list[str]:
         """All tensors of the files."""
@@ -61,7 +64,7 @@ class Checkpoint:
         return shape[0] if shape else 0
 
     def tensor(self, names: Sequence[str], shape: tuple[int, ...]) -> FloatArray:
-        """The first of ``names`` that the files have, as float32; asked again, the same array.
+        """The first of ``names`` that the files have, as float32; asked again while it is in use, the same array.
 
         Raises:
             ValueError: none is there, its shape is not ``shape``, its dtype is not float32, float16 or bfloat16, or it
@@ -79,9 +82,11 @@ class Checkpoint:
                 f"{name} must have shape {shape}, as config.json says, got {found} in {self._files[name].name}; "
                 "take config.json and the weights from the same model"
             )
-        if name not in self._read:
-            self._read[name] = self._files[name].float32(name)
-        return self._read[name]
+        array = self._arrays.get(name)
+        if array is None:
+            array = self._files[name].float32(name)
+            self._sizes[name], self._arrays[name] = array.size, array
+        return array
 
     def check_all_used(self, known: Sequence[str], unused: Sequence[str]) -> None:
         """Refuse a file with tensors that nobody asked for: config.json describes another model.
@@ -93,7 +98,7 @@ class Checkpoint:
         Raises:
             ValueError: there is such a tensor.
         """
-        left = set(self._files) - set(self._read) - set(known)
+        left = set(self._files) - set(self._sizes) - set(known)
         if stray := sorted(name for name in left if not any(fnmatchcase(name, pattern) for pattern in unused)):
             raise ValueError(
                 f"{self._files[stray[0]].name} must hold the tensors of the model that config.json describes, got "

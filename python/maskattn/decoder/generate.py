@@ -52,6 +52,6 @@ def greedy(
             rows = rows[open_]
             if not rows.size:
                 break
-            state.keep(open_)
+            state.reorder(np.flatnonzero(open_))
         state.append(tokens[rows, now])
     return [row[begin:end].tolist() for row, end in zip(tokens, ends, strict=True)]

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from maskattn.decoder.arrays import FloatArray, IntArray
 from maskattn.decoder.multi_head import KeyValues
@@ -23,10 +22,10 @@ class Memory:
     key_values: tuple[KeyValues, ...]
     lengths: IntArray | None
 
-    def keep(self, rows: npt.NDArray[np.bool_]) -> Memory:
-        """Only the sequences marked True."""
-        pairs = tuple(KeyValues(keys[rows], values[rows]) for keys, values in self.key_values)
-        return Memory(pairs, None if self.lengths is None else self.lengths[rows])
+    def reorder(self, sequences: IntArray) -> Memory:
+        """Sequence ``i`` reads what sequence ``sequences[i]`` did, shape (new batch,); as of a cache."""
+        pairs = tuple(KeyValues(keys[sequences], values[sequences]) for keys, values in self.key_values)
+        return Memory(pairs, None if self.lengths is None else self.lengths[sequences])
 
 
 @dataclass(frozen=True)
@@ -49,6 +48,6 @@ class Prefix:
             row[len(rows) : len(rows) + n] = own[:n]
         return joined, whole
 
-    def keep(self, rows: npt.NDArray[np.bool_]) -> Prefix:
-        """Only the sequences marked True."""
-        return Prefix([each for each, kept in zip(self.embeddings, rows, strict=True) if kept])
+    def reorder(self, sequences: IntArray) -> Prefix:
+        """As :meth:`Memory.reorder`."""
+        return Prefix([self.embeddings[i] for i in sequences])

@@ -92,15 +92,16 @@ class GreedyRules:
         for *prefix, token in self.bad_words_ids:
             if len(prefix) <= length:
                 scores[(tokens[:, length - len(prefix) :] == prefix).all(axis=1), token] = -np.inf
-        too_short = own < self.min_length
         if self.min_new_tokens is not None:
-            too_short = np.broadcast_to(length - begin < self.min_new_tokens, len(tokens))
-        _set(scores, too_short, self.eos_token_id, -np.inf)
+            scores[:, list(self.eos_token_id) if length - begin < self.min_new_tokens else []] = -np.inf
+        elif self.min_length:
+            _set(scores, own < self.min_length, self.eos_token_id, -np.inf)
         if self.forced_bos_token_id is not None:
             _force(scores, own == 1, (self.forced_bos_token_id,))
         if self.forced_eos_token_id:
             _force(scores, np.broadcast_to(last, len(tokens)), self.forced_eos_token_id)
-        scores[:, list(self.suppress_tokens)] = -np.inf
+        if self.suppress_tokens:
+            scores[:, list(self.suppress_tokens)] = -np.inf
         if self.begin_suppress_tokens:  # the first token that is not forced
             new, forced = length - begin, int(self.forced_bos_token_id is not None)
             _set(scores, new == np.where(own - new == 1, forced, 0), self.begin_suppress_tokens, -np.inf)

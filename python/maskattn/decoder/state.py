@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
 from maskattn.decoder.arrays import FloatArray, IntArray
 from maskattn.decoder.memory import Memory, Prefix
@@ -51,13 +50,14 @@ class DecoderState:
                 return
         self.hidden = self._model.decode(tokens[:, None], self._memory, self._cache, prefix=self._prefix)[:, -1]
 
-    def keep(self, rows: npt.NDArray[np.bool_]) -> None:
-        """Only the sequences marked True."""
-        self._cache.reorder(np.flatnonzero(rows))
-        self._memory = None if self._memory is None else self._memory.keep(rows)
-        self._prefix = None if self._prefix is None else self._prefix.keep(rows)
+    def reorder(self, sequences: IntArray) -> None:
+        """Sequence ``i`` continues what was sequence ``sequences[i]``; some may be left out, and some repeated."""
+        self._cache.reorder(sequences)
+        self._memory = None if self._memory is None else self._memory.reorder(sequences)
+        self._prefix = None if self._prefix is None else self._prefix.reorder(sequences)
+        self.hidden = self.hidden[sequences]
         if self._history is not None:
-            self._history = [history for history, kept in zip(self._history, rows, strict=True) if kept]
+            self._history = [self._history[i].copy() for i in sequences]
 
     def _read(self, tokens: IntArray, lengths: IntArray) -> FloatArray:
         ragged = None if (lengths == tokens.shape[1]).all() else lengths
