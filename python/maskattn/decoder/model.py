@@ -15,7 +15,7 @@ from maskattn.decoder.heads import Classifier, LanguageHead, find_head, read_cla
 from maskattn.decoder.inputs import TokenEmbedding
 from maskattn.decoder.layers import DecoderLayer, EncoderLayer
 from maskattn.decoder.memory import Memory, Prefix
-from maskattn.decoder.settings import Settings
+from maskattn.decoder.settings import Settings, check_variant
 from maskattn.decoder.weights import Reader, decoder_layer, encoder_layer
 from maskattn.families import Family
 
@@ -30,6 +30,7 @@ class Transformer:
     """
 
     def __init__(self, family: Family, config: Mapping[str, Any], checkpoint: Checkpoint) -> None:
+        check_variant(family, config)
         self.family = family
         self.encoder = self.decoder = None
         self.head: LanguageHead | None = None

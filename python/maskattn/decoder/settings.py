@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from maskattn import masks
-from maskattn.families import Stack
+from maskattn.families import Family, Stack
 
 #: Guards against files that lie: no size is larger, and no table is computed for more positions.
 _MOST = 1 << 30
@@ -115,6 +115,16 @@ class Settings:
                 f"take the config.json of a {self.family} model"
             )
         return value
+
+
+def check_variant(family: Family, config: Mapping[str, Any]) -> None:
+    """Raises NotImplementedError where config.json asks for a variant that the family does not declare."""
+    for key, values in {"quantization_config": (None,), **family.only}.items():
+        if config.get(key) not in (None, *values):
+            raise NotImplementedError(
+                f"{key} of config.json must be {' or '.join(map(repr, values))}, got {config[key]!r:.60}, which is not "
+                f"implemented for {family.name}; take another checkpoint of the model"
+            )
 
 
 def resolve(setting: Any, name: str, kind: Any, config: Mapping[str, Any], family: str) -> Any:

@@ -47,5 +47,6 @@ BERT = Family(
         "ForTokenClassification": Head(maps=(("classifier", "linear"),), per_token=True),
     },
     defaults={"hidden_act": "gelu", "layer_norm_eps": 1e-12, "type_vocab_size": 2},
+    only={"is_decoder": (False,), "add_cross_attention": (False,), "position_embedding_type": ("absolute",)},
     unused=("cls.*", "*embeddings.position_ids", "*pooler.dense.*"),
 )

@@ -95,5 +95,7 @@ class Family:
     classifiers: Mapping[str, Head] = field(default_factory=dict)
     #: What makes one vector of a sequence, if the file has it.
     pooler: Head | None = None
+    #: Config keys that would make it another architecture -> the values under which they do not.
+    only: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     #: Tensors that a file may hold and that are not needed, as patterns of ``fnmatch``.
     unused: tuple[str, ...] = ()

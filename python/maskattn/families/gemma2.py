@@ -48,5 +48,6 @@ GEMMA2 = Family(
         "max_position_embeddings": 8192,
         "tie_word_embeddings": True,
     },
+    only={"use_bidirectional_attention": (False,)},
     unused=("*.rotary_emb.inv_freq",),
 )

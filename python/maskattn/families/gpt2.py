@@ -46,5 +46,6 @@ GPT2 = Family(
         "scale_attn_by_inverse_layer_idx": False,
         "tie_word_embeddings": True,
     },
+    only={"add_cross_attention": (False,)},
     unused=("*.attn.bias", "*.attn.masked_bias"),
 )
