@@ -72,12 +72,15 @@ class Transformer:
         assert stack is not None
         inputs, lengths = pad(sources) if stack.sizes.vocab else (np.stack(sources), None)
         length = inputs.shape[1] if stack.sizes.vocab else -(-inputs.shape[2] // 2)
+        if lengths is not None and (lengths == length).all():
+            lengths = None
         positions = np.arange(length)[None]
         x = stack.embed(inputs, stack.positions.rows(positions))
         rotation = stack.positions.rotation(positions, np.array([length]))
         for layer, mask in zip(stack.layers, stack.masks, strict=True):
             assert isinstance(layer, EncoderLayer)
-            x = layer(x, mask=mask, bias=stack.positions.bias, kv_lengths=lengths, rotation=rotation)
+            seen = None if isinstance(mask, masks.Full) else mask
+            x = layer(x, mask=seen, bias=stack.positions.bias, kv_lengths=lengths, rotation=rotation)
         for last in stack.final:
             x = last(x)
         return x, lengths
