@@ -16,7 +16,7 @@ from maskattn.decoder.inputs import TokenEmbedding
 from maskattn.decoder.layers import DecoderLayer, EncoderLayer
 from maskattn.decoder.memory import Memory, Prefix
 from maskattn.decoder.settings import Settings, check_variant
-from maskattn.decoder.weights import Reader, decoder_layer, encoder_layer
+from maskattn.decoder.weights import LayerStack, Reader, decoder_layer, encoder_layer
 from maskattn.families import Family
 
 
@@ -32,7 +32,8 @@ class Transformer:
     def __init__(self, family: Family, config: Mapping[str, Any], checkpoint: Checkpoint) -> None:
         check_variant(family, config)
         self.family = family
-        self.encoder = self.decoder = None
+        self.encoder: LayerStack[EncoderLayer] | None = None
+        self.decoder: LayerStack[DecoderLayer] | None = None
         self.head: LanguageHead | None = None
         known: list[str] = []
         if family.encoder is not None:
@@ -78,7 +79,6 @@ class Transformer:
         x = stack.embed(inputs, stack.positions.rows(positions))
         rotation = stack.positions.rotation(positions, np.array([length]))
         for layer, mask in zip(stack.layers, stack.masks, strict=True):
-            assert isinstance(layer, EncoderLayer)
             seen = None if isinstance(mask, masks.Full) else mask
             x = layer(x, mask=seen, bias=stack.positions.bias, kv_lengths=lengths, rotation=rotation)
         for last in stack.final:
@@ -89,9 +89,7 @@ class Transformer:
         """As :meth:`encode_hidden`, as the cross-attention keys and values of every decoder layer."""
         x, lengths = self.encode_hidden(sources)
         assert self.decoder is not None
-        pairs = [
-            layer.cross.project(x) for layer in self.decoder.layers if isinstance(layer, DecoderLayer) and layer.cross
-        ]
+        pairs = [layer.cross.project(x) for layer in self.decoder.layers if layer.cross is not None]
         return Memory(tuple(pairs), lengths)
 
     def decode(
@@ -141,7 +139,6 @@ class Transformer:
         if memory is not None:
             options["memory_lengths"] = memory.lengths
         for i, (layer, mask) in enumerate(zip(stack.layers, stack.masks, strict=True)):
-            assert isinstance(layer, DecoderLayer)
             if prefix is not None:
                 mask = mask | masks.Padding(prefix.lengths)
             x = layer(

@@ -9,9 +9,10 @@ import numpy as np
 
 from maskattn.decoder import check
 from maskattn.decoder.arrays import FloatArray, IntArray
+from maskattn.decoder.layers import DecoderLayer
 from maskattn.decoder.model import Transformer
 from maskattn.decoder.rules import integer_of
-from maskattn.decoder.weights import Stack
+from maskattn.decoder.weights import LayerStack
 
 Progress = Callable[[int, int], object]
 Ids = Sequence[Sequence[int] | IntArray]
@@ -33,14 +34,14 @@ class Requests:
             self.start = decoder_start(generation, config, forward.vocab)
 
     @property
-    def reads(self) -> Stack:
+    def reads(self) -> LayerStack[Any]:
         """The stack that takes sources."""
         stack = self._forward.encoder or self._forward.decoder
         assert stack is not None
         return stack
 
     @property
-    def writes(self) -> Stack:
+    def writes(self) -> LayerStack[DecoderLayer]:
         """The stack that gives tokens."""
         if self._forward.decoder is None:
             raise ValueError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import numpy as np
 
@@ -20,15 +21,17 @@ from maskattn.decoder.projection import Linear
 from maskattn.decoder.settings import Settings, Sizes
 from maskattn.families import Family
 
+L = TypeVar("L", EncoderLayer, DecoderLayer)
+
 
 @dataclass(frozen=True, eq=False)
-class Stack:
+class LayerStack(Generic[L]):
     """An encoder or a decoder, float32: what goes in, positions, layers with their masks, and what comes behind."""
 
     sizes: Sizes
     embed: Embed
     positions: Positions
-    layers: Sequence[EncoderLayer] | Sequence[DecoderLayer]
+    layers: Sequence[L]
     masks: tuple[masks.Mask, ...]
     final: tuple[Callable[[FloatArray], FloatArray], ...]
 
@@ -43,16 +46,16 @@ class Reader:
             if getattr(settings, name) not in table:
                 raise ValueError(f"{name} must be one of {', '.join(table)}, got {getattr(settings, name)!r}")
         self.placement = PLACEMENTS[settings.placement]
-        self.activation = activation(_key_of_activation(settings), settings.activation)
+        self.activation = activation(f"the activation of the {settings.side} in config.json", settings.activation)
 
-    def stack(self, make_layer: Callable[[Reader, int], EncoderLayer] | Callable[[Reader, int], DecoderLayer]) -> Stack:
+    def stack(self, make_layer: Callable[[Reader, int], L]) -> LayerStack[L]:
         """All of it; ``make_layer`` is one of the two functions below."""
         count = range(self.sizes.layers)
-        return Stack(
+        return LayerStack(
             self.sizes,
             INPUTS[self.declared.inputs](self.settings, self),
             POSITIONS[self.settings.positions](self.settings, self),
-            tuple(make_layer(self, i) for i in count),  # type: ignore[arg-type]
+            tuple(make_layer(self, i) for i in count),
             tuple(self.settings.mask(i) for i in count),
             self._final(),
         )
@@ -186,7 +189,3 @@ def _by_head(outs: list[int], heads: int) -> list[np.ndarray]:
 
 
 LAYOUTS: Mapping[str, Callable[[list[int], int], list[np.ndarray]]] = {"stacked": _stacked, "by head": _by_head}
-
-
-def _key_of_activation(settings: Settings) -> str:
-    return f"the activation of the {settings.side} in config.json"
