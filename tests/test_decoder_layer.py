@@ -12,9 +12,8 @@ import pytest
 
 import maskattn
 import oracle
-from maskattn import DecoderLayer, EncoderLayer, MultiHeadAttention
+from maskattn import DecoderLayer, EncoderLayer, KVCache, MultiHeadAttention
 from maskattn.decoder import FeedForward, KeyValues, Linear
-from maskattn.decoder.cache import SelfCache
 from maskattn.masks import Causal, Full, Padding, SlidingWindow
 from strategies import normal
 
@@ -163,13 +162,12 @@ def test_steps_equal_one_call(
     want_weights: list[Array] = []
     want = layer(x, memory, cross_weights=want_weights, **options)
     assert not np.array_equal(want, layer(x, memory, memory_lengths=[10, 4, 7])), "the memory mask must matter"
-    cache, projected = SelfCache(1, BATCH, HEADS, WIDTH // HEADS, capacity=2), layer.cross.project(memory)
+    cache, projected = KVCache(1, BATCH, HEADS, 7, WIDTH // HEADS), layer.cross.project(memory)
     parts, weights = [], []
     for start, n in zip(np.cumsum([0, *chunks]), chunks, strict=False):
         seen: list[Array] = []
         new = x[:, start : start + n]
-        parts.append(layer(new, projected, cache=cache.layer(0), cross_weights=seen, **options))
-        cache.advance(n)
+        parts.append(layer(new, projected, cache=cache[0], cross_weights=seen, **options))
         weights += seen
     np.testing.assert_array_equal(np.concatenate(parts, axis=1), want)
     np.testing.assert_array_equal(np.concatenate(weights, axis=2), want_weights[0])
@@ -177,12 +175,21 @@ def test_steps_equal_one_call(
 
 def test_an_encoder_layer_with_a_cache_is_a_decoder_only_layer(x: Array, rng: np.random.Generator) -> None:
     layer = EncoderLayer.from_torch(layer_state(rng, "encoder"), HEADS, norm_first=True)
-    cache = SelfCache(1, BATCH, HEADS, WIDTH // HEADS)
-    steps = []
-    for t in range(7):
-        steps.append(layer(x[:, t : t + 1], mask=Causal(), cache=cache.layer(0)))
-        cache.advance(1)
+    cache = KVCache(1, BATCH, HEADS, 7, WIDTH // HEADS)
+    steps = [layer(x[:, t : t + 1], mask=Causal(), cache=cache[0]) for t in range(7)]
     np.testing.assert_array_equal(np.concatenate(steps, axis=1), layer(x, mask=Causal()))
+
+
+def test_ragged_prompts_and_the_steps_behind_them(x: Array, rng: np.random.Generator) -> None:
+    """Prompts padded on the right, then one token each: the bits of each sequence alone."""
+    layer = EncoderLayer.from_torch(layer_state(rng, "encoder"), HEADS, norm_first=True)
+    prompt, cache = np.array([6, 1, 4]), KVCache(1, BATCH, HEADS, 7, WIDTH // HEADS)
+    first = layer(x[:, :6], mask=Causal(), cache=cache[0], new_lengths=prompt)
+    step = layer(np.stack([x[b, n : n + 1] for b, n in enumerate(prompt)]), mask=Causal(), cache=cache[0])
+    for b, n in enumerate(prompt):
+        alone = layer(x[b : b + 1, : n + 1], mask=Causal())[0]
+        np.testing.assert_array_equal(first[b, :n], alone[:n])
+        np.testing.assert_array_equal(step[b], alone[n:])
 
 
 # Padding
@@ -339,9 +346,9 @@ def changed(rng: np.random.Generator, kind: str = "decoder", **tensors: Any) -> 
         ),
         (lambda r: EncoderLayer.from_torch(layer_state(r), 4, prefix="x."), ValueError, "x.self_attn.* got nothing"),
         (
-            lambda r: DecoderLayer.from_torch(layer_state(r), 4, activation="tanh"),
+            lambda r: DecoderLayer.from_torch(layer_state(r), 4, activation="mish"),
             ValueError,
-            "activation must be one of gelu, relu, .*got 'tanh'",
+            "activation must be one of gelu, .*relu, .*got 'mish'",
         ),
         (
             lambda r: DecoderLayer.from_torch(changed(r, norm2__weight=np.ones(24, int)), 4),
@@ -410,7 +417,7 @@ def test_weights_that_do_not_fit(make: Any, error: type[Exception], message: str
         (lambda f, x: f(x, x, mask=np.ones((7, 7))), TypeError, "mask"),
         (lambda f, x: f(x, x, memory_lengths=[8, 1, 1]), ValueError, "kv_lengths"),
         (lambda f, x: f(x, x[:2]), ValueError, "batch"),
-        (lambda f, x: f.cross(x, x, cache=SelfCache(1, 3, 4, 6).layer(0)), ValueError, "cache must be None with key"),
+        (lambda f, x: f.cross(x, x, cache=KVCache(1, 3, 4, 7, 6)[0]), ValueError, "cache must be None with key"),
         (lambda f, x: f.cross.weights(x, x[0]), ValueError, r"key must have shape \(batch, len, 24\)"),
         (lambda f, x: f.cross(x, x, x[..., :3]), ValueError, r"value must have shape \(batch, len, 24\)"),
     ],

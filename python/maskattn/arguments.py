@@ -78,12 +78,17 @@ def prepare(
         k, v = borrowed("k", k), borrowed("v", v)
         plan = None if mask is None and q_offset is None else _plan(mask, q, k, kv_lengths, q_offset, threads)
     else:
-        kv_lengths = layer.kv_len if (layer.lengths == layer.kv_len).all() else layer.lengths
+        k, v, pages, kv_lengths = stored(layer)
         plan = _plan_of_layer(mask, q, layer, kv_lengths, q_offset, threads)
-        k, v = layer.k_pool, layer.v_pool
-        pages = (layer.tables, layer.kv_len, layer.k_scales, layer.v_scales)
     array = None if isinstance(bias, DistanceBias) else borrowed("bias", bias)
     return q, k, v, Arguments(pages, plan, array, scale, kv_lengths, modifiers)
+
+
+def stored(layer: Any) -> tuple[FloatArray, FloatArray, tuple[Any, ...], Lengths]:
+    """(keys, values, pages, kv_lengths) of a cache's layer, as the core takes them."""
+    shortest, longest = layer.extremes
+    pages = (layer.tables, longest, layer.k_scales, layer.v_scales)
+    return layer.k_pool, layer.v_pool, pages, longest if shortest >= longest else layer.lengths
 
 
 def modifiers_of(bias: object, softcap: float, sinks: npt.ArrayLike | None, precision: str | None) -> Modifiers | None:

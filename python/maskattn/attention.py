@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from maskattn import _core
 from maskattn._core import MaskPlan
-from maskattn.arguments import Arguments, FloatArray, Lengths, MaskLike, Options, Precision, borrowed, prepare
+from maskattn.arguments import Arguments, FloatArray, Lengths, MaskLike, Options, Precision, borrowed, prepare, stored
 from maskattn.strategy import STRATEGIES, Strategy, attention_without_hidden
 
 if TYPE_CHECKING:
@@ -125,6 +125,11 @@ def attention(
         result = _core.attention_plain(q, k, v, scale, kv_lengths, return_lse, out, threads)
         if result is not NotImplemented:
             return result
+        if v is None and kv_lengths is None and hasattr(k, "k_pool") and k.window is None and isinstance(q, np.ndarray):
+            keys, values, pages, kv_lengths = stored(k)
+            rest = Arguments(pages, None, None, scale, kv_lengths, None)
+            result = _core.attention(q, keys, values, None, *rest, return_lse, borrowed("out", out), threads)
+            return returned(result, out, like)
     lowered = prepare(q, k, v, mask, bias, scale, softcap, sinks, kv_lengths, q_offset, precision, threads)
     result = _attention(*lowered, return_lse, borrowed("out", out), strategy, threads)
     return returned(result, out, like)

@@ -27,10 +27,11 @@ class Layer:
     def __init__(self, pages: Pages, batch: int, pages_per_sequence: int, capacity: int, window: int | None) -> None:
         self._pages = pages
         self._draft_start: IntArray | None = None
+        self._extremes: tuple[int, int] | None = None
         self.capacity = capacity
         self.window = window
         self.tables = np.full((batch, pages_per_sequence), -1, np.int32)
-        self.lengths: IntArray = np.zeros(batch, np.int64)
+        self.lengths = np.zeros(batch, np.int64)
         self.begins: IntArray = np.zeros(batch, np.int64)
 
     def __del__(self) -> None:
@@ -62,9 +63,24 @@ class Layer:
         return int(self.k_pool.shape[2])
 
     @property
+    def lengths(self) -> IntArray:
+        return self._lengths
+
+    @lengths.setter
+    def lengths(self, lengths: IntArray) -> None:
+        self._lengths, self._extremes = lengths, None
+
+    @property
+    def extremes(self) -> tuple[int, int]:
+        """The smallest and the largest of ``lengths``; kept, since each step of a decoder asks several times."""
+        if self._extremes is None:
+            self._extremes = int(self.lengths.min(initial=self.capacity)), int(self.lengths.max(initial=0))
+        return self._extremes
+
+    @property
     def kv_len(self) -> int:
         """The largest of ``lengths``."""
-        return int(self.lengths.max(initial=0))
+        return self.extremes[1]
 
     @property
     def nbytes(self) -> int:
@@ -95,6 +111,8 @@ class Layer:
                 token is not finite and to be stored as int8. Nothing is stored then.
         """
         n = self._check_tokens(k, v)
+        if lengths is None and self._append_in_place(k, v, n):
+            return
         steps = np.arange(n)
         kept: slice | npt.NDArray[np.bool_] = slice(None)
         ends = self.lengths + n
@@ -110,6 +128,27 @@ class Layer:
         pages, slots = self._locate(self.lengths[:, None] + steps)
         self._pages.write(pages[kept], slots[kept], encoded)
         self.lengths = ends
+
+    def _append_in_place(self, k: Array, v: Array, n: int) -> bool:
+        """The short way of most appends, a decoder's steps: a page per sequence, its own, and nothing to convert."""
+        if self.tables.shape[1] != 1 or self.window is not None or not k.dtype == v.dtype == self.dtype:
+            return False
+        first, last = self.extremes
+        if not n or not len(self.tables) or last + n > self.capacity or first == 0 < last:
+            return False
+        if last == 0:  # nobody has a page
+            self.tables[:, 0] = self._pages.allocate(len(self.tables))
+        pages = self.tables[:, 0]
+        if self._pages.must_copy(pages).any():
+            return False
+        if first == last:
+            self._pages.write(pages, slice(first, first + n), [k, v])
+        else:
+            slots = self.lengths[:, None] + np.arange(n)
+            self._pages.write(pages[:, None], slots, [k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)])
+        self.lengths = self.lengths + n
+        self._extremes = first + n, last + n
+        return True
 
     def arrays(self) -> tuple[Array, Array]:
         """Copies of all keys and values, shape (batch, kv_heads, kv_len, dim), for tests and for debugging.
@@ -163,7 +202,10 @@ class Layer:
     def reorder(self, beams: IntArray) -> None:
         """Sequence ``i`` becomes what sequence ``beams[i]`` is, in the same pages."""
         old, self.tables = self.tables, self.tables[beams]
-        self._pages.share(self.tables[self.tables >= 0])
+        if (np.diff(beams) > 0).all():  # sequences leave, and none is repeated
+            old = np.delete(old, beams, axis=0)
+        else:
+            self._pages.share(self.tables[self.tables >= 0])
         self._pages.release(old[old >= 0])
         self.lengths, self.begins = self.lengths[beams], self.begins[beams]
 

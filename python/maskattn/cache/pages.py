@@ -33,6 +33,7 @@ class Pages:
             self.arrays += [np.empty(shape, np.float32), np.empty(shape, np.float32)]
         self.references = np.zeros(pages, np.int32)
         self._free: list[int] = []  # pages that were used before; used again first, their memory is there already
+        self._sharing = False  # whether a page ever was shared
         self._unused = 0  # pages at or past this one never were
         self._written_slots = 0  # no page has been written at or past this slot
 
@@ -58,6 +59,7 @@ class Pages:
 
     def share(self, pages: IntArray) -> None:
         """One more reference for each page, as often as it is named."""
+        self._sharing = True
         np.add.at(self.references, pages, 1)
 
     def release(self, pages: IntArray) -> None:
@@ -67,6 +69,8 @@ class Pages:
 
     def must_copy(self, pages: IntArray) -> npt.NDArray[np.bool_]:
         """Which of the entries ``pages`` need a page of their own before all of them are written."""
+        if not self._sharing:
+            return np.zeros(pages.shape, np.bool_)
         references = self.references[pages]
         copies = references > 1
         if copies.any():
@@ -92,11 +96,15 @@ class Pages:
             return [k, v, k_scales, v_scales]
         return [k.astype(self.dtype, copy=False), v.astype(self.dtype, copy=False)]
 
-    def write(self, pages: IntArray, slots: IntArray, encoded: Sequence[Array]) -> None:
-        """Store what ``encode`` made; ``pages`` and ``slots`` have its leading axes."""
+    def write(self, pages: IntArray, slots: IntArray | slice, encoded: Sequence[Array]) -> None:
+        """Store what ``encode`` made; ``pages`` and ``slots`` have its leading axes.
+
+        One run of slots in all pages: as a slice, and tokens as (pages, kv_heads, n, dim).
+        """
         for array, tokens in zip(self.arrays, encoded, strict=True):
             array[pages, :, slots] = tokens
-        self._written_slots = max(self._written_slots, int(slots.max(initial=-1)) + 1)
+        end = slots.stop if isinstance(slots, slice) else int(slots.max(initial=-1)) + 1
+        self._written_slots = max(self._written_slots, end)
 
     def read(self, pages: IntArray, slots: IntArray) -> tuple[Array, Array]:
         """Copies of tokens, shape (..., kv_heads, dim); int8 as the float32 that it stands for."""

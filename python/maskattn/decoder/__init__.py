@@ -1,9 +1,10 @@
-"""Text generation with an encoder-decoder: ``load`` a checkpoint, then ask the ``Model``; and its layers."""
+"""Transformers: ``load`` a checkpoint, then ask the ``Model``; and the layers of which models are made."""
 
-from maskattn.decoder.api import Model, load
-from maskattn.decoder.layers import DecoderLayer, EncoderLayer, FeedForward
-from maskattn.decoder.multi_head import KeyValues, LayerCache, MultiHeadAttention
-from maskattn.decoder.norms import PLACEMENTS, LayerNorm, Placement
+from maskattn.decoder.api import Model
+from maskattn.decoder.layers import DecoderLayer, EncoderLayer, FeedForward, GatedFeedForward
+from maskattn.decoder.loading import load
+from maskattn.decoder.multi_head import KeyValues, MultiHeadAttention
+from maskattn.decoder.norms import PLACEMENTS, LayerNorm, Placement, RMSNorm
 from maskattn.decoder.projection import Linear
 
 __all__ = [
@@ -11,12 +12,13 @@ __all__ = [
     "DecoderLayer",
     "EncoderLayer",
     "FeedForward",
+    "GatedFeedForward",
     "KeyValues",
-    "LayerCache",
     "LayerNorm",
     "Linear",
     "Model",
     "MultiHeadAttention",
     "Placement",
+    "RMSNorm",
     "load",
 ]

@@ -31,6 +31,30 @@ def gelu(x: FloatArray) -> FloatArray:
     return product
 
 
+def gelu_tanh(x: FloatArray) -> FloatArray:
+    """The tanh approximation of :func:`gelu` (arXiv:1606.08415, section 2)."""
+    inner = np.float32(np.sqrt(2 / np.pi)) * (x + np.float32(0.044715) * x * x * x)
+    product: FloatArray = np.float32(0.5) * x * (1 + np.tanh(inner))
+    return product
+
+
+def quick_gelu(x: FloatArray) -> FloatArray:
+    """x * sigmoid(1.702 x), the sigmoid approximation of :func:`gelu` (arXiv:1606.08415, section 2)."""
+    product: FloatArray = silu(np.float32(1.702) * x) / np.float32(1.702)
+    return product
+
+
+def tanh(x: FloatArray) -> FloatArray:
+    """Hyperbolic tangent."""
+    value: FloatArray = np.tanh(x)
+    return value
+
+
+def identity(x: FloatArray) -> FloatArray:
+    """x itself."""
+    return x
+
+
 def erf(x: FloatArray) -> FloatArray:
     """Error function, within 2e-7 + float32 rounding: Abramowitz and Stegun, formula 7.1.26 (NumPy has none)."""
     magnitude: FloatArray = np.abs(x)
@@ -42,7 +66,18 @@ def erf(x: FloatArray) -> FloatArray:
     return value
 
 
-ACTIVATIONS: dict[str, Activation] = {"relu": relu, "silu": silu, "swish": silu, "gelu": gelu}
+ACTIVATIONS: dict[str, Activation] = {
+    "relu": relu,
+    "silu": silu,
+    "swish": silu,
+    "gelu": gelu,
+    "gelu_new": gelu_tanh,
+    "gelu_pytorch_tanh": gelu_tanh,
+    "gelu_fast": gelu_tanh,
+    "quick_gelu": quick_gelu,
+    "tanh": tanh,
+    "linear": identity,
+}
 
 
 def activation(key: str, name: object) -> Activation:

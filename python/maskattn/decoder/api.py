@@ -1,70 +1,45 @@
-"""The public face of the decoder: ``load`` and ``Model``."""
+"""The public face of the decoder."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from importlib.resources import files
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from maskattn.decoder import check
 from maskattn.decoder.arrays import FloatArray, IntArray
-from maskattn.decoder.checkpoint import Checkpoint, read_json
+from maskattn.decoder.checkpoint import Checkpoint
 from maskattn.decoder.generate import greedy
-from maskattn.decoder.model import EncoderDecoder
+from maskattn.decoder.heads import label_names
+from maskattn.decoder.memory import Memory, Prefix
+from maskattn.decoder.model import Transformer
+from maskattn.decoder.requests import Ids, Progress, Requests, batches
 from maskattn.decoder.rules import GreedyRules
 from maskattn.decoder.score import log_probabilities, shift_right
-from maskattn.decoder.text import CharacterTokenizer
-from maskattn.decoder.weights import Sizes, read_weights
+from maskattn.decoder.text import CharacterTokenizer, read_tokenizer
 from maskattn.families import Family, find
-
-Progress = Callable[[int, int], object]
-#: Where transformers looks for the first decoder input, in its order.
-_START_KEYS = ("decoder_start_token_id", "bos_token_id")
-Ids = Sequence[Sequence[int] | IntArray]
-
-
-def load(path: str | os.PathLike[str] | None = None, *, dtype: str = "float32") -> Model:
-    """Load a Hugging Face checkpoint directory: config.json, model.safetensors and, if there, the tokenizer.
-
-    Args:
-        path: the directory; None is the embedded default, which writes dates in ISO 8601.
-        dtype: in which the model computes. Weights stored as float16 or bfloat16 are widened.
-
-    Raises:
-        FileNotFoundError: the directory or a file is missing.
-        ValueError: a file is broken, the family is unknown, or a tensor is missing or of another shape.
-        NotImplementedError: a ``dtype`` other than float32.
-    """
-    if path is not None and not isinstance(path, str | os.PathLike):
-        raise TypeError(f"path must be a str or a path, got {type(path).__name__}; pass the checkpoint's folder")
-    if dtype != "float32":
-        raise NotImplementedError(f"dtype must be 'float32', got {dtype!r}; other dtypes come in a later version")
-    return Model(Checkpoint(Path(str(files("maskattn") / "data" / "dates") if path is None else path)))
 
 
 class Model:
-    """A loaded encoder-decoder; made by ``maskattn.load``.
+    """A loaded model; made by ``maskattn.load``. What it can do depends on its family and its heads.
 
     Attributes:
         config: config.json, with the family's defaults filled in.
         family: the declaration that drives the forward pass.
-        tokenizer: or None, if the checkpoint has none that is known; the ``*_ids`` methods work all the same.
+        labels: names of the classes that ``classify`` scores; empty without a head.
+        tokenizer: or None, if the checkpoint has none that is known; the methods that take ids work all the same.
     """
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self.family: Family = find(checkpoint.config.get("model_type"))
         self.config: Mapping[str, Any] = {**self.family.defaults, **checkpoint.config}
-        self.sizes = Sizes.read(self.family, self.config)
-        weights = read_weights(checkpoint, self.family, self.sizes, self.config)
-        self._forward = EncoderDecoder(self.family, self.sizes, weights, self.config)
+        self._forward = Transformer(self.family, self.config, checkpoint)
         self._generation = checkpoint.generation
-        self._start = _decoder_start(checkpoint, self.sizes)
+        self._requests = Requests(self._forward, self.config, self._generation)
         self.parameters = checkpoint.parameters
-        self.tokenizer, self._tokenizer_problem = _read_tokenizer(checkpoint, self.sizes)
+        self.labels = label_names(self.config, self._forward.classifier)
+        self.tokenizer, self._tokenizer_problem = read_tokenizer(checkpoint, self._requests.reads.sizes.vocab)
 
     def generate(
         self,
@@ -87,8 +62,10 @@ class Model:
 
     def generate_ids(
         self,
-        sources: Ids,
+        sources: Ids | FloatArray,
         *,
+        prompt_ids: Sequence[int] | IntArray | None = None,
+        prefix_embeddings: Sequence[FloatArray] | None = None,
         max_new_tokens: int | None = None,
         batch_size: int = 64,
         progress: Progress | None = None,
@@ -98,28 +75,43 @@ class Model:
         The generation config applies: start, end, forced, bad and suppressed tokens, and the least length.
 
         Args:
-            sources: token ids per sequence, usually ending in the end token; lengths may differ.
+            sources: token ids per sequence, lengths may differ: what an encoder reads, usually ending in the end token,
+                or, for a decoder-only model, prompts. For Whisper log-mel features, shape (batch, mels, frames).
+            prompt_ids: with an encoder, what every decoder begins with. Default: the decoder's start token.
+            prefix_embeddings: for a decoder-only model, one float32 array (n, width) per source, n from 0 up: stands
+                before the source's embeddings and is seen from everywhere (the ``[E; o]`` of arXiv:1910.10683's
+                prefix language models), such as another encoder's output.
             max_new_tokens: default as in ``transformers``: the generation config's ``max_new_tokens`` or ``max_length``
-                (which counts the start token), else 20; never more than the model has positions.
+                (which counts the start token or the prompt), else 20; never more than the model has positions.
             batch_size: sequences that are computed together. Similar lengths share a batch, whatever their order.
             progress: called as ``progress(done, total)`` after each batch.
 
         Returns:
-            New tokens per source, in the order of ``sources``: without the decoder's start token, and up to the end
-            token, that one included if it came before ``max_new_tokens`` ran out. No source, no work: ``[]``.
+            New tokens per source, in the order of ``sources``: without start token or prompt, and up to the end token,
+            that one included if it came before ``max_new_tokens`` ran out. No source, no work: ``[]``.
 
         Raises:
             TypeError, ValueError: an argument is not as above; nothing has been computed then.
             NotImplementedError: the generation config asks for something that would change the tokens, such as
                 ``repetition_penalty``.
         """
-        sequences = check.token_lists("sources", sources, self.sizes.source_vocab, self.sizes.max_positions)
-        limit = self._max_new_tokens(max_new_tokens)
+        sequences = self._requests.sequences("sources", sources)
+        prompts = self._requests.prompts(sequences, prompt_ids)
+        prefixes = self._requests.prefixes(prefix_embeddings, len(sequences))
+        limits = self._requests.limits(prompts, prefixes, max_new_tokens)
         check.count("batch_size", batch_size)
-        rules = GreedyRules.read(self._generation, self._start, self.sizes.target_vocab)
+        rules = GreedyRules.read(self._generation, self._requests.writes.sizes.vocab)
         made: list[list[int]] = [[] for _ in sequences]
-        for batch in _batches(sequences, batch_size, progress):
-            for i, ids in zip(batch, greedy(self._forward, [sequences[i] for i in batch], rules, limit), strict=True):
+        for batch in batches(sequences, batch_size, progress):
+            some = greedy(
+                self._forward,
+                [prompts[i] for i in batch],
+                rules,
+                [limits[i] for i in batch],
+                self._memory([sequences[i] for i in batch]),
+                Prefix([prefixes[i] for i in batch]) if prefixes else None,
+            )
+            for i, ids in zip(batch, some, strict=True):
                 made[i] = ids
         return made
 
@@ -135,15 +127,22 @@ class Model:
         return self.score_ids(*ids, batch_size=batch_size, progress=progress)
 
     def score_ids(
-        self, sources: Ids, targets: Ids, *, batch_size: int = 64, progress: Progress | None = None
+        self,
+        sources: Ids | FloatArray,
+        targets: Ids,
+        *,
+        prompt_ids: Sequence[int] | IntArray | None = None,
+        prefix_embeddings: Sequence[FloatArray] | None = None,
+        batch_size: int = 64,
+        progress: Progress | None = None,
     ) -> list[FloatArray]:
         """Per-token log-probabilities of given targets: teacher forcing with the look-ahead mask (arXiv:1706.03762).
 
-        The decoder reads the start token and then ``targets`` without their last token; the settings of a generation
-        config do not apply.
+        The decoder reads the start token, or the source as a prompt, and then ``targets`` without their last token; the
+        settings of a generation config do not apply.
 
         Args:
-            sources: token ids per sequence.
+            sources, prompt_ids, prefix_embeddings: as in ``generate_ids``.
             targets: token ids per source, as generation would write them: without start, with end token.
             batch_size, progress: as in ``generate_ids``.
 
@@ -153,18 +152,86 @@ class Model:
         Raises:
             TypeError, ValueError: an argument is not as above; nothing has been computed then.
         """
-        sequences = check.token_lists("sources", sources, self.sizes.source_vocab, self.sizes.max_positions)
-        wanted = check.token_lists("targets", targets, self.sizes.target_vocab, self.sizes.max_positions)
+        sequences = self._requests.sequences("sources", sources)
+        prompts = self._requests.prompts(sequences, prompt_ids)
+        prefixes = self._requests.prefixes(prefix_embeddings, len(sequences))
+        wanted = check.token_lists(
+            "targets", targets, self._requests.writes.sizes.vocab, self._requests.writes.sizes.positions
+        )
         check.same_length(sequences, wanted)
         check.count("batch_size", batch_size)
+        for i, (prompt, target) in enumerate(zip(prompts, wanted, strict=True)):
+            self._requests.check_room(i, len(prompt) + (len(prefixes[i]) if prefixes else 0), len(target))
         scores: list[FloatArray] = [np.empty(0, np.float32)] * len(sequences)
-        for batch in _batches(sequences, batch_size, progress):
+        for batch in batches(sequences, batch_size, progress):
             some = log_probabilities(
-                self._forward, [sequences[i] for i in batch], [wanted[i] for i in batch], self._start
+                self._forward,
+                [prompts[i] for i in batch],
+                [wanted[i] for i in batch],
+                self._memory([sequences[i] for i in batch]),
+                Prefix([prefixes[i] for i in batch]) if prefixes else None,
             )
             for i, values in zip(batch, some, strict=True):
                 scores[i] = values
         return scores
+
+    def encode(
+        self, sources: Ids | FloatArray, *, batch_size: int = 64, progress: Progress | None = None
+    ) -> list[FloatArray]:
+        """The encoder's output: the embeddings of sequences, and what a decoder can take as ``prefix_embeddings``.
+
+        Args:
+            sources, batch_size, progress: as in ``generate_ids``.
+
+        Returns:
+            Per source the last hidden states, shape (its length, width), float32.
+
+        Raises:
+            TypeError, ValueError: an argument is not as above, or the family has no encoder.
+        """
+        made = self._encoded(sources, batch_size, progress, lambda hidden: hidden)
+        return made
+
+    def pool(self, sources: Ids, *, batch_size: int = 64, progress: Progress | None = None) -> FloatArray:
+        """One vector per sequence, by the checkpoint's pooler (of the first token's hidden state; BERT, RoBERTa).
+
+        Args:
+            sources, batch_size, progress: as in ``generate_ids``.
+
+        Returns:
+            shape (number of sources, width), float32.
+
+        Raises:
+            TypeError, ValueError: an argument is not as above, or the checkpoint has no pooler.
+        """
+        pooler = self._forward.pooler
+        if pooler is None:
+            raise ValueError(
+                "pool must be asked of a checkpoint with a pooler, got none; average what encode returns instead"
+            )
+        pooled = self._encoded(sources, batch_size, progress, lambda hidden: pooler(hidden[None])[0])
+        return np.stack(pooled) if pooled else np.zeros((0, pooler.labels), np.float32)
+
+    def classify(self, sources: Ids, *, batch_size: int = 64, progress: Progress | None = None) -> list[FloatArray]:
+        """Scores of the classes in ``labels``, before softmax, for each sequence or for each of its tokens.
+
+        Args:
+            sources, batch_size, progress: as in ``generate_ids``.
+
+        Returns:
+            Per source an array (labels,), or (its length, labels) where the head classifies tokens; float32.
+
+        Raises:
+            TypeError, ValueError: an argument is not as above, or the checkpoint has no head for classes.
+        """
+        classifier = self._forward.classifier
+        if classifier is None:
+            raise ValueError(
+                f"classify must be asked of a checkpoint with a head for classes, got "
+                f"{self.config.get('architectures')}; "
+                f"known for {self.family.name}: {', '.join(self.family.classifiers) or 'none'}"
+            )
+        return self._encoded(sources, batch_size, progress, lambda hidden: classifier(hidden[None])[0])
 
     def cross_attention(self, source_ids: Sequence[int] | IntArray, target_ids: Sequence[int] | IntArray) -> FloatArray:
         """Which source tokens each target token was predicted from, under teacher forcing.
@@ -177,75 +244,56 @@ class Model:
             to the step that predicts ``target_ids[t]``.
 
         Raises:
-            TypeError, ValueError: as ``score_ids``.
+            TypeError, ValueError: as ``score_ids``, or the family has no encoder and decoder.
         """
-        sizes = self.sizes
-        source = check.token_lists("source_ids", [source_ids], sizes.source_vocab, sizes.max_positions)
-        target = check.token_lists("target_ids", [target_ids], sizes.target_vocab, sizes.max_positions)
+        reads, writes = self._requests.reads.sizes, self._requests.writes.sizes
+        source = check.token_lists("source_ids", [source_ids], reads.vocab, reads.positions)
+        target = check.token_lists("target_ids", [target_ids], writes.vocab, writes.positions)
+        if self._requests.start is None:
+            raise ValueError(f"cross_attention needs an encoder and a decoder, got family {self.family.name}")
         seen: list[FloatArray] = []
-        self._forward.decode(shift_right(target, self._start)[0][None], self._forward.encode(source), seen=seen)
+        inputs = shift_right([np.array([self._requests.start])], target)[0][None]
+        self._forward.decode(inputs, self._forward.encode(source), seen=seen)
         return np.stack([layer[0] for layer in seen])
 
     def __repr__(self) -> str:
-        sizes = self.sizes
+        stacks = [stack for stack in (self._forward.encoder, self._forward.decoder) if stack is not None]
+        layers = "+".join(str(stack.sizes.layers) for stack in stacks)
         return (
-            f"Model({self.family.name}, {sizes.encoder_layers}+{sizes.decoder_layers} layers, width {sizes.width}, "
-            f"{self.parameters:,} parameters)"
+            f"Model({self.family.name}, {layers} layers, width {stacks[0].sizes.width}, {self.parameters:,} parameters)"
         )
 
-    def _max_new_tokens(self, asked: int | None) -> int:
-        most, config = self.sizes.max_positions, self._generation
-        remedy = f"the model has {most} positions"
-        new: int | None
-        if asked is not None:
-            return check.count("max_new_tokens", asked, most, remedy)
-        if (new := config.get("max_new_tokens")) is None:
-            # max_length counts the start token, and so does the limit that transformers puts on its default of 20.
-            new = config["max_length"] - 1 if config.get("max_length") is not None else min(20, most - 1)
-        return check.count("max_new_tokens of the generation config", min(new, most), most, remedy)
+    @property
+    def width(self) -> int:
+        """Of the states of the stack that writes, or of the encoder: the last axis of ``prefix_embeddings``."""
+        stack = self._forward.decoder or self._requests.reads
+        return stack.sizes.width
+
+    def _memory(self, sequences: list[Any]) -> Memory | None:
+        return None if self._forward.encoder is None else self._forward.encode(sequences)
+
+    def _encoded(
+        self,
+        sources: Ids | FloatArray,
+        batch_size: int,
+        progress: Progress | None,
+        function: Callable[[FloatArray], FloatArray],
+    ) -> list[FloatArray]:
+        """``function`` of each source's hidden states (its length, width)."""
+        if self._forward.encoder is None:
+            raise ValueError(
+                f"this needs a model with an encoder, got family {self.family.name}; use generate or score"
+            )
+        sequences = self._requests.sequences("sources", sources)
+        check.count("batch_size", batch_size)
+        made: list[FloatArray] = [np.empty(0, np.float32)] * len(sequences)
+        for batch in batches(sequences, batch_size, progress):
+            hidden, lengths = self._forward.encode_hidden([sequences[i] for i in batch])
+            for row, i in enumerate(batch):
+                made[i] = function(hidden[row] if lengths is None else hidden[row, : lengths[row]].copy())
+        return made
 
     def _need_tokenizer(self) -> CharacterTokenizer:
         if self.tokenizer is None:
             raise ValueError(self._tokenizer_problem)
         return self.tokenizer
-
-
-def _batches(sequences: Sequence[IntArray], size: int, progress: Progress | None) -> Iterator[list[int]]:
-    """Indices of sequences of similar length, ``size`` at a time, longest first: too little memory shows at once."""
-    order = sorted(range(len(sequences)), key=lambda i: -len(sequences[i]))
-    for start in range(0, len(order), size):
-        yield order[start : start + size]
-        if progress is not None:
-            progress(min(start + size, len(order)), len(order))
-
-
-def _decoder_start(checkpoint: Checkpoint, sizes: Sizes) -> int:
-    settings = (config.get(key) for config in (checkpoint.generation, checkpoint.config) for key in _START_KEYS)
-    start = next((value for value in settings if value is not None), None)
-    if not isinstance(start, int) or not 0 <= start < sizes.target_vocab:
-        raise ValueError(
-            f"decoder_start_token_id must be a token id below {sizes.target_vocab}, got {start!r}; "
-            "correct generation_config.json or config.json"
-        )
-    return start
-
-
-def _read_tokenizer(checkpoint: Checkpoint, sizes: Sizes) -> tuple[CharacterTokenizer | None, str]:
-    """The tokenizer, or None and what to tell who asks for it."""
-    directory = checkpoint.directory
-    for name in ("vocab.json", "tokenizer_config.json"):
-        if not (directory / name).is_file():
-            return None, f"{name} must be in {str(directory)!r}, got no such file; add it, or use the *_ids methods"
-    config = read_json(directory, "tokenizer_config.json")
-    if (kind := config.get("tokenizer_class")) != "CharacterTokenizer":
-        return None, (
-            f"tokenizer_class in tokenizer_config.json must be CharacterTokenizer, got {kind!r}; "
-            "use its own tokenizer and the *_ids methods"
-        )
-    tokenizer = CharacterTokenizer.read(read_json(directory, "vocab.json"), config)
-    if tokenizer.vocab_size > sizes.source_vocab:
-        raise ValueError(
-            f"vocab.json must hold ids below the model's vocab_size {sizes.source_vocab}, got "
-            f"{tokenizer.vocab_size - 1}; take both files from the same model"
-        )
-    return tokenizer, ""

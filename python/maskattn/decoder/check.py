@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from maskattn.decoder.arrays import IntArray
+from maskattn.decoder.arrays import FloatArray, IntArray
 
 
 def token_lists(name: str, value: object, vocab: int, longest: int) -> list[IntArray]:
-    """A batch of token ids as arrays.
+    """A batch of token ids as arrays; ``longest`` 0: of any length.
 
     Raises:
         TypeError: not a list of lists (or 1-D arrays) of integers.
@@ -32,7 +32,7 @@ def _token_list(name: str, value: object, vocab: int, longest: int) -> IntArray:
         is_ids = all(isinstance(i, int | np.integer) and not isinstance(i, bool) for i in value)
     if not is_ids:
         raise TypeError(f"{name} must hold integers, got {value!r:.80}; convert it to a list of int")
-    if len(value) > longest:
+    if longest and len(value) > longest:
         raise ValueError(f"{name} must have at most {longest} tokens, got {len(value)}; shorten it")
     if (low := min(value)) < 0 or (high := max(value)) >= vocab:
         wrong = low if low < 0 else high
@@ -40,6 +40,47 @@ def _token_list(name: str, value: object, vocab: int, longest: int) -> IntArray:
             f"{name} must hold token ids in [0, {vocab}), got {wrong}; use the tokenizer that belongs to the model"
         )
     return np.asarray(value, np.int64)
+
+
+def features(name: str, value: object, mels: int, longest: int) -> list[FloatArray]:
+    """A batch of log-mel features, one array (mels, frames) per sequence.
+
+    Raises:
+        TypeError: not a float array.
+        ValueError: not of shape (batch, ``mels``, frames) with 1 to ``longest`` frames, or not finite.
+    """
+    if not isinstance(value, np.ndarray) or value.dtype.kind != "f":
+        raise TypeError(f"{name} must be a float array of log-mel features (batch, mels, frames), got {_kind(value)}")
+    if value.ndim != 3 or value.shape[1] != mels or not 1 <= value.shape[2] <= longest:
+        raise ValueError(
+            f"{name} must have shape (batch, {mels}, frames) with 1 to {longest} frames, got {value.shape}; "
+            "take the feature extractor that belongs to the model"
+        )
+    if not np.isfinite(value).all():
+        raise ValueError(f"{name} must be finite, got NaN or infinity")
+    return list(np.asarray(value, np.float32))
+
+
+def embeddings(name: str, value: object, count: int, width: int) -> list[FloatArray]:
+    """One array (n, ``width``) per sequence.
+
+    Raises:
+        TypeError: not a sequence of float32 arrays.
+        ValueError: not ``count`` of them, or of other shapes.
+    """
+    if not isinstance(value, Sequence | np.ndarray) or isinstance(value, str):
+        raise TypeError(f"{name} must be a list of float32 arrays (n, {width}), got {_kind(value)}")
+    if len(value) != count:
+        raise ValueError(f"{name} must have one array per source, got {len(value)} for {count} sources")
+    for i, rows in enumerate(value):
+        if not isinstance(rows, np.ndarray) or rows.dtype != np.float32:
+            raise TypeError(f"{name}[{i}] must be a float32 array (n, {width}), got {_kind(rows)}")
+        if rows.ndim != 2 or rows.shape[1] != width:
+            raise ValueError(
+                f"{name}[{i}] must have shape (n, {width}), the width of the decoder, got {rows.shape}; "
+                "project the encoder's output to that width"
+            )
+    return list(value)
 
 
 def texts(name: str, value: object) -> list[str]:

@@ -1,70 +1,140 @@
-"""Hugging Face checkpoint directories: config.json, generation_config.json and model.safetensors."""
+"""Hugging Face checkpoint directories: config.json, generation_config.json and safetensors files, one or in shards."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+from weakref import WeakValueDictionary
 
+import ml_dtypes  # noqa: F401 - so that safetensors may read bfloat16
 import numpy as np
 
 from maskattn.decoder.arrays import FloatArray
 
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+_DTYPES = ("F32", "F16", "BF16")
+
 
 class Checkpoint:
-    """A checkpoint directory, opened. Tensors are asked for by name and shape and come as float32.
+    """A checkpoint directory, opened. Tensors are asked for by name and shape, read then, and come as float32.
 
     Attributes:
         config: config.json as it stands.
         generation: generation_config.json; without that file, config.json, where older checkpoints keep the same keys.
 
     Raises:
-        FileNotFoundError: the directory, config.json or model.safetensors is missing.
+        FileNotFoundError: the directory, config.json or a file of weights is missing.
         ValueError: a file is there, but broken.
     """
 
     def __init__(self, directory: Path) -> None:
         if not directory.is_dir():
             raise FileNotFoundError(
-                f"path must be a directory with config.json and model.safetensors, got {str(directory)!r}, which is "
+                f"path must be a directory with config.json and {WEIGHTS}, got {str(directory)!r}, which is "
                 "not a directory; download the checkpoint first and pass its folder"
             )
         self.directory = directory
         self.config = read_json(directory, "config.json")
         has_generation = (directory / "generation_config.json").is_file()
         self.generation = read_json(directory, "generation_config.json") if has_generation else self.config
-        self._raw = _read_tensors(directory)
-        self._read: dict[str, FloatArray] = {}
+        self._files = _open_files(directory)
+        self._sizes: dict[str, int] = {}
+        # Weak: layers stack what they take, and a second copy of a whole model would wait here for nobody.
+        self._arrays: WeakValueDictionary[str, FloatArray] = WeakValueDictionary()
 
     @property
     def parameters(self) -> int:
         """Numbers in the tensors read so far; a tensor that serves twice counts once."""
-        return sum(tensor.size for tensor in self._read.values())
+        return sum(self._sizes.values())
+
+    def names(self) -> list[str]:
+        """All tensors of the files."""
+        return list(self._files)
 
     def find(self, names: Sequence[str]) -> str | None:
-        """The first of ``names`` that the file has."""
-        return next((name for name in names if name in self._raw), None)
+        """The first of ``names`` that the files have."""
+        return next((name for name in names if name in self._files), None)
+
+    def rows(self, name: str) -> int:
+        """The first extent of a tensor that is there; 0 for a number without extents."""
+        shape = self._files[name].shape(name)
+        return shape[0] if shape else 0
 
     def tensor(self, names: Sequence[str], shape: tuple[int, ...]) -> FloatArray:
-        """The first of ``names`` that the file has, as float32; asked again, the same array.
+        """The first of ``names`` that the files have, as float32; asked again while it is in use, the same array.
 
         Raises:
-            ValueError: none is there, its shape is not ``shape``, or its dtype is not float32, float16 or bfloat16.
+            ValueError: none is there, its shape is not ``shape``, its dtype is not float32, float16 or bfloat16, or it
+                holds a number that is not finite.
         """
         name = self.find(names)
         if name is None:
+            where = self._files.get(next(iter(self._files), ""))
             raise ValueError(
-                f"model.safetensors must have tensor {' or '.join(names)} of shape {shape}, got none of that name "
-                f"among {len(self._raw)} tensors; save the whole model with save_pretrained"
+                f"{where.name if where else WEIGHTS} must have tensor {' or '.join(names)} of shape {shape}, got none "
+                f"of that name among {len(self._files)} tensors; save the whole model with save_pretrained"
             )
-        if name not in self._read:
-            self._read[name] = _to_float32(name, self._raw[name])
-        tensor = self._read[name]
-        if tensor.shape != shape:
+        if (found := self._files[name].shape(name)) != shape:
             raise ValueError(
-                f"{name} must have shape {shape}, as config.json says, got {tensor.shape}; "
-                "take config.json and model.safetensors from the same model"
+                f"{name} must have shape {shape}, as config.json says, got {found} in {self._files[name].name}; "
+                "take config.json and the weights from the same model"
+            )
+        array = self._arrays.get(name)
+        if array is None:
+            array = self._files[name].float32(name)
+            self._sizes[name], self._arrays[name] = array.size, array
+        return array
+
+    def check_all_used(self, known: Sequence[str], unused: Sequence[str]) -> None:
+        """Refuse a file with tensors that nobody asked for: config.json describes another model.
+
+        Args:
+            known: names that another tensor took the place of.
+            unused: patterns of names that may stay unread.
+
+        Raises:
+            ValueError: there is such a tensor.
+        """
+        left = set(self._files) - set(self._sizes) - set(known)
+        if stray := sorted(name for name in left if not any(fnmatchcase(name, pattern) for pattern in unused)):
+            raise ValueError(
+                f"{self._files[stray[0]].name} must hold the tensors of the model that config.json describes, got "
+                f"{stray[0]} besides ({len(stray)} such tensors); take config.json and the weights from the same model"
+            )
+
+
+class _File:
+    """A safetensors file, opened: its header has been read and checked, its tensors are read when asked for."""
+
+    def __init__(self, path: Path) -> None:
+        from safetensors import SafetensorError, safe_open
+
+        self.name, opened = path.name, cast("Any", safe_open)
+        try:
+            self._file = opened(path, framework="np")
+            self.tensors: list[str] = list(self._file.keys())
+        except (SafetensorError, OSError) as error:
+            raise ValueError(f"{self.name} must be a safetensors file, got {error}; download it again") from error
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return tuple(self._file.get_slice(name).get_shape())
+
+    def float32(self, name: str) -> FloatArray:
+        dtype = self._file.get_slice(name).get_dtype()
+        if dtype not in _DTYPES:
+            raise ValueError(
+                f"{name} must be stored as F32, F16 or BF16, got {dtype} in {self.name}; "
+                "save the model in one of these dtypes"
+            )
+        tensor = np.ascontiguousarray(self._file.get_tensor(name), np.float32)
+        # The extremes of an array with a NaN are NaN: two passes and no array of flags.
+        if tensor.size and not np.isfinite([tensor.min(), tensor.max()]).all():
+            raise ValueError(
+                f"{name} must hold finite numbers, got NaN or infinity in {self.name}; download it again, or save the "
+                "model in float32 if it was converted to float16"
             )
         return tensor
 
@@ -82,43 +152,43 @@ def read_json(directory: Path, name: str) -> dict[str, Any]:
         raise FileNotFoundError(
             f"{name} must be in {str(directory)!r}, got no such file; pass the folder that save_pretrained wrote"
         ) from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{name} must be valid JSON, got {error}; download it again") from error
     if not isinstance(content, dict):
         raise ValueError(f"{name} must hold a JSON object, got a {type(content).__name__}; download it again")
     return content
 
 
-def _read_tensors(directory: Path) -> dict[str, dict[str, Any]]:
-    """Every tensor of model.safetensors, still as bytes: name -> dtype, shape, data."""
-    from safetensors import SafetensorError, deserialize
-
-    file = directory / "model.safetensors"
-    if not file.is_file():
-        others = sorted(entry.name for entry in directory.glob("*model*") if entry.suffix != ".json")
-        raise FileNotFoundError(
-            f"model.safetensors must be in {str(directory)!r}, got {', '.join(others) or 'no weights'}; "
-            "load the model with transformers and write it in one file by save_pretrained(..., max_shard_size='100GB')"
-        )
-    try:
-        return dict(deserialize(file.read_bytes()))  # type: ignore[no-untyped-call]
-    except SafetensorError as error:
-        raise ValueError(f"model.safetensors must be a safetensors file, got {error}; download it again") from error
+def _open_files(directory: Path) -> dict[str, _File]:
+    """Tensor -> the file that holds it."""
+    if (directory / WEIGHTS).is_file():
+        file = _File(directory / WEIGHTS)
+        return dict.fromkeys(file.tensors, file)
+    if (directory / INDEX).is_file():
+        return _open_shards(directory)
+    others = sorted(entry.name for entry in directory.glob("*model*") if entry.suffix != ".json")
+    raise FileNotFoundError(
+        f"{WEIGHTS} must be in {str(directory)!r}, got {', '.join(others) or 'no weights'}; load the model with "
+        "transformers and write it again, by the class that config.json names in architectures: "
+        f"transformers.<class>.from_pretrained({str(directory)!r}).save_pretrained({str(directory)!r})"
+    )
 
 
-def _to_float32(name: str, raw: dict[str, Any]) -> FloatArray:
-    data, dtype = raw["data"], raw["dtype"]
-    flat: FloatArray
-    if dtype == "F32":
-        flat = np.frombuffer(data, "<f4").astype(np.float32, copy=False)
-    elif dtype == "F16":
-        flat = np.frombuffer(data, "<f2").astype(np.float32)
-    elif dtype == "BF16":
-        # A bfloat16 is the upper half of a float32, so no dtype of another package is needed to read it.
-        flat = (np.frombuffer(data, "<u2").astype(np.uint32) << np.uint32(16)).view(np.float32)
-    else:
-        raise ValueError(
-            f"{name} must be stored as F32, F16 or BF16, got {dtype}; save the model in one of these dtypes"
-        )
-    tensor: FloatArray = flat.reshape(raw["shape"])
-    return tensor
+def _open_shards(directory: Path) -> dict[str, _File]:
+    shards = read_json(directory, INDEX).get("weight_map")
+    if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
+        raise ValueError(f"{INDEX} must have a weight_map from tensors to files, got none; download it again")
+    files: dict[str, _File] = {}
+    for tensor, name in shards.items():
+        if name not in files:
+            if Path(name).name != name or not name.endswith(".safetensors"):
+                raise ValueError(f"{INDEX} must name .safetensors files beside it, got {name!r} for {tensor}")
+            if not (directory / name).is_file():
+                raise FileNotFoundError(
+                    f"{name} must be in {str(directory)!r}, got no such file, but {INDEX} says that it has {tensor}; "
+                    "download all shards"
+                )
+            files[name] = _File(directory / name)
+        if tensor not in files[name].tensors:
+            raise ValueError(f"{name} must have tensor {tensor}, as {INDEX} says, got none; download both again")
+    return {tensor: files[name] for tensor, name in shards.items()}

@@ -7,37 +7,51 @@ from collections.abc import Sequence
 import numpy as np
 
 from maskattn.decoder.arrays import IntArray
-from maskattn.decoder.model import EncoderDecoder
-from maskattn.decoder.rules import GreedyRules
+from maskattn.decoder.memory import Memory, Prefix
+from maskattn.decoder.model import Transformer
+from maskattn.decoder.rules import NO_TOKEN, GreedyRules
+from maskattn.decoder.state import DecoderState
 
 
 def greedy(
-    model: EncoderDecoder, sources: Sequence[IntArray], rules: GreedyRules, max_new_tokens: int
+    model: Transformer,
+    prompts: Sequence[IntArray],
+    rules: GreedyRules,
+    limits: Sequence[int],
+    memory: Memory | None = None,
+    prefix: Prefix | None = None,
 ) -> list[list[int]]:
-    """Generate for all sources at once; a finished sequence leaves the batch.
+    """Generate behind all prompts at once; a finished sequence leaves the batch.
 
     Args:
-        sources: one array of token ids per sequence, none empty.
-        max_new_tokens: at least 1.
+        prompts: one array of decoder inputs per sequence, none empty; with an encoder, the start token.
+        limits: the most new tokens per sequence, each at least 1.
+        memory, prefix: what the decoder reads besides.
 
     Returns:
-        New tokens per source, up to its end-of-sequence token, that one included, or ``max_new_tokens``.
+        New tokens per sequence, up to its end-of-sequence token, that one included, or its limit.
     """
-    batch = len(sources)
-    memory, cache = model.encode(sources), model.new_cache(batch)
-    tokens = np.full((batch, 1 + max_new_tokens), rules.decoder_start_token_id, np.int64)
-    ends = np.full(batch, 1 + max_new_tokens)
-    rows = np.arange(batch)  # Who is still being written; row i of memory and cache is sequence rows[i].
-    for length in range(1, 1 + max_new_tokens):
-        hidden = model.decode(tokens[rows, length - 1 : length], memory, cache)
-        scores = model.logits(hidden[:, -1])
-        rules.apply(scores, tokens[rows, :length], last=length == max_new_tokens)
-        tokens[rows, length] = scores.argmax(axis=-1)
-        open_ = ~np.isin(tokens[rows, length], rules.eos_token_id)
+    begin, most = max(map(len, prompts)), np.array(limits)
+    # Prompts end in the same column, so that what the rules look back on does too.
+    tokens = np.full((len(prompts), begin + int(most.max())), NO_TOKEN, np.int64)
+    for row, prompt in zip(tokens, prompts, strict=True):
+        row[begin - len(prompt) : begin] = prompt
+    ends = begin + most
+    rows = np.arange(len(prompts))  # Who is still being written; row i of the state is sequence rows[i].
+    is_end = np.zeros(model.vocab, np.bool_)
+    is_end[list(rules.eos_token_id)] = True
+    state = DecoderState(model, prompts, limits, memory, prefix)
+    for now in range(begin, tokens.shape[1]):
+        scores = model.logits(state.hidden)
+        rules.apply(scores, tokens[rows, :now], begin=begin, last=most[rows] == now - begin + 1)
+        tokens[rows, now] = scores.argmax(axis=-1)
+        ended = is_end[tokens[rows, now]]
+        ends[rows[ended]] = now + 1
+        open_ = ~ended & (ends[rows] > now + 1)
         if not open_.all():
-            ends[rows[~open_]] = length + 1
-            rows, memory = rows[open_], memory.keep(open_)
-            cache.keep(open_)
+            rows = rows[open_]
             if not rows.size:
                 break
-    return [row[1:end].tolist() for row, end in zip(tokens, ends, strict=True)]
+            state.reorder(np.flatnonzero(open_))
+        state.append(tokens[rows, now])
+    return [row[begin:end].tolist() for row, end in zip(tokens, ends, strict=True)]

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
+
+import numpy as np
 
 from maskattn import masks
 from maskattn._core import MaskPlan
 from maskattn.arguments import Lengths, MaskLike
 from maskattn.bias import BiasLike
+from maskattn.cache import Layer
 from maskattn.decoder.activations import Activation, relu
 from maskattn.decoder.activations import activation as activation_named
-from maskattn.decoder.arrays import FloatArray
-from maskattn.decoder.multi_head import KeyValues, LayerCache, MultiHeadAttention, check_input
-from maskattn.decoder.norms import PLACEMENTS, LayerNorm, Norm, Placement
-from maskattn.decoder.projection import Linear
+from maskattn.decoder.arrays import FloatArray, IntArray
+from maskattn.decoder.multi_head import KeyValues, MultiHeadAttention, check_input
+from maskattn.decoder.norms import PLACEMENTS, Branch, LayerNorm, Norm, Placement
+from maskattn.decoder.projection import Linear, stacked
+from maskattn.decoder.rotary import Rotation
 from maskattn.decoder.torch_state import TorchState
 
 LOOK_AHEAD = masks.Causal()
@@ -41,10 +45,38 @@ class FeedForward:
 
 
 @dataclass(frozen=True, eq=False)
+class GatedFeedForward:
+    """``down(activation(gate(x)) * up(x))``, position by position (arXiv:2002.05202)."""
+
+    gate: Linear
+    up: Linear
+    down: Linear
+    activation: Activation
+    _gate_up: Linear = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if not self.gate.out_features == self.up.out_features == self.down.in_features:
+            raise ValueError(
+                f"gate and up must have as many outputs as down has inputs, {self.down.in_features}, "
+                f"got {self.gate.out_features} and {self.up.out_features}"
+            )
+        both, inner = stacked([self.gate, self.up]), self.gate.out_features  # one product, as in MultiHeadAttention
+        object.__setattr__(self, "gate", both.rows(0, inner))
+        object.__setattr__(self, "up", both.rows(inner, 2 * inner))
+        object.__setattr__(self, "_gate_up", both)
+
+    def __call__(self, x: FloatArray) -> FloatArray:
+        """(..., width) -> (..., width)."""
+        gate, up = np.split(self._gate_up(x), 2, axis=-1)
+        return self.down(self.activation(gate) * up)
+
+
+@dataclass(frozen=True, eq=False)
 class EncoderLayer:
     """Self-attention and feed-forward, each with a residual branch and a norm.
 
-    With ``mask=Causal()`` and a ``cache`` it is the layer of a decoder that has no encoder.
+    With ``mask=Causal()`` and a ``cache`` it is the layer of a decoder that has no encoder. The two inner norms are for
+    a placement that has them: of what attention adds, and of what the feed-forward part does.
     """
 
     attention: MultiHeadAttention
@@ -52,6 +84,8 @@ class EncoderLayer:
     feed_forward: Callable[[FloatArray], FloatArray]
     feed_forward_norm: Norm
     placement: Placement = PLACEMENTS["post"]
+    attention_inner_norm: Norm | None = None
+    feed_forward_inner_norm: Norm | None = None
 
     def __call__(
         self,
@@ -60,12 +94,14 @@ class EncoderLayer:
         mask: MaskLike = None,
         bias: BiasLike = None,
         kv_lengths: Lengths = None,
-        cache: LayerCache | None = None,
+        cache: Layer | None = None,
+        new_lengths: IntArray | None = None,
+        rotation: Rotation | None = None,
     ) -> FloatArray:
         """
         Args:
             x: shape (batch, len, width), float32.
-            mask, bias, kv_lengths, cache: as in :meth:`MultiHeadAttention.__call__`.
+            mask, bias, kv_lengths, cache, new_lengths, rotation: as in :meth:`MultiHeadAttention.__call__`.
 
         Returns:
             New array, shape of ``x``. A position that sees no key gets zeros from attention, never NaN.
@@ -74,12 +110,23 @@ class EncoderLayer:
             TypeError, ValueError: an argument is not as above.
         """
         check_input("x", x, self.attention.width)
-        x = self.placement(
+
+        def attend(h: FloatArray) -> FloatArray:
+            return self.attention(
+                h,
+                mask=mask,
+                bias=bias,
+                kv_lengths=kv_lengths,
+                cache=cache,
+                new_lengths=new_lengths,
+                rotation=rotation,
+            )
+
+        return self.placement.layer(
             x,
-            self.attention_norm,
-            lambda h: self.attention(h, mask=mask, bias=bias, kv_lengths=kv_lengths, cache=cache),
+            (self.attention_norm, inner(attend, self.attention_inner_norm)),
+            (self.feed_forward_norm, inner(self.feed_forward, self.feed_forward_inner_norm)),
         )
-        return self.placement(x, self.feed_forward_norm, self.feed_forward)
 
     @classmethod
     def from_torch(
@@ -108,27 +155,34 @@ class EncoderLayer:
 
 @dataclass(frozen=True, eq=False)
 class DecoderLayer:
-    """Self-attention, cross-attention and feed-forward, each with a residual branch and a norm."""
+    """Self-attention, cross-attention and feed-forward, each with a residual branch and a norm.
+
+    Without ``cross``, ``cross_norm`` and ``memory`` it is the layer of a decoder that has no encoder.
+    """
 
     attention: MultiHeadAttention
     attention_norm: Norm
-    cross: MultiHeadAttention
-    cross_norm: Norm
+    cross: MultiHeadAttention | None
+    cross_norm: Norm | None
     feed_forward: Callable[[FloatArray], FloatArray]
     feed_forward_norm: Norm
     placement: Placement = PLACEMENTS["post"]
+    attention_inner_norm: Norm | None = None
+    feed_forward_inner_norm: Norm | None = None
 
     def __call__(
         self,
         x: FloatArray,
-        memory: FloatArray | KeyValues,
+        memory: FloatArray | KeyValues | None = None,
         *,
         mask: MaskLike = LOOK_AHEAD,
         memory_mask: MaskLike = None,
         bias: BiasLike = None,
         kv_lengths: Lengths = None,
         memory_lengths: Lengths = None,
-        cache: LayerCache | None = None,
+        cache: Layer | None = None,
+        new_lengths: IntArray | None = None,
+        rotation: Rotation | None = None,
         cross_weights: list[FloatArray] | None = None,
     ) -> FloatArray:
         """
@@ -140,7 +194,7 @@ class DecoderLayer:
             memory_mask: who sees what of ``memory``. Position ``t`` of the target is position ``t`` to it.
             bias, kv_lengths: of self-attention, as in :meth:`MultiHeadAttention.__call__`.
             memory_lengths: shape (batch,) or one integer; ``memory`` at or past it is padding and is not read.
-            cache: gets the self-attention keys and values of ``x``.
+            cache, new_lengths, rotation: of self-attention, as in :meth:`MultiHeadAttention.__call__`.
             cross_weights: gets the cross-attention weights, (batch, heads, len, memory_len).
 
         Returns:
@@ -150,25 +204,20 @@ class DecoderLayer:
             TypeError, ValueError: an argument is not as above.
         """
         check_input("x", x, self.attention.width)
-        if not isinstance(memory, KeyValues):
-            check_input("memory", memory, self.cross.k.in_features)
-            memory = self.cross.project(memory)
-        start = 0 if cache is None else cache.length
-        q_offset = None if memory_mask is None or isinstance(memory_mask, MaskPlan) else start
-
-        def attend_memory(h: FloatArray) -> FloatArray:
-            if cross_weights is not None:
-                weights = self.cross.weights(h, memory, mask=memory_mask, kv_lengths=memory_lengths, q_offset=q_offset)
-                cross_weights.append(weights)
-            return self.cross(h, memory, mask=memory_mask, kv_lengths=memory_lengths, q_offset=q_offset)
-
-        x = self.placement(
-            x,
-            self.attention_norm,
-            lambda h: self.attention(h, mask=mask, bias=bias, kv_lengths=kv_lengths, cache=cache),
-        )
-        x = self.placement(x, self.cross_norm, attend_memory)
-        return self.placement(x, self.feed_forward_norm, self.feed_forward)
+        start = 0 if cache is None else cache.lengths  # before it gets the new ones
+        own: dict[str, Any] = {
+            "mask": mask, "bias": bias, "kv_lengths": kv_lengths,
+            "cache": cache, "new_lengths": new_lengths, "rotation": rotation,
+        }  # fmt: skip
+        branches = [
+            (self.attention_norm, inner(lambda h: self.attention(h, **own), self.attention_inner_norm)),
+            (self.feed_forward_norm, inner(self.feed_forward, self.feed_forward_inner_norm)),
+        ]
+        if self.cross is not None and self.cross_norm is not None:
+            q_offset = None if memory_mask is None or isinstance(memory_mask, MaskPlan) else start
+            options: dict[str, Any] = {"mask": memory_mask, "kv_lengths": memory_lengths, "q_offset": q_offset}
+            branches.insert(1, (self.cross_norm, _attend_memory(self.cross, memory, options, cross_weights)))
+        return self.placement.layer(x, *branches)
 
     @classmethod
     def from_torch(
@@ -203,6 +252,29 @@ class DecoderLayer:
                 _norm(tensors, "norm3", eps),
                 PLACEMENTS["pre" if norm_first else "post"],
             )
+
+
+def inner(branch: Branch, norm: Norm | None) -> Branch:
+    """``branch`` with a norm of what it adds, if there is one."""
+    return branch if norm is None else lambda h: norm(branch(h))
+
+
+def _attend_memory(
+    cross: MultiHeadAttention,
+    memory: FloatArray | KeyValues | None,
+    options: dict[str, Any],
+    weights: list[FloatArray] | None,
+) -> Branch:
+    keys = (
+        memory if isinstance(memory, KeyValues) else cross.project(check_input("memory", memory, cross.k.in_features))
+    )
+
+    def attend(h: FloatArray) -> FloatArray:
+        if weights is not None:
+            weights.append(cross.weights(h, keys, **options))
+        return cross(h, keys, **options)
+
+    return attend
 
 
 def _norm(tensors: TorchState, name: str, eps: float) -> LayerNorm:

@@ -1,4 +1,4 @@
-"""The forward pass of an encoder-decoder, driven by a ``Family``: encoder, decoder (with or without cache), head."""
+"""The forward pass, driven by a ``Family``: an encoder, a decoder with or without a cache, heads; each optional."""
 
 from __future__ import annotations
 
@@ -7,83 +7,173 @@ from typing import Any
 
 import numpy as np
 
+from maskattn import masks
+from maskattn.cache import KVCache
 from maskattn.decoder.arrays import FloatArray, IntArray
-from maskattn.decoder.cache import Memory, SelfCache
-from maskattn.decoder.positions import POSITIONS
-from maskattn.decoder.weights import Sizes, Weights
+from maskattn.decoder.checkpoint import Checkpoint
+from maskattn.decoder.heads import Classifier, LanguageHead, find_head, read_classifier, read_language_head, read_pooler
+from maskattn.decoder.inputs import TokenEmbedding
+from maskattn.decoder.layers import DecoderLayer, EncoderLayer
+from maskattn.decoder.memory import Memory, Prefix
+from maskattn.decoder.settings import Settings, check_variant
+from maskattn.decoder.weights import LayerStack, Reader, decoder_layer, encoder_layer
 from maskattn.families import Family
 
 
-class EncoderDecoder:
-    """An encoder-decoder Transformer (arXiv:1706.03762) over ``maskattn.attention``, in float32."""
+class Transformer:
+    """A Transformer (arXiv:1706.03762) over ``maskattn.attention``, in float32.
 
-    def __init__(self, family: Family, sizes: Sizes, weights: Weights, config: Mapping[str, Any]) -> None:
-        self.sizes = sizes
-        self._weights = weights
-        self._positions = POSITIONS[family.positions](sizes.max_positions, sizes.width)
-        self._scale = np.float32(family.embedding_scale(config))
-        self._encoder_masks = [family.encoder_mask(config, i) for i in range(sizes.encoder_layers)]
-        self._decoder_masks = [family.decoder_mask(config, i) for i in range(sizes.decoder_layers)]
+    Attributes:
+        encoder, decoder: the stacks, or None.
+        head: scores of the next token, where there is a decoder.
+        classifier, pooler: of an encoder's output, or None.
+    """
 
-    def encode(self, sources: Sequence[IntArray]) -> Memory:
-        """Encode ragged sources; padding on the right is hidden by their lengths.
+    def __init__(self, family: Family, config: Mapping[str, Any], checkpoint: Checkpoint) -> None:
+        check_variant(family, config)
+        self.family = family
+        self.encoder: LayerStack[EncoderLayer] | None = None
+        self.decoder: LayerStack[DecoderLayer] | None = None
+        self.head: LanguageHead | None = None
+        known: list[str] = []
+        if family.encoder is not None:
+            reader = Reader(checkpoint, family, Settings(family.name, "encoder", family.encoder, config))
+            self.encoder = reader.stack(encoder_layer)
+            known += reader.names_of_tables()
+        if family.decoder is not None:
+            reader = Reader(checkpoint, family, Settings(family.name, "decoder", family.decoder, config))
+            self.decoder = reader.stack(decoder_layer)
+            self.head = read_language_head(reader, family, config)
+            known += reader.names_of_tables()
+        self.classifier, self.pooler = self._read_classifiers(family, config, checkpoint)
+        checkpoint.check_all_used(known, family.unused)
+
+    @property
+    def vocab(self) -> int:
+        """How many tokens the decoder can write."""
+        assert self.decoder is not None
+        return self.decoder.sizes.vocab
+
+    @property
+    def switch(self) -> int | None:
+        """The length past which a decoder's stored keys no longer fit and are computed again; None: there is none."""
+        rope = None if self.decoder is None else self.decoder.positions.rope
+        return None if rope is None else rope.switch
+
+    def encode_hidden(self, sources: Sequence[Any]) -> tuple[FloatArray, IntArray | None]:
+        """The encoder's output for ragged sources; padding on the right is hidden by their lengths.
 
         Args:
-            sources: one array of token ids per sequence, none empty.
+            sources: token ids of each sequence, none empty; or features (mels, frames) of each, of equal shapes.
 
         Returns:
-            The cross-attention keys and values of every decoder layer.
+            shape (batch, len, width), float32; and lengths (batch,), None where nothing is padding.
         """
-        tokens, lengths = pad(sources)
-        x = self._embed(self._weights.source_embedding, tokens, 0)
-        for layer, mask in zip(self._weights.encoder, self._encoder_masks, strict=True):
-            x = layer(x, mask=mask, kv_lengths=lengths)
-        return Memory(tuple(layer.cross.project(x) for layer in self._weights.decoder), lengths)
+        stack = self.encoder
+        assert stack is not None
+        inputs, lengths = pad(sources) if stack.sizes.vocab else (np.stack(sources), None)
+        length = inputs.shape[1] if stack.sizes.vocab else -(-inputs.shape[2] // 2)
+        if lengths is not None and (lengths == length).all():
+            lengths = None
+        positions = np.arange(length)[None]
+        x = stack.embed(inputs, stack.positions.rows(positions))
+        rotation = stack.positions.rotation(positions, np.array([length]))
+        for layer, mask in zip(stack.layers, stack.masks, strict=True):
+            seen = None if isinstance(mask, masks.Full) else mask
+            x = layer(x, mask=seen, bias=stack.positions.bias, kv_lengths=lengths, rotation=rotation)
+        for last in stack.final:
+            x = last(x)
+        return x, lengths
+
+    def encode(self, sources: Sequence[Any]) -> Memory:
+        """As :meth:`encode_hidden`, as the cross-attention keys and values of every decoder layer."""
+        x, lengths = self.encode_hidden(sources)
+        assert self.decoder is not None
+        pairs = [layer.cross.project(x) for layer in self.decoder.layers if layer.cross is not None]
+        return Memory(tuple(pairs), lengths)
 
     def decode(
         self,
         tokens: IntArray,
-        memory: Memory,
-        cache: SelfCache | None = None,
+        memory: Memory | None = None,
+        cache: KVCache | None = None,
+        *,
+        new_lengths: IntArray | None = None,
+        prefix: Prefix | None = None,
         seen: list[FloatArray] | None = None,
     ) -> FloatArray:
-        """Hidden states of decoder inputs, the tokens shifted right.
+        """Hidden states of decoder inputs.
 
         Args:
             tokens: shape (batch, new), the inputs that follow those in ``cache``; all inputs without a cache.
-            memory: the encoded sources.
-            cache: gets the keys and values of ``tokens``.
+            memory: the encoded sources, where there is an encoder.
+            cache: gets the keys and values of the inputs.
+            new_lengths: shape (batch,): how many of ``tokens`` are a sequence's own, the first ones. Default all.
+            prefix: embeddings in front of the first tokens, seen from everywhere.
             seen: gets the cross-attention probabilities, one (batch, heads, new, source_len) per layer.
 
         Returns:
-            shape (batch, new, width), float32.
+            shape (batch, new, width), float32; with a prefix and nothing in ``cache``, each sequence's prefix stands
+            before its tokens.
         """
-        x = self._embed(self._weights.target_embedding, tokens, 0 if cache is None else cache.length)
-        for i, (layer, mask) in enumerate(zip(self._weights.decoder, self._decoder_masks, strict=True)):
+        stack = self.decoder
+        assert stack is not None
+        assert isinstance(stack.embed, TokenEmbedding)
+        x = stack.embed.rows(tokens)
+        starts = np.zeros(len(tokens), np.int64) if cache is None else cache[0].lengths
+        if prefix is not None and not starts.any():
+            x, new_lengths = prefix.before(x, new_lengths)
+        new = x.shape[1]
+        lengths = starts + (new if new_lengths is None else new_lengths)
+        positions = starts[:, None] + np.arange(new)
+        x = stack.embed.finish(x, stack.positions.rows(positions))
+        options: dict[str, Any] = {
+            "bias": stack.positions.bias,
+            "rotation": stack.positions.rotation(positions, lengths),
+            "cross_weights": seen,
+        }
+        if cache is None:
+            options["kv_lengths"] = None if new_lengths is None else lengths
+        else:
+            options["new_lengths"] = new_lengths
+        if memory is not None:
+            options["memory_lengths"] = memory.lengths
+        for i, (layer, mask) in enumerate(zip(stack.layers, stack.masks, strict=True)):
+            if prefix is not None:
+                mask = mask | masks.Padding(prefix.lengths)
             x = layer(
                 x,
-                memory.key_values[i],
-                mask=mask,
-                memory_lengths=memory.lengths,
-                cache=None if cache is None else cache.layer(i),
-                cross_weights=seen,
+                None if memory is None else memory.key_values[i],
+                # The last position sees all that is stored under the look-ahead mask: no plan is needed.
+                mask=None if new == 1 and new_lengths is None and isinstance(mask, masks.Causal) else mask,
+                cache=None if cache is None else cache[i],
+                **options,
             )
-        if cache is not None:
-            cache.advance(tokens.shape[1])
+        for last in stack.final:
+            x = last(x)
         return x
 
     def logits(self, hidden: FloatArray) -> FloatArray:
-        """(..., width) -> (..., target_vocab)."""
-        return self._weights.head(hidden)
+        """(..., width) -> (..., vocab)."""
+        assert self.head is not None
+        return self.head(hidden)
 
-    def new_cache(self, batch: int) -> SelfCache:
-        """An empty cache for ``batch`` sequences."""
-        sizes = self.sizes
-        return SelfCache(sizes.decoder_layers, batch, sizes.decoder_heads, sizes.width // sizes.decoder_heads)
+    def new_cache(self, batch: int, capacity: int = 1024) -> KVCache:
+        """An empty cache for ``batch`` sequences of up to ``capacity`` positions."""
+        assert self.decoder is not None
+        sizes = self.decoder.sizes
+        return KVCache(sizes.layers, batch, sizes.kv_heads, capacity, sizes.head_dim)
 
-    def _embed(self, table: FloatArray, tokens: IntArray, start: int) -> FloatArray:
-        x: FloatArray = table[tokens] * self._scale + self._positions[start : start + tokens.shape[1]]
-        return x
+    def _read_classifiers(
+        self, family: Family, config: Mapping[str, Any], checkpoint: Checkpoint
+    ) -> tuple[Classifier | None, Classifier | None]:
+        if self.encoder is None:
+            return None, None
+        width = self.encoder.sizes.width
+        head = find_head(family, config)
+        classifier = None if head is None else read_classifier(checkpoint, family, head, width, config)
+        pooler = None if family.pooler is None else read_pooler(checkpoint, family, family.pooler, width)
+        return classifier, pooler
 
 
 def pad(sequences: Sequence[IntArray]) -> tuple[IntArray, IntArray]:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from itertools import accumulate
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from maskattn import attention, attention_weights
 from maskattn.arguments import Lengths, MaskLike
 from maskattn.bias import BiasLike
-from maskattn.decoder.arrays import FloatArray
+from maskattn.cache import Layer
+from maskattn.decoder.arrays import FloatArray, IntArray
+from maskattn.decoder.norms import Norm
 from maskattn.decoder.projection import Linear, stacked
+from maskattn.decoder.rotary import Rotation
 from maskattn.decoder.torch_state import TorchState
 
 
@@ -23,17 +27,6 @@ class KeyValues(NamedTuple):
     values: FloatArray
 
 
-class LayerCache(Protocol):
-    """What one layer's self-attention remembers of the positions so far."""
-
-    @property
-    def length(self) -> int:
-        """How many positions are stored."""
-
-    def append(self, keys: FloatArray, values: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Store (batch, heads, new, head_dim) each; returns all keys and all values, the new ones last."""
-
-
 @dataclass(frozen=True, eq=False)
 class MultiHeadAttention:
     """``out(concatenated heads of attention(q(query), k(key), v(value)))`` (arXiv:1706.03762, section 3.2.2).
@@ -42,6 +35,9 @@ class MultiHeadAttention:
         q, k, v: from the widths of query, key and value to ``heads * head_dim``.
         out: back from there to the layer's width.
         heads: head ``h`` has the outputs ``h * head_dim`` to ``(h + 1) * head_dim`` of each projection.
+        kv_heads: of keys and values, a divisor of ``heads`` (arXiv:2305.13245); default ``heads``.
+        scale, softcap: of the scores, as in :func:`maskattn.attention`.
+        q_norm, k_norm: over head_dim, of each head's queries and keys, before they turn.
 
     Raises:
         TypeError, ValueError: ``heads`` is not an int, or shapes do not belong together.
@@ -52,23 +48,28 @@ class MultiHeadAttention:
     v: Linear
     out: Linear
     heads: int
+    kv_heads: int | None = field(default=None, repr=False)
+    scale: float | None = field(default=None, repr=False)
+    softcap: float = field(default=0.0, repr=False)
+    q_norm: Norm | None = field(default=None, repr=False)
+    k_norm: Norm | None = field(default=None, repr=False)
     _qkv: Linear | None = field(init=False, repr=False)
     _kv: Linear | None = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         self._check()
-        inner = self.q.out_features
+        inner, kv_inner = self.q.out_features, self.k.out_features
         qkv = kv = None
         # Projections of one input are one product; q, k and v are then rows of its weight, not copies.
         if self.k.in_features == self.v.in_features:
             if self.q.in_features == self.k.in_features:
                 qkv = stacked([self.q, self.k, self.v])
                 object.__setattr__(self, "q", qkv.rows(0, inner))
-                kv = qkv.rows(inner, 3 * inner)
+                kv = qkv.rows(inner, inner + 2 * kv_inner)
             else:
                 kv = stacked([self.k, self.v])
-            object.__setattr__(self, "k", kv.rows(0, inner))
-            object.__setattr__(self, "v", kv.rows(inner, 2 * inner))
+            object.__setattr__(self, "k", kv.rows(0, kv_inner))
+            object.__setattr__(self, "v", kv.rows(kv_inner, 2 * kv_inner))
         object.__setattr__(self, "_qkv", qkv)
         object.__setattr__(self, "_kv", kv)
 
@@ -76,6 +77,11 @@ class MultiHeadAttention:
     def width(self) -> int:
         """Of queries."""
         return self.q.in_features
+
+    @property
+    def head_dim(self) -> int:
+        """Coordinates of a query or key in one head."""
+        return self.q.out_features // self.heads
 
     def __call__(
         self,
@@ -87,7 +93,9 @@ class MultiHeadAttention:
         bias: BiasLike = None,
         kv_lengths: Lengths = None,
         q_offset: Lengths = None,
-        cache: LayerCache | None = None,
+        cache: Layer | None = None,
+        new_lengths: IntArray | None = None,
+        rotation: Rotation | None = None,
     ) -> FloatArray:
         """
         Args:
@@ -97,7 +105,11 @@ class MultiHeadAttention:
             mask, bias, kv_lengths, q_offset: as in :func:`maskattn.attention`, with one difference. In self-attention
                 queries and keys are the same positions, so ``kv_lengths`` (padding on the right) does not move the
                 queries: they stand at the last keys that are stored, with ``cache`` and without.
-            cache: of self-attention; gets the keys and values of ``query``, which sees all that it holds.
+            cache: of self-attention, a layer of a :class:`~maskattn.KVCache`; gets the keys and values of ``query``,
+                which sees all that it holds. It knows its lengths, so ``kv_lengths`` must be None.
+            new_lengths: with ``cache``, shape (batch,): how many positions of ``query`` are a sequence's own, the first
+                ones. The others are padding and are not stored. Default all.
+            rotation: turns queries and keys by their positions, in self-attention.
 
         Returns:
             New array (batch, q_len, out's width), float32. A query that sees no key gets ``out`` of zeros.
@@ -107,12 +119,17 @@ class MultiHeadAttention:
         """
         if cache is not None and key is not None:
             raise ValueError("cache must be None with key, got both; keep the result of project(key) instead")
-        q, keys, values = self._heads_of(query, key, value)
+        q, keys, values = self._heads_of(query, key, value, rotation)
+        options: dict[str, Any] = {"mask": mask, "bias": bias, "scale": self.scale, "softcap": self.softcap}
         if cache is not None:
-            keys, values = cache.append(keys, values)
-        if key is None:
-            q_offset = _stored_before(q, keys, kv_lengths, q_offset)
-        attended = attention(q, keys, values, mask=mask, bias=bias, kv_lengths=kv_lengths, q_offset=q_offset)
+            if new_lengths is not None and q_offset is None:
+                q_offset = cache.lengths
+            cache.append(keys, values, new_lengths)
+            attended = attention(q, cache, kv_lengths=kv_lengths, q_offset=q_offset, **options)
+        else:
+            if key is None:
+                q_offset = _stored_before(q, keys, kv_lengths, q_offset)
+            attended = attention(q, keys, values, kv_lengths=kv_lengths, q_offset=q_offset, **options)
         return self.out(join_heads(attended))
 
     def weights(
@@ -130,26 +147,28 @@ class MultiHeadAttention:
         Rows sum to 1, or to 0 where a query sees no key. ``.mean(axis=1)`` is the average over heads.
         """
         check_input("query", query, self.q.in_features)
-        (q,) = split_heads(self.q(query), 1, self.heads)
+        q = _normed(self.q_norm, *split_heads(self.q(query), self.heads))
         if isinstance(key, KeyValues):
             keys = key.keys
         else:
             source = query if key is None else key
             check_input("key", source, self.k.in_features)
-            (keys,) = split_heads(self.k(source), 1, self.heads)
+            keys = _normed(self.k_norm, *split_heads(self.k(source), self._groups))
         if key is None:
             q_offset = _stored_before(q, keys, kv_lengths, q_offset)
-        return attention_weights(q, keys, mask=mask, bias=bias, kv_lengths=kv_lengths, q_offset=q_offset)
+        options: dict[str, Any] = {"mask": mask, "bias": bias, "scale": self.scale, "softcap": self.softcap}
+        return attention_weights(q, keys, kv_lengths=kv_lengths, q_offset=q_offset, **options)
 
     def project(self, key: FloatArray, value: FloatArray | None = None) -> KeyValues:
         """Keys and values from (batch, kv_len, key_width) and (batch, kv_len, value_width), for any number of calls."""
         check_input("key", key, self.k.in_features)
         if value is None and self._kv is not None:
-            return KeyValues(*split_heads(self._kv(key), 2, self.heads))
-        value = key if value is None else value
-        check_input("value", value, self.v.in_features)
-        (keys,), (values,) = split_heads(self.k(key), 1, self.heads), split_heads(self.v(value), 1, self.heads)
-        return KeyValues(keys, values)
+            keys, values = split_heads(self._kv(key), self._groups, self._groups)
+        else:
+            value = key if value is None else value
+            check_input("value", value, self.v.in_features)
+            (keys,), (values,) = split_heads(self.k(key), self._groups), split_heads(self.v(value), self._groups)
+        return KeyValues(_normed(self.k_norm, keys), values)
 
     @classmethod
     def from_torch(cls, state: Mapping[str, Any], heads: int, *, prefix: str = "") -> MultiHeadAttention:
@@ -178,17 +197,23 @@ class MultiHeadAttention:
         q, k, v = (Linear(weight, bias) for weight, bias in zip(weights, biases, strict=True))
         return cls(q, k, v, tensors.linear(f"{name}out_proj"), heads)
 
+    @property
+    def _groups(self) -> int:
+        return self.heads if self.kv_heads is None else self.kv_heads
+
     def _heads_of(
-        self, query: FloatArray, key: FloatArray | KeyValues | None, value: FloatArray | None
+        self, query: FloatArray, key: FloatArray | KeyValues | None, value: FloatArray | None, rotation: Rotation | None
     ) -> tuple[FloatArray, FloatArray, FloatArray]:
         check_input("query", query, self.q.in_features)
         if key is None and value is None and self._qkv is not None:
-            q, keys, values = split_heads(self._qkv(query), 3, self.heads)
-            return q, keys, values
-        (q,) = split_heads(self.q(query), 1, self.heads)
-        if not isinstance(key, KeyValues):
-            key = self.project(query if key is None else key, value)
-        return q, *key
+            q, keys, values = split_heads(self._qkv(query), self.heads, self._groups, self._groups)
+            q, keys = _normed(self.q_norm, q), _normed(self.k_norm, keys)
+        else:
+            q = _normed(self.q_norm, *split_heads(self.q(query), self.heads))
+            if not isinstance(key, KeyValues):
+                key = self.project(query if key is None else key, value)
+            keys, values = key
+        return (q, keys, values) if rotation is None else (rotation(q), rotation(keys), values)
 
     def _check(self) -> None:
         inner = self.q.out_features
@@ -196,15 +221,23 @@ class MultiHeadAttention:
             raise TypeError(f"heads must be an int, got {type(self.heads).__name__}")
         if self.heads < 1 or inner % self.heads:
             raise ValueError(f"heads must divide the {inner} outputs of q, got {self.heads}")
+        if self._groups < 1 or self.heads % self._groups:
+            raise ValueError(f"kv_heads must divide heads, {self.heads}, got {self.kv_heads}")
+        wanted = self.head_dim * self._groups
+        as_q = "as many outputs as q" if self.kv_heads is None else f"{self.head_dim} outputs per key-value head"
         for name, part in (("k", self.k), ("v", self.v)):
-            if part.out_features != inner:
-                raise ValueError(f"{name} must have as many outputs as q, {inner}, got {part.out_features}")
+            if part.out_features != wanted:
+                raise ValueError(f"{name} must have {as_q}, {wanted}, got {part.out_features}")
         if self.out.in_features != inner:
             raise ValueError(f"out must have as many inputs as q has outputs, {inner}, got {self.out.in_features}")
 
 
-def check_input(name: str, x: FloatArray, width: int) -> None:
-    """Refuse what is not a float32 array (batch, len, width)."""
+def _normed(norm: Norm | None, x: FloatArray) -> FloatArray:
+    return x if norm is None else norm(x)
+
+
+def check_input(name: str, x: object, width: int) -> FloatArray:
+    """``x``, which must be a float32 array (batch, len, width)."""
     if not isinstance(x, np.ndarray) or x.dtype != np.float32:
         got = f"dtype {x.dtype}" if isinstance(x, np.ndarray) else type(x).__name__
         raise TypeError(
@@ -212,12 +245,15 @@ def check_input(name: str, x: FloatArray, width: int) -> None:
         )
     if x.ndim != 3 or x.shape[2] != width:
         raise ValueError(f"{name} must have shape (batch, len, {width}), got {x.shape}")
+    return x
 
 
-def split_heads(x: FloatArray, parts: int, heads: int) -> Iterator[FloatArray]:
-    """(batch, len, parts * width) -> ``parts`` views (batch, heads, len, head_dim), whose strides attention takes."""
+def split_heads(x: FloatArray, *heads: int) -> list[FloatArray]:
+    """(batch, len, sum(heads) * head_dim) -> views (batch, heads, len, head_dim), whose strides attention takes."""
     batch, length, width = x.shape
-    return iter(x.reshape(batch, length, parts, heads, width // (parts * heads)).transpose(2, 0, 3, 1, 4))
+    every = x.reshape(batch, length, sum(heads), width // sum(heads)).transpose(0, 2, 1, 3)
+    ends = list(accumulate(heads))
+    return [every[:, end - n : end] for n, end in zip(heads, ends, strict=True)]
 
 
 def join_heads(x: FloatArray) -> FloatArray:

@@ -24,12 +24,19 @@ def layer_norm(x: FloatArray, weight: FloatArray, bias: FloatArray | None, eps: 
     Returns:
         New array, shape and dtype of ``x``.
     """
-    centred: FloatArray = x - x.mean(axis=-1, keepdims=True)
-    variance = np.square(centred).mean(axis=-1, keepdims=True)
+    centred: FloatArray = x - mean(x)
+    variance = mean(np.square(centred))
     centred *= weight / np.sqrt(variance + np.float32(eps))
     if bias is not None:
         centred += bias
     return centred
+
+
+def mean(x: FloatArray) -> FloatArray:
+    """The bits of ``x.mean(axis=-1, keepdims=True)``, whose Python part takes longer than the sum of a short row."""
+    total: FloatArray = np.add.reduce(x, axis=-1, keepdims=True)
+    total /= np.float32(x.shape[-1])
+    return total
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,23 +54,78 @@ class LayerNorm:
         return f"LayerNorm({len(self.weight)}, eps={self.eps})"
 
 
+@dataclass(frozen=True, eq=False)
+class RMSNorm:
+    """``x / sqrt(mean(x ** 2) + eps) * weight`` over the last axis (arXiv:1910.07467); ``weight`` of shape (width,)."""
+
+    weight: FloatArray
+    eps: float = 1e-6
+
+    def __call__(self, x: FloatArray) -> FloatArray:
+        variance = mean(np.square(x))
+        scaled: FloatArray = x * np.reciprocal(np.sqrt(variance + np.float32(self.eps)))
+        scaled *= self.weight
+        return scaled
+
+    def __repr__(self) -> str:
+        return f"RMSNorm({len(self.weight)}, eps={self.eps})"
+
+
+Branch = Callable[[FloatArray], FloatArray]
+
+
 @dataclass(frozen=True)
 class Placement:
-    """Whether a residual branch is normalised where it starts, and whether the sum is after it."""
+    """Where norms stand around residual branches.
+
+    ``before``: a branch is normalised where it starts. ``after``: the sum is. ``inside``: what the branch adds is, by a
+    norm of its own. ``parallel``: all branches of a layer start from the same ``x``.
+    """
 
     before: bool
     after: bool
+    inside: bool = False
+    parallel: bool = False
 
-    def __call__(self, x: FloatArray, norm: Norm, branch: Callable[[FloatArray], FloatArray]) -> FloatArray:
+    def __call__(self, x: FloatArray, norm: Norm, branch: Branch) -> FloatArray:
         """``x`` plus ``branch`` of it, with ``norm`` where it belongs."""
         x = x + branch(norm(x) if self.before else x)
         return norm(x) if self.after else x
 
+    def layer(self, x: FloatArray, *branches: tuple[Norm, Branch]) -> FloatArray:
+        """All branches of a layer, one after another or side by side."""
+        if self.parallel:
+            # Summed from the last: the order of additions that models with parallel branches were trained with.
+            parts = [branch(norm(x)) for norm, branch in branches]
+            return sum(parts[-2::-1], parts[-1]) + x
+        for norm, branch in branches:
+            x = self(x, norm, branch)
+        return x
 
-NORMS: dict[str, Callable[[FloatArray, FloatArray | None, float], Norm]] = {"layer": LayerNorm}
+
+@dataclass(frozen=True)
+class NormKind:
+    """How a norm is made of its tensors: ``make(weight, bias, eps)``; ``biased``: the file has a bias."""
+
+    make: Callable[[FloatArray, FloatArray | None, float], Norm]
+    biased: bool = False
+
+
+NORMS = {
+    "layer": NormKind(LayerNorm, biased=True),
+    # No tensors in the file at all: weight one, bias zero.
+    "layer without weights": NormKind(LayerNorm),
+    "rms": NormKind(lambda weight, bias, eps: RMSNorm(weight, eps)),
+    # The file holds what the factor is beyond one (Gemma).
+    "rms plus one": NormKind(lambda weight, bias, eps: RMSNorm(1 + weight, eps)),
+}
 PLACEMENTS = {
     # The original Transformer (arXiv:1706.03762, section 3.1): norm(x + branch(x)).
     "post": Placement(before=False, after=True),
     # x + branch(norm(x)) (arXiv:2002.04745). A stack of such layers ends with one more norm, which is the stack's.
     "pre": Placement(before=True, after=False),
+    # x + norm(branch(norm(x))) (Gemma 2, arXiv:2408.00118).
+    "sandwich": Placement(before=True, after=False, inside=True),
+    # x + attention(norm(x)) + feed_forward(norm(x)) (arXiv:2204.06745, section 2.1).
+    "parallel": Placement(before=True, after=False, parallel=True),
 }

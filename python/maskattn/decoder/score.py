@@ -7,38 +7,46 @@ from collections.abc import Sequence
 import numpy as np
 
 from maskattn.decoder.arrays import FloatArray, IntArray
-from maskattn.decoder.model import EncoderDecoder, pad
+from maskattn.decoder.memory import Memory, Prefix
+from maskattn.decoder.model import Transformer, pad
 
 #: Rows of logits held at once: with 60,000 tokens, 128 rows are 31 MB.
 _ROWS = 128
 
 
-def shift_right(targets: Sequence[IntArray], start: int) -> list[IntArray]:
-    """Decoder inputs: the start token, then each target without its last token (arXiv:1706.03762, section 3.1)."""
-    return [np.concatenate([[start], target[:-1]]) for target in targets]
+def shift_right(prompts: Sequence[IntArray], targets: Sequence[IntArray]) -> list[IntArray]:
+    """Decoder inputs: prompt or start token, then the target without its last token (arXiv:1706.03762, 3.1)."""
+    return [np.concatenate([prompt, target[:-1]]) for prompt, target in zip(prompts, targets, strict=True)]
 
 
 def log_probabilities(
-    model: EncoderDecoder, sources: Sequence[IntArray], targets: Sequence[IntArray], start: int
+    model: Transformer,
+    prompts: Sequence[IntArray],
+    targets: Sequence[IntArray],
+    memory: Memory | None = None,
+    prefix: Prefix | None = None,
 ) -> list[FloatArray]:
-    """Log-probability of every target token given its source and the target tokens before it.
+    """Log-probability of every target token given what stands before it.
 
     Args:
-        sources, targets: one array of token ids per sequence, none empty.
-        start: the decoder's first input.
+        prompts, targets: one array of token ids per sequence, none empty.
+        memory, prefix: what the decoder reads besides.
 
     Returns:
         One array per target, float32, of its length.
     """
-    inputs, lengths = pad(shift_right(targets, start))
-    hidden = model.decode(inputs, model.encode(sources))
-    real = np.arange(inputs.shape[1]) < lengths[:, None]
+    inputs, lengths = pad(shift_right(prompts, targets))
+    hidden = model.decode(inputs, memory, new_lengths=lengths, prefix=prefix)
+    ends = lengths + (0 if prefix is None else np.array(prefix.lengths))
+    counts = [len(target) for target in targets]
+    places = np.arange(hidden.shape[1])
+    real = (places < ends[:, None]) & (places >= (ends - counts)[:, None])
     states, wanted = hidden[real], np.concatenate(targets)
     scores = [
         _log_softmax_at(model.logits(states[i : i + _ROWS]), wanted[i : i + _ROWS])
         for i in range(0, len(states), _ROWS)
     ]
-    return np.split(np.concatenate(scores), np.cumsum(lengths)[:-1])
+    return np.split(np.concatenate(scores), np.cumsum(counts)[:-1])
 
 
 def _log_softmax_at(logits: FloatArray, tokens: IntArray) -> FloatArray:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from maskattn.decoder.checkpoint import Checkpoint, read_json
+
 
 class CharacterTokenizer:
     """One token per character, an end token behind them; what the vocabulary lacks becomes the unknown token.
@@ -84,3 +86,24 @@ class CharacterTokenizer:
 
     def __repr__(self) -> str:
         return f"CharacterTokenizer({len(self._ids)} tokens)"
+
+
+def read_tokenizer(checkpoint: Checkpoint, vocab: int) -> tuple[CharacterTokenizer | None, str]:
+    """The tokenizer, or None and what to tell who asks for it."""
+    directory = checkpoint.directory
+    for name in ("vocab.json", "tokenizer_config.json"):
+        if not (directory / name).is_file():
+            return None, f"{name} must be in {str(directory)!r}, got no such file; add it, or use the *_ids methods"
+    config = read_json(directory, "tokenizer_config.json")
+    if (kind := config.get("tokenizer_class")) != "CharacterTokenizer":
+        return None, (
+            f"tokenizer_class in tokenizer_config.json must be CharacterTokenizer, got {kind!r}; "
+            "use its own tokenizer and the *_ids methods"
+        )
+    tokenizer = CharacterTokenizer.read(read_json(directory, "vocab.json"), config)
+    if tokenizer.vocab_size > vocab:
+        raise ValueError(
+            f"vocab.json must hold ids below the model's vocab_size {vocab}, got "
+            f"{tokenizer.vocab_size - 1}; take both files from the same model"
+        )
+    return tokenizer, ""

@@ -2,143 +2,190 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 
-from maskattn.decoder.activations import Activation, activation
+import numpy as np
+
+from maskattn import masks
+from maskattn.decoder.activations import activation
 from maskattn.decoder.arrays import FloatArray
 from maskattn.decoder.checkpoint import Checkpoint
-from maskattn.decoder.layers import DecoderLayer, EncoderLayer, FeedForward
+from maskattn.decoder.inputs import INPUTS, Embed
+from maskattn.decoder.layers import DecoderLayer, EncoderLayer, FeedForward, GatedFeedForward
 from maskattn.decoder.multi_head import MultiHeadAttention
 from maskattn.decoder.norms import NORMS, PLACEMENTS, Norm
+from maskattn.decoder.positions import POSITIONS, Positions
 from maskattn.decoder.projection import Linear
+from maskattn.decoder.settings import Settings, Sizes
 from maskattn.families import Family
 
-
-@dataclass(frozen=True)
-class Sizes:
-    """The numbers of config.json that fix every shape."""
-
-    source_vocab: int
-    target_vocab: int
-    width: int
-    max_positions: int
-    encoder_layers: int
-    encoder_heads: int
-    encoder_ffn: int
-    decoder_layers: int
-    decoder_heads: int
-    decoder_ffn: int
-
-    def __post_init__(self) -> None:
-        for heads in ("encoder_heads", "decoder_heads"):
-            if self.width % getattr(self, heads):
-                raise ValueError(
-                    f"{heads} must divide the model width {self.width}, got {getattr(self, heads)}; check config.json"
-                )
-
-    @classmethod
-    def read(cls, family: Family, config: Mapping[str, Any]) -> Sizes:
-        """Raises ValueError for a key that is missing or not a positive integer."""
-        values = {}
-        for field in fields(cls):
-            keys = family.sizes[field.name]
-            value = next((config[key] for key in keys if config.get(key) is not None), None)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(
-                    f"config.json must have {' or '.join(keys)} as a positive integer, got {value!r}; "
-                    f"take the config.json of a {family.name} model"
-                )
-            values[field.name] = value
-        return cls(**values)
+L = TypeVar("L", EncoderLayer, DecoderLayer)
 
 
-@dataclass(frozen=True)
-class Weights:
-    """All weights, float32. ``head`` may be the same array as ``target_embedding``."""
+@dataclass(frozen=True, eq=False)
+class LayerStack(Generic[L]):
+    """An encoder or a decoder, float32: what goes in, positions, layers with their masks, and what comes behind."""
 
-    source_embedding: FloatArray
-    target_embedding: FloatArray
-    head: Linear
-    encoder: tuple[EncoderLayer, ...]
-    decoder: tuple[DecoderLayer, ...]
+    sizes: Sizes
+    embed: Embed
+    positions: Positions
+    layers: Sequence[L]
+    masks: tuple[masks.Mask, ...]
+    final: tuple[Callable[[FloatArray], FloatArray], ...]
 
 
-def read_weights(checkpoint: Checkpoint, family: Family, sizes: Sizes, config: Mapping[str, Any]) -> Weights:
-    """Fetch every tensor that the family names, in the shape that ``sizes`` gives it.
+class Reader:
+    """Reads the tensors of one stack by our names."""
 
-    Raises:
-        ValueError: a tensor is missing or mis-shaped, or config.json names an activation that is not known.
-    """
-    reader = _Reader(checkpoint, family, sizes, activation(family.activation, config[family.activation]))
+    def __init__(self, checkpoint: Checkpoint, family: Family, settings: Settings) -> None:
+        self.checkpoint, self.settings, self.declared = checkpoint, settings, settings.stack
+        self.sizes, self.base = settings.sizes, base_of(checkpoint, family)
+        for name, table in (("norm", NORMS), ("placement", PLACEMENTS), ("positions", POSITIONS)):
+            if getattr(settings, name) not in table:
+                raise ValueError(f"{name} must be one of {', '.join(table)}, got {getattr(settings, name)!r}")
+        self.placement = PLACEMENTS[settings.placement]
+        self.activation = activation(f"the activation of the {settings.side} in config.json", settings.activation)
 
-    def tensor(name: str, *shape: int) -> FloatArray:
-        names = family.tensors[name]
-        if name in family.tied and checkpoint.find(names) is None:
-            source, key = family.tied[name]
-            names = family.tensors[source] if config[key] else names
-        return checkpoint.tensor(names, shape)
+    def stack(self, make_layer: Callable[[Reader, int], L]) -> LayerStack[L]:
+        """All of it; ``make_layer`` is one of the two functions below."""
+        count = range(self.sizes.layers)
+        return LayerStack(
+            self.sizes,
+            INPUTS[self.declared.inputs](self.settings, self),
+            POSITIONS[self.settings.positions](self.settings, self),
+            tuple(make_layer(self, i) for i in count),
+            tuple(self.settings.mask(i) for i in count),
+            self._final(),
+        )
 
-    return Weights(
-        source_embedding=tensor("encoder.embed", sizes.source_vocab, sizes.width),
-        target_embedding=tensor("decoder.embed", sizes.target_vocab, sizes.width),
-        head=Linear(
-            tensor("head", sizes.target_vocab, sizes.width), tensor("head.bias", 1, sizes.target_vocab).reshape(-1)
-        ),
-        encoder=tuple(reader.encoder_layer(i) for i in range(sizes.encoder_layers)),
-        decoder=tuple(reader.decoder_layer(i) for i in range(sizes.decoder_layers)),
+    def table(self, name: str, *shape: int) -> FloatArray:
+        """A tensor that is no map, by its name in ``tensors``."""
+        return self.checkpoint.tensor(self.in_file(self.declared.tensors[name]), shape)
+
+    def in_file(self, names: Sequence[str]) -> list[str]:
+        """The names with {base} and {side} filled in."""
+        return [self._in_file(name) for name in names]
+
+    def names_of_tables(self) -> list[str]:
+        """All names that a file may have for the tables, those that another took the place of included."""
+        return [name for names in self.declared.tensors.values() for name in self.in_file(names)]
+
+    def has(self, module: str) -> bool:
+        """Whether the family declares such a module."""
+        return module in self.declared.modules
+
+    def norm(self, module: str, layer: int = 0, width: int | None = None) -> Norm:
+        kind, shape = NORMS[self.settings.norm], (width or self.sizes.width,)
+        name = self._in_file(self.declared.modules[module], layer)
+        if self.settings.norm == "layer without weights":
+            return kind.make(np.ones(shape, np.float32), None, self.settings.norm_eps)
+        # The second names are those of TensorFlow, from which old checkpoints were converted.
+        weight = self.checkpoint.tensor([f"{name}.weight", f"{name}.gamma"], shape)
+        bias = self.checkpoint.tensor([f"{name}.bias", f"{name}.beta"], shape) if kind.biased else None
+        return kind.make(weight, bias, self.settings.norm_eps)
+
+    def linear(self, module: str, out: int, width: int, layer: int = 0) -> Linear:
+        """A map of ``width`` inputs, with a bias if the family says so."""
+        name = self._in_file(self.declared.modules[module], layer)
+        transposed = self.declared.transposed
+        weight = self.checkpoint.tensor([f"{name}.weight"], (width, out) if transposed else (out, width))
+        has_bias = module.startswith(self.settings.biases)
+        bias = self.checkpoint.tensor([f"{name}.bias"], (out,)) if has_bias else None
+        return Linear(np.ascontiguousarray(weight.T) if transposed else weight, bias)
+
+    def convolution(self, module: str, out: int, channels: int, taps: int) -> Linear:
+        """A convolution over time as a map from ``taps`` neighbours, channels innermost."""
+        name = self._in_file(self.declared.modules[module])
+        weight = self.checkpoint.tensor([f"{name}.weight"], (out, channels, taps))
+        rows = np.ascontiguousarray(weight.transpose(0, 2, 1)).reshape(out, taps * channels)
+        return Linear(rows, self.checkpoint.tensor([f"{name}.bias"], (out,)))
+
+    def attention(self, kind: str, layer: int) -> MultiHeadAttention:
+        sizes, head_dim = self.sizes, self.sizes.head_dim
+        outs = [sizes.heads * head_dim, sizes.kv_heads * head_dim, sizes.kv_heads * head_dim]
+        q, k, v = self._maps(f"{kind}.qkv", [f"{kind}.{part}" for part in "qkv"], outs, sizes.width, layer)
+        norms = [
+            self.norm(f"{kind}.{part}_norm", layer, head_dim) if self.has(f"{kind}.{part}_norm") else None
+            for part in "qk"
+        ]
+        out = self.linear(f"{kind}.out", sizes.width, outs[0], layer)
+        scale, softcap = self.settings.attention_scale(layer), self.settings.attention_softcap
+        return MultiHeadAttention(q, k, v, out, sizes.heads, sizes.kv_heads, scale, softcap, norms[0], norms[1])
+
+    def feed_forward(self, layer: int) -> FeedForward | GatedFeedForward:
+        width, ffn = self.sizes.width, self.sizes.ffn
+        if not self.settings.gated:
+            up, down = self.linear("ffn.up", ffn, width, layer), self.linear("ffn.down", width, ffn, layer)
+            return FeedForward(up, down, self.activation)
+        gate, up = self._maps("ffn.gate_up", ["ffn.gate", "ffn.gated"], [ffn, ffn], width, layer)
+        return GatedFeedForward(gate, up, self.linear("ffn.down", width, ffn, layer), self.activation)
+
+    def inner_norm(self, module: str, layer: int) -> Norm | None:
+        return self.norm(module, layer) if self.placement.inside else None
+
+    def _maps(self, fused: str, parts: list[str], outs: list[int], width: int, layer: int) -> list[Linear]:
+        """Maps of one input, which the file has one by one or as one."""
+        if not self.has(fused):
+            return [self.linear(part, out, width, layer) for part, out in zip(parts, outs, strict=True)]
+        whole = self.linear(fused, sum(outs), width, layer)
+        rows = LAYOUTS[self.declared.fused[fused]](outs, self.sizes.heads)
+        return [Linear(whole.weight[i], None if whole.bias is None else whole.bias[i]) for i in rows]
+
+    def _final(self) -> tuple[Callable[[FloatArray], FloatArray], ...]:
+        final: list[Callable[[FloatArray], FloatArray]] = []
+        if self.settings.final_norm:
+            final.append(self.norm("norm"))
+        if self.sizes.embedding_width != self.sizes.width:
+            final.append(self.linear("project_out", self.sizes.embedding_width, self.sizes.width))
+        return tuple(final)
+
+    def _in_file(self, name: str, layer: int = 0) -> str:
+        return name.format(base=self.base, side=self.settings.side, layer=layer)
+
+
+def encoder_layer(reader: Reader, layer: int) -> EncoderLayer:
+    return EncoderLayer(
+        reader.attention("self", layer),
+        reader.norm("self.norm", layer),
+        reader.feed_forward(layer),
+        reader.norm("ffn.norm", layer),
+        reader.placement,
+        reader.inner_norm("self.inner_norm", layer),
+        reader.inner_norm("ffn.inner_norm", layer),
     )
 
 
-@dataclass(frozen=True)
-class _Reader:
-    checkpoint: Checkpoint
-    family: Family
-    sizes: Sizes
-    activation: Activation
+def decoder_layer(reader: Reader, layer: int) -> DecoderLayer:
+    has_cross = reader.has("cross.q")
+    return DecoderLayer(
+        reader.attention("self", layer),
+        reader.norm("self.norm", layer),
+        reader.attention("cross", layer) if has_cross else None,
+        reader.norm("cross.norm", layer) if has_cross else None,
+        reader.feed_forward(layer),
+        reader.norm("ffn.norm", layer),
+        reader.placement,
+        reader.inner_norm("self.inner_norm", layer),
+        reader.inner_norm("ffn.inner_norm", layer),
+    )
 
-    def encoder_layer(self, layer: int) -> EncoderLayer:
-        return EncoderLayer(
-            self.attention("encoder", layer, "self", self.sizes.encoder_heads),
-            self.norm("encoder", layer, "self.norm"),
-            self.feed_forward("encoder", layer, self.sizes.encoder_ffn),
-            self.norm("encoder", layer, "ffn.norm"),
-            PLACEMENTS[self.family.norm_placement],
-        )
 
-    def decoder_layer(self, layer: int) -> DecoderLayer:
-        return DecoderLayer(
-            self.attention("decoder", layer, "self", self.sizes.decoder_heads),
-            self.norm("decoder", layer, "self.norm"),
-            self.attention("decoder", layer, "cross", self.sizes.decoder_heads),
-            self.norm("decoder", layer, "cross.norm"),
-            self.feed_forward("decoder", layer, self.sizes.decoder_ffn),
-            self.norm("decoder", layer, "ffn.norm"),
-            PLACEMENTS[self.family.norm_placement],
-        )
+def base_of(checkpoint: Checkpoint, family: Family) -> str:
+    """What stands before the names of the bare model: nothing where it was saved alone."""
+    return family.base if any(name.startswith(family.base) for name in checkpoint.names()) else ""
 
-    def attention(self, side: str, layer: int, kind: str, heads: int) -> MultiHeadAttention:
-        width = self.sizes.width
-        q, k, v, out = (self.linear(side, layer, f"{kind}.{part}", width, width) for part in ("q", "k", "v", "out"))
-        return MultiHeadAttention(q, k, v, out, heads)
 
-    def feed_forward(self, side: str, layer: int, inner: int) -> FeedForward:
-        width = self.sizes.width
-        return FeedForward(
-            self.linear(side, layer, "ffn.up", inner, width),
-            self.linear(side, layer, "ffn.down", width, inner),
-            self.activation,
-        )
+def _stacked(outs: list[int], heads: int) -> list[np.ndarray]:
+    """One map after the other."""
+    return np.split(np.arange(sum(outs)), np.cumsum(outs)[:-1])
 
-    def norm(self, side: str, layer: int, module: str) -> Norm:
-        return NORMS[self.family.norm](*self.pair(side, layer, module, self.sizes.width), self.family.norm_eps)
 
-    def linear(self, side: str, layer: int, module: str, *shape: int) -> Linear:
-        return Linear(*self.pair(side, layer, module, *shape))
+def _by_head(outs: list[int], heads: int) -> list[np.ndarray]:
+    """The rows of all maps for the first head, then those for the second (GPT-NeoX)."""
+    rows = np.arange(sum(outs)).reshape(heads, len(outs), -1)
+    return [rows[:, part].reshape(-1) for part in range(len(outs))]
 
-    def pair(self, side: str, layer: int, module: str, *shape: int) -> tuple[FloatArray, FloatArray]:
-        """``.weight`` of this shape, and ``.bias``, one per row of it."""
-        name = self.family.modules[module].format(side=side, layer=layer)
-        weight = self.checkpoint.tensor([f"{name}.weight"], shape)
-        return weight, self.checkpoint.tensor([f"{name}.bias"], shape[:1])
+
+LAYOUTS: Mapping[str, Callable[[list[int], int], list[np.ndarray]]] = {"stacked": _stacked, "by head": _by_head}

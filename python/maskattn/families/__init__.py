@@ -2,12 +2,36 @@
 
 from __future__ import annotations
 
-from maskattn.families.family import Family
+from maskattn.families.bart import BART
+from maskattn.families.bert import BERT
+from maskattn.families.distilbert import DISTILBERT
+from maskattn.families.family import Family, Head, Stack
+from maskattn.families.gemma2 import GEMMA2
+from maskattn.families.gpt2 import GPT2
+from maskattn.families.gpt_neox import GPT_NEOX
+from maskattn.families.llama import LLAMA
+from maskattn.families.m2m_100 import M2M_100
 from maskattn.families.marian import MARIAN
+from maskattn.families.mbart import MBART
+from maskattn.families.mistral import MISTRAL
+from maskattn.families.mt5 import MT5
+from maskattn.families.opt import OPT
+from maskattn.families.pegasus import PEGASUS
+from maskattn.families.phi3 import PHI3
+from maskattn.families.qwen2 import QWEN2
+from maskattn.families.qwen3 import QWEN3
+from maskattn.families.roberta import ROBERTA, XLM_ROBERTA
+from maskattn.families.t5 import T5
+from maskattn.families.whisper import WHISPER
 
-FAMILIES: dict[str, Family] = {family.name: family for family in (MARIAN,)}
+_ENCODER_DECODER = (BART, M2M_100, MARIAN, MBART, MT5, PEGASUS, T5, WHISPER)
+_ENCODER_ONLY = (BERT, DISTILBERT, ROBERTA, XLM_ROBERTA)
+_DECODER_ONLY = (GEMMA2, GPT2, GPT_NEOX, LLAMA, MISTRAL, OPT, PHI3, QWEN2, QWEN3)
+FAMILIES: dict[str, Family] = {
+    family.name: family for families in (_ENCODER_DECODER, _ENCODER_ONLY, _DECODER_ONLY) for family in families
+}
 
-__all__ = ["FAMILIES", "Family", "find"]
+__all__ = ["FAMILIES", "Family", "Head", "Stack", "find"]
 
 
 def find(model_type: object) -> Family:

@@ -1,0 +1,119 @@
+"""What stands on top of a stack: scores of the next token, classes of a sequence or of its tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from maskattn.decoder.activations import Activation, activation
+from maskattn.decoder.arrays import FloatArray
+from maskattn.decoder.checkpoint import Checkpoint
+from maskattn.decoder.projection import Linear
+from maskattn.decoder.settings import factor, resolve
+from maskattn.decoder.weights import Reader, base_of
+from maskattn.families import Family, Head
+
+
+@dataclass(frozen=True, eq=False)
+class LanguageHead:
+    """``cap(map(scale * hidden))``, where ``cap(x) = softcap * tanh(x / softcap)`` if there is a cap."""
+
+    map: Linear
+    scale: np.float32
+    softcap: np.float32
+
+    def __call__(self, hidden: FloatArray) -> FloatArray:
+        """(..., width) -> (..., vocab)."""
+        scores = self.map(hidden if self.scale == 1 else hidden * self.scale)
+        return scores if self.softcap == 0 else np.tanh(scores / self.softcap) * self.softcap
+
+
+def read_language_head(reader: Reader, family: Family, config: Mapping[str, Any]) -> LanguageHead:
+    """Raises ValueError where a tensor is missing, of another shape, or config.json does not say what is needed."""
+    sizes, checkpoint = reader.sizes, reader.checkpoint
+    names = reader.in_file(family.head)
+    if checkpoint.find(names) is None and resolve(family.tied, "tied embeddings", bool, config, family.name):
+        names = reader.in_file(reader.declared.tensors["embed"])
+    weight = checkpoint.tensor(names, (sizes.vocab, sizes.embedding_width))
+    bias = None
+    if family.head_bias:
+        bias = checkpoint.tensor(reader.in_file(family.head_bias), (1, sizes.vocab)).reshape(-1)
+    return LanguageHead(
+        Linear(weight, bias),
+        np.float32(factor(family.head_scale, "head_scale", config, family.name)),
+        np.float32(factor(family.logits_softcap, "logits_softcap", config, family.name)),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Classifier:
+    """Maps, each followed by an activation, of a sequence's first hidden state or of each."""
+
+    maps: tuple[tuple[Linear, Activation], ...]
+    per_token: bool
+
+    @property
+    def labels(self) -> int:
+        return self.maps[-1][0].out_features
+
+    def __call__(self, hidden: FloatArray) -> FloatArray:
+        """(batch, len, width) -> (batch, labels), or (batch, len, labels)."""
+        x = hidden if self.per_token else np.ascontiguousarray(hidden[:, 0])
+        for linear, function in self.maps:
+            x = function(linear(x))
+        return x
+
+
+def find_head(family: Family, config: Mapping[str, Any]) -> Head | None:
+    """The head of the class that config.json names, or None for the bare model."""
+    architectures = config.get("architectures") or [""]
+    if not isinstance(architectures, list) or not isinstance(architectures[0], str):
+        raise ValueError(f"architectures of config.json must be a list of str, got {architectures!r:.60}")
+    return next((head for end, head in family.classifiers.items() if architectures[0].endswith(end)), None)
+
+
+def read_classifier(
+    checkpoint: Checkpoint, family: Family, head: Head, width: int, config: Mapping[str, Any] | None
+) -> Classifier:
+    """The maps of ``head``, the last of which has a row per label.
+
+    Raises:
+        ValueError: a tensor is missing or of another shape, or ``id2label`` of ``config`` has another number of labels.
+    """
+    maps = []
+    for i, (name, function) in enumerate(head.maps):
+        name = name.format(base=base_of(checkpoint, family))
+        out = width
+        if config is not None and i == len(head.maps) - 1:
+            out = _label_count(checkpoint, f"{name}.weight", config)
+        weight = checkpoint.tensor([f"{name}.weight"], (out, width))
+        maps.append((Linear(weight, checkpoint.tensor([f"{name}.bias"], (out,))), activation("a head", function)))
+    return Classifier(tuple(maps), head.per_token)
+
+
+def read_pooler(checkpoint: Checkpoint, family: Family, pooler: Head, width: int) -> Classifier | None:
+    """The pooler, or None where the file has none."""
+    name = pooler.maps[0][0].format(base=base_of(checkpoint, family))
+    return (
+        None
+        if checkpoint.find([f"{name}.weight"]) is None
+        else read_classifier(checkpoint, family, pooler, width, None)
+    )
+
+
+def label_names(config: Mapping[str, Any], classifier: Classifier | None) -> list[str]:
+    """The names that config.json gives the classes, else LABEL_0, LABEL_1, ..., as in transformers."""
+    if classifier is None:
+        return []
+    names = config.get("id2label") or {}
+    return [str(names.get(str(i), f"LABEL_{i}")) for i in range(classifier.labels)]
+
+
+def _label_count(checkpoint: Checkpoint, name: str, config: Mapping[str, Any]) -> int:
+    labels = config.get("id2label")
+    if isinstance(labels, Mapping) and labels:
+        return len(labels)
+    return checkpoint.rows(name) if checkpoint.find([name]) else 1

@@ -1,0 +1,106 @@
+"""What a stack begins with, by the names that families use: embeddings of tokens, or convolutions over sound."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from maskattn.decoder.activations import gelu
+from maskattn.decoder.arrays import FloatArray, IntArray
+from maskattn.decoder.norms import Norm
+from maskattn.decoder.projection import Linear
+from maskattn.decoder.settings import Settings
+
+#: Inputs (batch, ...) and the rows of their positions, or None -> (batch, len, width).
+Embed = Callable[[Any, Any], FloatArray]
+
+
+class Reader(Protocol):
+    """Gives the parts of a stack by our names."""
+
+    def table(self, name: str, *shape: int) -> FloatArray: ...
+    def has(self, module: str) -> bool: ...
+    def norm(self, module: str) -> Norm: ...
+    def linear(self, module: str, out: int, width: int) -> Linear: ...
+    def convolution(self, module: str, out: int, channels: int, taps: int) -> Linear: ...
+
+
+@dataclass(frozen=True, eq=False)
+class TokenEmbedding:
+    """Rows of ``table`` times ``scale``, projected, plus positions and the row of the first token type, normalised."""
+
+    table: FloatArray
+    scale: np.float32
+    project: Linear | None
+    segment: FloatArray | None
+    norm: Norm | None
+
+    def __call__(self, tokens: IntArray, positions: FloatArray | None) -> FloatArray:
+        return self.finish(self.rows(tokens), positions)
+
+    def rows(self, tokens: IntArray) -> FloatArray:
+        """(batch, len) -> (batch, len, width): where an encoder's output may stand in place of tokens."""
+        x: FloatArray = self.table[tokens]
+        x = x if self.scale == 1 else x * self.scale
+        return x if self.project is None else self.project(x)
+
+    def finish(self, x: FloatArray, positions: FloatArray | None) -> FloatArray:
+        """What follows, for tokens and for what stands before them."""
+        if self.segment is not None:
+            x = x + self.segment
+        if positions is not None:
+            x = x + positions
+        return x if self.norm is None else self.norm(x)
+
+
+@dataclass(frozen=True, eq=False)
+class SoundEmbedding:
+    """Two convolutions of width 3 over log-mel frames, the second with stride 2 (arXiv:2212.04356, section 2.2)."""
+
+    first: Linear
+    second: Linear
+
+    def __call__(self, features: FloatArray, positions: FloatArray | None) -> FloatArray:
+        """(batch, mels, frames) -> (batch, ceil(frames / 2), width)."""
+        x = gelu(self.first(neighbours(features.transpose(0, 2, 1))))
+        x = gelu(self.second(neighbours(x)[:, ::2]))
+        return x if positions is None else x + positions
+
+
+def neighbours(x: FloatArray) -> FloatArray:
+    """(batch, len, channels) -> (batch, len, 3 * channels): each with the one before and the one after, or zeros."""
+    padded = np.pad(x, ((0, 0), (1, 1), (0, 0)))
+    # Contiguous: of a transposed array, concatenation keeps the order of axes in memory.
+    return np.ascontiguousarray(np.concatenate([padded[:, :-2], padded[:, 1:-1], padded[:, 2:]], axis=-1))
+
+
+def _tokens(settings: Settings, reader: Reader) -> TokenEmbedding:
+    sizes = settings.sizes
+    narrow = sizes.embedding_width != sizes.width
+    return TokenEmbedding(
+        reader.table("embed", sizes.vocab, sizes.embedding_width),
+        np.float32(settings.embedding_scale),
+        reader.linear("project_in", sizes.width, sizes.embedding_width) if narrow else None,
+        _segment(settings, reader),
+        reader.norm("embed.norm") if reader.has("embed.norm") else None,
+    )
+
+
+def _segment(settings: Settings, reader: Reader) -> FloatArray | None:
+    """All tokens are of the first segment."""
+    if "segments" not in settings.stack.tensors:
+        return None
+    first: FloatArray = reader.table("segments", settings.integer("type_vocab_size"), settings.sizes.width)[0]
+    return first
+
+
+def _sound(settings: Settings, reader: Reader) -> SoundEmbedding:
+    sizes = settings.sizes
+    first = reader.convolution("conv.first", sizes.width, sizes.mels, 3)
+    return SoundEmbedding(first, reader.convolution("conv.second", sizes.width, sizes.width, 3))
+
+
+INPUTS: dict[str, Callable[[Settings, Reader], Embed]] = {"tokens": _tokens, "sound": _sound}

@@ -1,0 +1,35 @@
+"""From a path or a name to a model."""
+
+from __future__ import annotations
+
+import os
+from importlib.resources import files
+from pathlib import Path
+
+from maskattn.decoder.api import Model
+from maskattn.decoder.checkpoint import Checkpoint
+from maskattn.decoder.hub import download, is_model_id
+
+
+def load(path: str | os.PathLike[str] | None = None, *, dtype: str = "float32") -> Model:
+    """Load a Hugging Face checkpoint: config.json, model.safetensors (or its shards) and, if there, the tokenizer.
+
+    Args:
+        path: the directory; or ``owner/name`` on the Hugging Face Hub, from its cache if it is there (extra ``hub``);
+            None is the embedded default, which writes dates in ISO 8601.
+        dtype: in which the model computes. Weights stored as float16 or bfloat16 are widened.
+
+    Raises:
+        FileNotFoundError: the directory or a file is missing, or the Hub has no such model.
+        ImportError: a model on the Hub is asked for, and ``huggingface_hub`` is not installed.
+        ValueError: a file is broken, the family is unknown, or a tensor is missing, of another shape, or not finite;
+            or the file has tensors that config.json knows nothing of.
+        NotImplementedError: a ``dtype`` other than float32.
+    """
+    if path is not None and not isinstance(path, str | os.PathLike):
+        raise TypeError(f"path must be a str or a path, got {type(path).__name__}; pass the checkpoint's folder")
+    if dtype != "float32":
+        raise NotImplementedError(f"dtype must be 'float32', got {dtype!r}; other dtypes come in a later version")
+    if path is None:
+        return Model(Checkpoint(Path(str(files("maskattn") / "data" / "dates"))))
+    return Model(Checkpoint(download(path) if isinstance(path, str) and is_model_id(path) else Path(path)))

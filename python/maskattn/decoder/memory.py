@@ -1,0 +1,53 @@
+"""What a decoder reads besides its own tokens: encoded sources, by cross-attention or in front of the tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from maskattn.decoder.arrays import FloatArray, IntArray
+from maskattn.decoder.multi_head import KeyValues
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Cross-attention keys and values, projected once per source.
+
+    ``key_values``: one pair per decoder layer.
+    ``lengths``: shape (batch,); keys past it are padding, and attention never reads them. None: there is no padding.
+    """
+
+    key_values: tuple[KeyValues, ...]
+    lengths: IntArray | None
+
+    def reorder(self, sequences: IntArray) -> Memory:
+        """Sequence ``i`` reads what sequence ``sequences[i]`` did, shape (new batch,); as of a cache."""
+        pairs = tuple(KeyValues(keys[sequences], values[sequences]) for keys, values in self.key_values)
+        return Memory(pairs, None if self.lengths is None else self.lengths[sequences])
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """Embeddings in front of the tokens, one array (n, width) per sequence: the ``E`` of ``[E; o]``."""
+
+    embeddings: Sequence[FloatArray]
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        return tuple(len(rows) for rows in self.embeddings)
+
+    def before(self, x: FloatArray, x_lengths: IntArray | None) -> tuple[FloatArray, IntArray]:
+        """The prefixes and (batch, len, width) behind them as one padded array, and its lengths."""
+        lengths = np.full(len(x), x.shape[1]) if x_lengths is None else x_lengths
+        whole = lengths + np.array(self.lengths)
+        joined = np.zeros((len(x), int(whole.max()), x.shape[2]), np.float32)
+        for row, rows, own, n in zip(joined, self.embeddings, x, lengths, strict=True):
+            row[: len(rows)] = rows
+            row[len(rows) : len(rows) + n] = own[:n]
+        return joined, whole
+
+    def reorder(self, sequences: IntArray) -> Prefix:
+        """As :meth:`Memory.reorder`."""
+        return Prefix([self.embeddings[i] for i in sequences])
