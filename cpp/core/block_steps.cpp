@@ -112,25 +112,15 @@ void Block<T>::attend_with_matrix(std::int64_t segment, State<T>& state, T* out)
     const std::size_t keys_bytes = matrix.keys_bytes(head_dim), values_bytes = matrix.values_bytes(columns);
     const auto pack_keys = matrix.pack_keys[static_cast<int>(in_.k.dtype)];
     const auto pack_values = matrix.pack_values[static_cast<int>(in_.v.dtype)];
-    const SoftmaxArgs<float> softmax = softmax_args();
-    const CapArgs<float> cap = in_.softcap != 0 ? cap_args() : CapArgs<float>{};
     float maximum[kBlockRows], sum[kBlockRows], factor[kBlockRows];
     SegmentArgs args{};
     args.queries = scratch_.split_queries;
-    args.rows = place_.rows;
     args.head_dim = head_dim;
     args.columns = columns;
-    args.mask = mask_;
-    args.bias = softmax.bias;
-    args.scale_hi = softmax.scale_hi;
-    args.scale_lo = softmax.scale_lo;
-    args.log2_hi = softmax.log2_hi;
-    args.log2_lo = softmax.log2_lo;
-    args.cap = cap.cap;
-    args.cap_hi = cap.factor_hi;
-    args.cap_lo = cap.factor_lo;
-    args.maximum = maximum;
-    args.sum = sum;
+    args.softmax = softmax_args();
+    args.softmax.maximum = maximum;
+    args.softmax.sum = sum;
+    if (in_.softcap != 0) args.cap = cap_args();
     args.factor = factor;
     args.partial = scratch_.partial;
     args.scratch = scratch_.matrix;
@@ -141,7 +131,7 @@ void Block<T>::attend_with_matrix(std::int64_t segment, State<T>& state, T* out)
     args.value_rows = locate(in_.v, in_.v_factors, segment, value_rows);
     const bool direct = matrix.attend_few && place_.rows <= matrix.few_rows && in_.k.dtype == Dtype::bfloat16 &&
                         in_.v.dtype == Dtype::bfloat16 && head_dim % kDepth == 0 && head_dim <= kMostDirect &&
-                        in_.k.stride[2] % 2 == 0 && in_.v_head_dim == columns;
+                        in_.v_head_dim == columns;
     if (direct) {
       matrix.attend_few(args);
     } else {

@@ -106,25 +106,29 @@ void values_guarded(const SegmentArgs& a, int r, const MaskWord* mask, MatrixScr
   std::memcpy(partial, product, sizeof(float) * static_cast<std::size_t>(columns));
 }
 
-// Of rows [first, first + rows): from their scores to weights.
+// Of rows [first, first + rows): from their scores, which are in scratch, to weights.
 template <int Terms>
 void weigh(const SegmentArgs& a, int first, int rows, const MaskWord* group, MatrixScratch<Terms>& scratch) {
-  const MaskWord* mask = a.mask ? a.mask + first * kPanels : nullptr;
-  if (a.cap != 0) cap<float>({scratch.scores, mask, rows, a.cap_hi, a.cap_lo, a.cap});
-  const SoftmaxArgs<float> args{
-      scratch.scores,    mask,         a.bias ? a.bias + first : nullptr, rows, a.scale_hi, a.scale_lo, a.log2_hi, a.log2_lo,
-      a.maximum + first, a.sum + first};
-  softmax_group(args, 0, rows, group, SplitWeights<Terms>{scratch.weights(), a.factor + first});
-  for (int r = first; r < first + rows; ++r) a.sum[r] *= a.factor[r];
+  SoftmaxArgs<float> softmax = a.softmax;
+  softmax.scores = scratch.scores;
+  softmax.rows = rows;
+  softmax.maximum += first;
+  softmax.sum += first;
+  if (softmax.mask) softmax.mask += first * kPanels;
+  if (softmax.bias) softmax.bias += first;
+  if (a.cap.cap != 0) cap<float>({scratch.scores, softmax.mask, rows, a.cap.factor_hi, a.cap.factor_lo, a.cap.cap});
+  float* factor = a.factor + first;
+  softmax_group(softmax, 0, rows, group, SplitWeights<Terms>{scratch.weights(), factor});
+  for (int r = 0; r < rows; ++r) softmax.sum[r] *= factor[r];
 }
 
 template <int Terms>
 void attend(const SegmentArgs& a) {
   auto& scratch = *static_cast<MatrixScratch<Terms>*>(a.scratch);
   const int depth = padded(a.head_dim);
-  for (int first = 0; first < a.rows; first += kMatrixRows) {
-    const int rows = a.rows - first < kMatrixRows ? a.rows - first : kMatrixRows;
-    const MaskWord* mask = a.mask ? a.mask + first * kPanels : nullptr;
+  for (int first = 0; first < a.softmax.rows; first += kMatrixRows) {
+    const int rows = a.softmax.rows - first < kMatrixRows ? a.softmax.rows - first : kMatrixRows;
+    const MaskWord* mask = a.softmax.mask ? a.softmax.mask + first * kPanels : nullptr;
     MaskWord group[kPanels];
     for (int p = 0; p < kPanels; ++p) group[p] = !mask || any_row(mask + p, rows) ? ~MaskWord{0} : 0;  // whole panels
     multiply_keys<Terms>(static_cast<const std::uint16_t*>(a.queries) + first * depth, rows, depth, a.keys, mask, group,
@@ -133,7 +137,7 @@ void attend(const SegmentArgs& a) {
     float* partial = a.partial + first * a.columns;
     multiply_values<Terms>(scratch.weights(), rows, mask, a.values, a.columns, partial);
     for (int r = 0; r < rows; ++r)
-      if (a.sum[first + r] != 0 && !all_finite<float>(partial + r * a.columns, a.columns))
+      if (a.softmax.sum[first + r] != 0 && !all_finite<float>(partial + r * a.columns, a.columns))
         values_guarded<Terms>(a, r, mask ? mask + r * kPanels : nullptr, scratch, partial + r * a.columns);
   }
 }
@@ -150,20 +154,21 @@ void attend_few(const SegmentArgs& a) {
   auto& scratch = *static_cast<MatrixScratch<1>*>(a.scratch);
   MaskWord group[kPanels];
   for (int p = 0; p < kPanels; ++p) group[p] = a.seen[p] ? ~MaskWord{0} : 0;
-  multiply_keys_directly(static_cast<const std::uint16_t*>(a.queries), a.rows, a.head_dim, a.key_rows, a.seen, scratch.scores);
-  weigh<1>(a, 0, a.rows, group, scratch);
+  multiply_keys_directly(static_cast<const std::uint16_t*>(a.queries), a.softmax.rows, a.head_dim, a.key_rows, a.seen,
+                         scratch.scores);
+  weigh<1>(a, 0, a.softmax.rows, group, scratch);
   if constexpr (kDirectValues) {
-    multiply_values_directly(scratch.weights(), a.rows, a.value_rows, a.seen, a.columns, a.partial);
+    multiply_values_directly(scratch.weights(), a.softmax.rows, a.value_rows, a.seen, a.columns, a.partial);
   } else {
     pack_all_values(a);
-    multiply_values<1>(scratch.weights(), a.rows, a.mask, a.values, a.columns, a.partial);
+    multiply_values<1>(scratch.weights(), a.softmax.rows, a.softmax.mask, a.values, a.columns, a.partial);
   }
   bool packed = !kDirectValues;
-  for (int r = 0; r < a.rows; ++r) {
-    if (a.sum[r] == 0 || all_finite<float>(a.partial + r * a.columns, a.columns)) continue;
+  for (int r = 0; r < a.softmax.rows; ++r) {
+    if (a.softmax.sum[r] == 0 || all_finite<float>(a.partial + r * a.columns, a.columns)) continue;
     if (!packed) pack_all_values(a);
     packed = true;
-    values_guarded<1>(a, r, a.mask ? a.mask + r * kPanels : nullptr, scratch, a.partial + r * a.columns);
+    values_guarded<1>(a, r, a.softmax.mask ? a.softmax.mask + r * kPanels : nullptr, scratch, a.partial + r * a.columns);
   }
 }
 

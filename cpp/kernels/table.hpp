@@ -152,15 +152,11 @@ struct SegmentArgs {
   const void* queries;
   const void* keys[kPanels];  // null where no row sees a key of the panel
   void* values[kPanels];
-  int rows, head_dim, columns;
-  const MaskWord* mask;  // as in SoftmaxArgs, and so are the next
-  const float* const* bias;
-  float scale_hi, scale_lo, log2_hi, log2_lo;
-  float cap, cap_hi, cap_lo;  // see CapArgs; cap 0: none
-  float* maximum;
-  float* sum;
-  float* factor;   // [rows] out: weights and their product with v are to be multiplied by this, and the sum was
-  float* partial;  // [rows rounded up to kMatrixRows][columns] out: weights . v
+  int head_dim, columns;
+  SoftmaxArgs<float> softmax;  // scores aside
+  CapArgs<float> cap;          // likewise; a cap of 0 is none
+  float* factor;               // [rows] out: weights and their product with v are to be multiplied by this; the sum was
+  float* partial;              // [rows rounded up to kMatrixRows][columns] out: weights . v
   void* scratch;
   // For attend_few.
   PieceMemory key_rows, value_rows;
@@ -179,8 +175,8 @@ struct MatrixTable {
   void (*pack_values[kDtypes])(const PieceMemory& values, MaskWord seen, int dim, int columns, void* panel);
   void (*attend)(const SegmentArgs& args);
   // The same bits for at most `few_rows` rows over bfloat16 keys and values where memory holds them, head_dim a multiple of
-  // kDepth up to kMostDirect, even strides of keys, and as many columns as v has: keys and values need not be packed,
-  // `args.values` is room for them. Null where there is no such way.
+  // kDepth up to kMostDirect, as many columns as v has: keys and values need not be packed, `args.values` is room for them.
+  // Null where there is no such way.
   void (*attend_few)(const SegmentArgs& args);
   int few_rows;
   // Around the calls of `attend`, on the same thread; null where there is nothing to do.
