@@ -59,9 +59,9 @@ class Call:
     def expected(self) -> tuple[Array, Array, Array]:
         return oracle.attention(self.q, self.k, self.v, self.seen(), bias=self.bias_matrix(), **self.options)
 
-    def tolerance(self) -> float:
-        """Of sums; scores grow with a scale of 1 and with biases, and their error with them."""
-        in_double = any(array.dtype == np.float64 for array in (self.q, self.k, self.v))
+    def tolerance(self, *arrays: Array) -> float:
+        """Of sums over ``arrays`` (q, k, v); their error grows with a scale of 1 and with biases, as scores do."""
+        in_double = any(array.dtype == np.float64 for array in arrays or (self.q, self.k, self.v))
         size = 1 if self.options["scale"] != 1 else self.q.shape[-1] ** 0.5
         bias = self.bias_matrix()
         largest = 0 if bias is None else np.abs(bias, where=np.isfinite(bias), out=np.zeros(bias.shape)).max(initial=0)
@@ -145,9 +145,8 @@ def test_weights_at_every_stage(isa: str, call: Call) -> None:
     for stage, matrix in want.items():
         got = maskattn.attention_weights(call.q, call.k, stage=stage, **call.arguments())
         assert got.dtype == call.q.dtype
-        tolerance = (
-            4 * call.tolerance() if np.float64 in (call.q.dtype, call.k.dtype) else max(1.6e-5, call.tolerance())
-        )
+        tolerance = call.tolerance(call.q, call.k)
+        tolerance = 4 * tolerance if np.float64 in (call.q.dtype, call.k.dtype) else max(1.6e-5, tolerance)
         close(got, matrix, tolerance * (1 if stage == "softmax" else 4))
 
 
