@@ -142,14 +142,6 @@ void attend(const SegmentArgs& a) {
   }
 }
 
-void pack_all_values(const SegmentArgs& a) {
-  for (int p = 0; p < kPanels; ++p) {
-    if (a.seen[p] == 0) continue;
-    if (~a.seen[p]) std::memset(a.values[p], 0, values_bytes<1>(a.columns));
-    pack_pairs_of_values<1, Bfloat>(a.value_rows.panel(p), a.seen[p], a.columns, a.columns, a.values[p]);
-  }
-}
-
 void attend_few(const SegmentArgs& a) {
   auto& scratch = *static_cast<MatrixScratch<1>*>(a.scratch);
   MaskWord group[kPanels];
@@ -157,13 +149,8 @@ void attend_few(const SegmentArgs& a) {
   multiply_keys_directly(static_cast<const std::uint16_t*>(a.queries), a.softmax.rows, a.head_dim, a.key_rows, a.seen,
                          scratch.scores);
   weigh<1>(a, 0, a.softmax.rows, group, scratch);
-  if constexpr (kDirectValues) {
-    multiply_values_directly(scratch.weights(), a.softmax.rows, a.value_rows, a.seen, a.columns, a.partial);
-  } else {
-    pack_all_values(a);
-    multiply_values<1>(scratch.weights(), a.softmax.rows, a.softmax.mask, a.values, a.columns, a.partial);
-  }
-  bool packed = !kDirectValues;
+  multiply_values_of_few(a, scratch.weights());
+  bool packed = false;
   for (int r = 0; r < a.softmax.rows; ++r) {
     if (a.softmax.sum[r] == 0 || all_finite<float>(a.partial + r * a.columns, a.columns)) continue;
     if (!packed) pack_all_values(a);

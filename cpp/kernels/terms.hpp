@@ -156,6 +156,14 @@ void pack_pairs_of_values(const PieceMemory& m, MaskWord seen, int dim, int colu
   }
 }
 
+void pack_all_values(const SegmentArgs& a) {
+  for (int p = 0; p < kPanels; ++p) {
+    if (a.seen[p] == 0) continue;
+    if (~a.seen[p]) std::memset(a.values[p], 0, values_bytes<1>(a.columns));
+    pack_pairs_of_values<1, Bfloat>(a.value_rows.panel(p), a.seen[p], a.columns, a.columns, a.values[p]);
+  }
+}
+
 // The rows of a piece of keys as they are, or where not all of them are seen (`mine`), copies with zeros for the others.
 struct KeyPiece {
   alignas(64) Bfloat copy[kPiece * kMostDirect];

@@ -141,7 +141,6 @@ void multiply_values(const std::uint16_t* weights, int rows, const MaskWord* mas
 // the product is the same sum.
 
 inline constexpr int kFewDirect = kTile;
-inline constexpr bool kDirectValues = false;
 
 void multiply_keys_directly(const std::uint16_t* q, int rows, int head_dim, const PieceMemory& keys, const MaskWord* seen,
                             float* scores) {
@@ -169,8 +168,11 @@ void multiply_keys_directly(const std::uint16_t* q, int rows, int head_dim, cons
   }
 }
 
-// Not reached: values are always packed.
-void multiply_values_directly(const std::uint16_t*, int, const PieceMemory&, const MaskWord*, int, float*) {}
+// Pairs of keys must stand side by side, which memory does not do for values.
+void multiply_values_of_few(const SegmentArgs& a, const std::uint16_t* weights) {
+  pack_all_values(a);
+  multiply_values<1>(weights, a.softmax.rows, a.softmax.mask, a.values, a.columns, a.partial);
+}
 
 void begin_tiles() { tiles_configure(); }
 void end_tiles() { tiles_release(); }

@@ -104,7 +104,6 @@ void multiply_values(const std::uint16_t* weights, int rows, const MaskWord* mas
 // Few rows: keys are transposed, and values paired, in registers on their way from memory; the chains are those above.
 
 inline constexpr int kFewDirect = kRowGroup;
-inline constexpr bool kDirectValues = true;
 
 struct DirectScoresTile {
   // Rows queries against two pieces of keys, whose chains hide each other's latency.
@@ -182,15 +181,14 @@ struct DirectValuesTile {
   }
 };
 
-void multiply_values_directly(const std::uint16_t* weights, int rows, const PieceMemory& values, const MaskWord* seen,
-                              int columns, float* partial) {
+void multiply_values_of_few(const SegmentArgs& a, const std::uint16_t* weights) {
   constexpr int width = MASKATTN_KEY_VECTORS * kLanes<float>;
   bool first = true;
   for (int panel = 0; panel < kPanels; ++panel) {
-    if (seen[panel] == 0) continue;
-    for (int column = 0; column < columns; column += width)
-      TileTable<DirectValuesTile>::of(rows, (columns - column < width ? columns - column : width) / kLanes<float>)(
-          weights + panel * kPanel, seen[panel], values.panel(panel), column, columns, first, partial + column);
+    if (a.seen[panel] == 0) continue;
+    for (int column = 0; column < a.columns; column += width)
+      TileTable<DirectValuesTile>::of(a.softmax.rows, (a.columns - column < width ? a.columns - column : width) / kLanes<float>)(
+          weights + panel * kPanel, a.seen[panel], a.value_rows.panel(panel), column, a.columns, first, a.partial + column);
     first = false;
   }
 }
