@@ -56,10 +56,10 @@ def prepare(
         threads: at most this many; default :func:`~maskattn.num_threads` at the time of each call.
 
     Returns:
-        A callable for NumPy arrays of these shapes and dtypes, for any number of Python threads at once. With ``out``
-        it allocates nothing after a thread's first call. ``kv_lengths``, an integer or shape (batch,), takes the place
-        of the prepared one, as when a decoder's cache of fixed capacity fills up; not where there is a mask or a
-        ``q_offset``, which were lowered for their lengths (a query that is the last to be decoded needs neither).
+        A callable for NumPy arrays of these shapes and dtypes, for any number of Python threads at once. With ``out``,
+        on one thread, it allocates nothing after its first call. ``kv_lengths``, an integer or shape (batch,), takes
+        the place of the prepared one, as when a decoder's cache of fixed capacity fills up; not where there is a mask
+        or a ``q_offset``, which were lowered for their lengths (a query that is the last to be decoded needs neither).
 
     Raises:
         TypeError, ValueError, NotImplementedError: as :func:`attention`, and likewise from the call, for arrays that
