@@ -17,18 +17,17 @@ from maskattn.decoder.model import Transformer
 from maskattn.decoder.requests import Ids, Progress, Requests, batches
 from maskattn.decoder.rules import GreedyRules
 from maskattn.decoder.score import log_probabilities, shift_right
-from maskattn.decoder.text import CharacterTokenizer, read_tokenizer
+from maskattn.decoder.text import Conversation, Texts, Tokenizer
 from maskattn.families import Family, find
 
 
-class Model:
+class Model(Conversation):
     """A loaded model; made by ``maskattn.load``. What it can do depends on its family and its heads.
 
     Attributes:
         config: config.json, with the family's defaults filled in.
         family: the declaration that drives the forward pass.
         labels: names of the classes that ``classify`` scores; empty without a head.
-        tokenizer: or None, if the checkpoint has none that is known; the methods that take ids work all the same.
     """
 
     def __init__(self, checkpoint: Checkpoint) -> None:
@@ -39,26 +38,41 @@ class Model:
         self._requests = Requests(self._forward, self.config, self._generation)
         self.parameters = checkpoint.parameters
         self.labels = label_names(self.config, self._forward.classifier)
-        self.tokenizer, self._tokenizer_problem = read_tokenizer(checkpoint, self._requests.reads.sizes.vocab)
+        reads = self._requests.reads.sizes
+        self._texts = Texts(checkpoint, self.family, reads.vocab, continues=self._forward.encoder is None)
 
     def generate(
         self,
         texts: Sequence[str],
         *,
+        src_lang: str | None = None,
+        tgt_lang: str | None = None,
         max_new_tokens: int | None = None,
         batch_size: int = 64,
         progress: Progress | None = None,
     ) -> list[str]:
-        """Write one text per text, by greedy search. Arguments and errors as in ``generate_ids``.
+        """Write one text per text, by greedy search. Arguments and errors as in ``generate_ids``, and:
+
+        Args:
+            src_lang, tgt_lang: of a model that translates between many languages (mBART, M2M-100, NLLB): the codes of
+                the languages of ``texts`` and of what shall be written, which is forced as ``forced_bos_token_id``.
+                Default: as the checkpoint's files say.
 
         Raises:
             TypeError: ``texts`` is not a list of str.
-            ValueError: the checkpoint has no known tokenizer; the message names the file that is wanted.
+            ImportError: the library that runs the tokenizer is not installed.
+            ValueError: the checkpoint has no tokenizer, a file of it is broken (the message names the file), or a
+                language is not known.
         """
-        tokenizer = self._need_tokenizer()
-        sources = [tokenizer.encode(text) for text in check.texts("texts", texts)]
-        made = self.generate_ids(sources, max_new_tokens=max_new_tokens, batch_size=batch_size, progress=progress)
-        return [tokenizer.decode(ids) for ids in made]
+        sources = self._texts.sources("texts", texts, src_lang)
+        made = self.generate_ids(
+            sources,
+            max_new_tokens=max_new_tokens,
+            forced_bos_token_id=self._texts.forced(tgt_lang),
+            batch_size=batch_size,
+            progress=progress,
+        )
+        return [self._texts.need().decode(ids) for ids in made]
 
     def generate_ids(
         self,
@@ -67,6 +81,7 @@ class Model:
         prompt_ids: Sequence[int] | IntArray | None = None,
         prefix_embeddings: Sequence[FloatArray] | None = None,
         max_new_tokens: int | None = None,
+        forced_bos_token_id: int | None = None,
         batch_size: int = 64,
         progress: Progress | None = None,
     ) -> list[list[int]]:
@@ -83,6 +98,7 @@ class Model:
                 prefix language models), such as another encoder's output.
             max_new_tokens: default as in ``transformers``: the generation config's ``max_new_tokens`` or ``max_length``
                 (which counts the start token or the prompt), else 20; never more than the model has positions.
+            forced_bos_token_id: the first token that is written. Default: the generation config's, if it has one.
             batch_size: sequences that are computed together. Similar lengths share a batch, whatever their order.
             progress: called as ``progress(done, total)`` after each batch.
 
@@ -100,7 +116,8 @@ class Model:
         prefixes = self._requests.prefixes(prefix_embeddings, len(sequences))
         limits = self._requests.limits(prompts, prefixes, max_new_tokens)
         check.count("batch_size", batch_size)
-        rules = GreedyRules.read(self._generation, self._requests.writes.sizes.vocab)
+        forced = {} if forced_bos_token_id is None else {"forced_bos_token_id": forced_bos_token_id}
+        rules = GreedyRules.read({**self._generation, **forced}, self._requests.writes.sizes.vocab)
         made: list[list[int]] = [[] for _ in sequences]
         for batch in batches(sequences, batch_size, progress):
             some = greedy(
@@ -116,14 +133,21 @@ class Model:
         return made
 
     def score(
-        self, sources: Sequence[str], targets: Sequence[str], *, batch_size: int = 64, progress: Progress | None = None
+        self,
+        sources: Sequence[str],
+        targets: Sequence[str],
+        *,
+        src_lang: str | None = None,
+        tgt_lang: str | None = None,
+        batch_size: int = 64,
+        progress: Progress | None = None,
     ) -> list[FloatArray]:
-        """Log-probability of each token of ``targets``, the end token last. As ``score_ids``, from texts."""
-        tokenizer = self._need_tokenizer()
-        ids = [
-            [tokenizer.encode(text) for text in check.texts(name, texts)]
-            for name, texts in (("sources", sources), ("targets", targets))
-        ]
+        """Log-probability of each token of ``targets``. As ``score_ids``, from texts; languages as in ``generate``.
+
+        Targets are ``transformers``' labels (``text_target=``), the end token last where there is one. Without an
+        encoder they are what follows the sources, with no special tokens but those spelt out in them.
+        """
+        ids = self._texts.sources("sources", sources, src_lang), self._texts.targets("targets", targets, tgt_lang)
         return self.score_ids(*ids, batch_size=batch_size, progress=progress)
 
     def score_ids(
@@ -264,6 +288,16 @@ class Model:
         )
 
     @property
+    def tokenizer(self) -> Tokenizer | None:
+        """Read when first asked for; None if the checkpoint has none. The methods that take ids need none.
+
+        Raises:
+            ImportError: the library that runs it is not installed.
+            ValueError: a file of it is broken.
+        """
+        return self._texts.tokenizer
+
+    @property
     def width(self) -> int:
         """Of the states of the stack that writes, or of the encoder: the last axis of ``prefix_embeddings``."""
         stack = self._forward.decoder or self._requests.reads
@@ -292,8 +326,3 @@ class Model:
             for row, i in enumerate(batch):
                 made[i] = function(hidden[row] if lengths is None else hidden[row, : lengths[row]].copy())
         return made
-
-    def _need_tokenizer(self) -> CharacterTokenizer:
-        if self.tokenizer is None:
-            raise ValueError(self._tokenizer_problem)
-        return self.tokenizer

@@ -95,6 +95,16 @@ def texts(name: str, value: object) -> list[str]:
     return list(value)
 
 
+def text_pairs(name: str, value: Sequence[object]) -> list[tuple[str, str]]:
+    """Raises TypeError unless every item of ``value`` is a pair of str."""
+    for i, pair in enumerate(value):
+        if not isinstance(pair, list | tuple) or len(pair) != 2 or not all(isinstance(text, str) for text in pair):
+            raise TypeError(
+                f"{name}[{i}] must be a pair of str like the others, got {_kind(pair)}; pass (first, second)"
+            )
+    return [(pair[0], pair[1]) for pair in value if isinstance(pair, list | tuple)]
+
+
 def same_length(sources: Sequence[object], targets: Sequence[object]) -> None:
     """Raises ValueError unless there is one target per source."""
     if len(sources) != len(targets):

@@ -39,6 +39,7 @@ STACK = Stack(
 POOLER = ("{base}pooler.dense", "tanh")
 BERT = Family(
     name="bert",
+    tokenizer="BertTokenizer",
     encoder=STACK,
     base="bert.",
     pooler=Head(maps=(POOLER,)),
