@@ -14,7 +14,7 @@ from maskattn.decoder.generate import greedy
 from maskattn.decoder.heads import label_names
 from maskattn.decoder.memory import Memory, Prefix
 from maskattn.decoder.model import Transformer
-from maskattn.decoder.requests import Ids, Progress, Requests, batches
+from maskattn.decoder.requests import Ids, Progress, Requests, Sources, batches
 from maskattn.decoder.rules import GreedyRules
 from maskattn.decoder.score import log_probabilities, shift_right
 from maskattn.decoder.text import Conversation, Texts, Tokenizer
@@ -200,12 +200,20 @@ class Model(Conversation):
         return scores
 
     def encode(
-        self, sources: Ids | FloatArray, *, batch_size: int = 64, progress: Progress | None = None
+        self,
+        sources: Sources | FloatArray,
+        *,
+        segments: Ids | None = None,
+        batch_size: int = 64,
+        progress: Progress | None = None,
     ) -> list[FloatArray]:
         """The encoder's output: the embeddings of sequences, and what a decoder can take as ``prefix_embeddings``.
 
         Args:
-            sources, batch_size, progress: as in ``generate_ids``.
+            sources: texts, pairs of texts, or what ``generate_ids`` takes.
+            segments: the segment (token type) of each token id, below ``type_vocab_size``; pairs bring theirs along.
+                Default all 0. Models that have no segments take none into account.
+            batch_size, progress: as in ``generate_ids``.
 
         Returns:
             Per source the last hidden states, shape (its length, width), float32.
@@ -213,14 +221,20 @@ class Model(Conversation):
         Raises:
             TypeError, ValueError: an argument is not as above, or the family has no encoder.
         """
-        made = self._encoded(sources, batch_size, progress, lambda hidden: hidden)
-        return made
+        return self._encoded(sources, segments, batch_size, progress, lambda hidden: hidden)
 
-    def pool(self, sources: Ids, *, batch_size: int = 64, progress: Progress | None = None) -> FloatArray:
+    def pool(
+        self,
+        sources: Sources,
+        *,
+        segments: Ids | None = None,
+        batch_size: int = 64,
+        progress: Progress | None = None,
+    ) -> FloatArray:
         """One vector per sequence, by the checkpoint's pooler (of the first token's hidden state; BERT, RoBERTa).
 
         Args:
-            sources, batch_size, progress: as in ``generate_ids``.
+            sources, segments, batch_size, progress: as in ``encode``.
 
         Returns:
             shape (number of sources, width), float32.
@@ -233,14 +247,21 @@ class Model(Conversation):
             raise ValueError(
                 "pool must be asked of a checkpoint with a pooler, got none; average what encode returns instead"
             )
-        pooled = self._encoded(sources, batch_size, progress, lambda hidden: pooler(hidden[None])[0])
+        pooled = self._encoded(sources, segments, batch_size, progress, lambda hidden: pooler(hidden[None])[0])
         return np.stack(pooled) if pooled else np.zeros((0, pooler.labels), np.float32)
 
-    def classify(self, sources: Ids, *, batch_size: int = 64, progress: Progress | None = None) -> list[FloatArray]:
+    def classify(
+        self,
+        sources: Sources,
+        *,
+        segments: Ids | None = None,
+        batch_size: int = 64,
+        progress: Progress | None = None,
+    ) -> list[FloatArray]:
         """Scores of the classes in ``labels``, before softmax, for each sequence or for each of its tokens.
 
         Args:
-            sources, batch_size, progress: as in ``generate_ids``.
+            sources, segments, batch_size, progress: as in ``encode``.
 
         Returns:
             Per source an array (labels,), or (its length, labels) where the head classifies tokens; float32.
@@ -255,7 +276,7 @@ class Model(Conversation):
                 f"{self.config.get('architectures')}; "
                 f"known for {self.family.name}: {', '.join(self.family.classifiers) or 'none'}"
             )
-        return self._encoded(sources, batch_size, progress, lambda hidden: classifier(hidden[None])[0])
+        return self._encoded(sources, segments, batch_size, progress, lambda hidden: classifier(hidden[None])[0])
 
     def cross_attention(self, source_ids: Sequence[int] | IntArray, target_ids: Sequence[int] | IntArray) -> FloatArray:
         """Which source tokens each target token was predicted from, under teacher forcing.
@@ -308,7 +329,8 @@ class Model(Conversation):
 
     def _encoded(
         self,
-        sources: Ids | FloatArray,
+        sources: Sources | FloatArray,
+        segments: Ids | None,
         batch_size: int,
         progress: Progress | None,
         function: Callable[[FloatArray], FloatArray],
@@ -318,11 +340,15 @@ class Model(Conversation):
             raise ValueError(
                 f"this needs a model with an encoder, got family {self.family.name}; use generate or score"
             )
-        sequences = self._requests.sequences("sources", sources)
+        ids, of_pairs = self._texts.read("sources", sources)
+        sequences = self._requests.sequences("sources", ids)
+        types = self._requests.segments(sequences, segments if of_pairs is None else of_pairs)
         check.count("batch_size", batch_size)
         made: list[FloatArray] = [np.empty(0, np.float32)] * len(sequences)
         for batch in batches(sequences, batch_size, progress):
-            hidden, lengths = self._forward.encode_hidden([sequences[i] for i in batch])
+            hidden, lengths = self._forward.encode_hidden(
+                [sequences[i] for i in batch], None if types is None else [types[i] for i in batch]
+            )
             for row, i in enumerate(batch):
                 made[i] = function(hidden[row] if lengths is None else hidden[row, : lengths[row]].copy())
         return made

@@ -1,4 +1,4 @@
-"""BERT (arXiv:1810.04805): a post-norm encoder; all tokens are of the first segment."""
+"""BERT (arXiv:1810.04805): a post-norm encoder; a table of segments (token types) besides positions."""
 
 from maskattn import masks
 from maskattn.families.family import Family, Head, Stack

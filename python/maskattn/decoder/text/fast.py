@@ -111,7 +111,7 @@ def _from_file(file: Json, kind: Kind | None, tokens: SpecialTokens) -> FastToke
     tokens = replace(tokens, config=config)
     added = tokens.added if tokens.all_added else {**tokens.added, **_added_tokens(file)}
     document = None
-    if kind is not None and kind.pipeline is not None and not (kind.as_is and kind.as_is in json.dumps(file)):
+    if kind is not None and kind.pipeline is not None:
         document = documents.rebuild(file, kind.pipeline, tokens)
     if document is None or kind is None:
         document, kind = file, Kind()

@@ -10,8 +10,9 @@ from typing import Any
 from maskattn.decoder.checkpoint import Checkpoint, read_json
 from maskattn.decoder.text import document
 from maskattn.decoder.text.characters import CharacterTokenizer
+from maskattn.decoder.text.classes import KINDS
 from maskattn.decoder.text.fast import read_fast
-from maskattn.decoder.text.kinds import KINDS, Kind
+from maskattn.decoder.text.kinds import Kind
 from maskattn.decoder.text.pieces import read_pieces
 from maskattn.decoder.text.protocol import Tokenizer
 from maskattn.decoder.text.special import SpecialTokens, read_special_tokens
@@ -54,7 +55,10 @@ def find_files(checkpoint: Checkpoint, family: Family) -> Files:
     if kind is not None and kind.pipeline is None and not _missing(directory, kind.files):
         return Files(directory, kind)
     if not _missing(directory, [document.FILE]):
-        return Files(directory, None if kind is None or kind.pipeline is None or family.tokenizer == FILE else kind)
+        as_it_is = kind is None or kind.pipeline is None or family.tokenizer == FILE
+        if kind is not None and kind.as_is:
+            as_it_is |= kind.as_is in (directory / document.FILE).read_bytes()
+        return Files(directory, None if as_it_is else kind)
     if kind is None:
         return Files(directory, None, (document.FILE,))
     files = kind.pipeline.files if kind.pipeline else kind.files
