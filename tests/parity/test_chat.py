@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -106,12 +107,14 @@ def test_conversations(name: str, tmp_path: Path) -> None:
                 {"tools": [TOOL, TOOL, TOOL], "documents": [{"title": "t", "text": "ü"}]} if name == "tools" else {}
             )
             variables = {"mood": "<good>", "eos_token": "EOS"} if name == "tools" else {}
+            refusal = None
             try:
                 want = theirs.apply_chat_template(messages, tokenize=False, **ending, **options, **variables)
             except Exception as error:
-                with pytest.raises(ValueError, match="messages must be what the chat template") as caught:
+                refusal = re.escape(str(error)[:40])
+            if refusal is not None:
+                with pytest.raises(ValueError, match=f"messages must be what the chat template .*{refusal}"):
                     ours.chat_prompt(messages, **ending, **options, variables=variables)
-                assert str(error)[:40] in str(caught.value)
                 continue
             rendered += 1
             assert ours.chat_prompt(messages, **ending, **options, variables=variables) == want
@@ -140,9 +143,9 @@ def test_blocks_calls_and_reasoning(tmp_path: Path) -> None:
         {"role": "assistant", "content": "c", "thinking": "hm"},
         {"role": "assistant", "content": blocks},
     ]
-    for messages in (messages[:1], messages[2:3], messages[::3]):
-        assert ours.chat_prompt(messages, variables={"mood": 1}) == theirs.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=True, mood=1
+    for some in (messages[:1], messages[2:3], messages[::3]):
+        assert ours.chat_prompt(some, variables={"mood": 1}) == theirs.apply_chat_template(
+            some, tokenize=False, add_generation_prompt=True, mood=1
         )
     options: dict[str, Any] = {"continue_final_message": True}
     assert ours.chat_prompt(
