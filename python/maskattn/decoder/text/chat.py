@@ -78,17 +78,19 @@ class ChatTemplates:
                 "message and the other begins a new one"
             )
         name, program = self._choose(template, tools)
+        given = {
+            "tools": None if tools is None else _plain("tools", tools),
+            "documents": None if documents is None else _plain("documents", documents),
+            "add_generation_prompt": add_generation_prompt,
+            **self.tokens,
+            **_plain("variables", variables or {}),
+        }
         last = _mark(chat[-1], program) if continue_final_message else ""
+        environment = self._environment
         import jinja2
 
         try:
-            text: str = self._environment.from_string(program).render(
-                messages=chat,
-                tools=None if tools is None else _plain("tools", tools),
-                documents=None if documents is None else _plain("documents", documents),
-                add_generation_prompt=add_generation_prompt,
-                **{**self.tokens, **_plain("variables", variables or {})},
-            )
+            text: str = environment.from_string(program).render(**given, messages=chat)
         except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError, LookupError, RecursionError) as error:
             raise ValueError(
                 f"messages must be what the chat template {name!r} of {self.source} accepts, got "

@@ -63,7 +63,7 @@ class PieceTokenizer(Subwords):
         model = self._models[-1 if len(self._vocabs) > 1 or len(self._models) == 1 else 0]
         made: str = ""
         run: list[str] = []
-        for token in self.tokens([int(i) for i in ids if int(i) not in special]):
+        for token in self.tokens([i for i in ids if int(i) in self._texts and int(i) not in special]):
             if token in self._special_texts:
                 made, run = made + model.decode_pieces(run) + token + " " * self._kind.spaced, []
             else:
@@ -73,7 +73,7 @@ class PieceTokenizer(Subwords):
         return made.strip()
 
     def tokens(self, ids: Sequence[int]) -> list[str]:
-        return [self._texts.get(int(i), self._unknown) for i in ids]
+        return [self._texts.get(int(i), f"<{i}>") for i in ids]
 
     def token_id(self, token: str) -> int | None:
         for vocab in (self._added, self._languages(), self._vocabs[0]):
