@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from maskattn.decoder import check
 from maskattn.decoder.arrays import FloatArray, IntArray
 from maskattn.decoder.checkpoint import Checkpoint
-from maskattn.decoder.generate import greedy
+from maskattn.decoder.generate import Batch, Generated, generate
 from maskattn.decoder.heads import label_names
 from maskattn.decoder.memory import Memory, Prefix
 from maskattn.decoder.model import Transformer
-from maskattn.decoder.requests import Ids, Progress, Requests, Sources, batches
-from maskattn.decoder.rules import GreedyRules
+from maskattn.decoder.options import GenerationOptions, Options
+from maskattn.decoder.requests import Ids, Progress, PromptIds, Requests, Sources, batches
+from maskattn.decoder.rules import Rules
 from maskattn.decoder.score import log_probabilities, shift_right
-from maskattn.decoder.text import Conversation, Texts, Tokenizer
+from maskattn.decoder.stopping import stop_strings
+from maskattn.decoder.text import TextMethods, Texts
 from maskattn.families import Family, find
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
-class Model(Conversation):
+
+class Model(TextMethods):
     """A loaded model; made by ``maskattn.load``. What it can do depends on its family and its heads.
 
     Attributes:
@@ -41,121 +46,73 @@ class Model(Conversation):
         reads = self._requests.reads.sizes
         self._texts = Texts(checkpoint, self.family, reads.vocab, continues=self._forward.encoder is None)
 
-    def generate(
-        self,
-        texts: Sequence[str],
-        *,
-        src_lang: str | None = None,
-        tgt_lang: str | None = None,
-        max_new_tokens: int | None = None,
-        batch_size: int = 64,
-        progress: Progress | None = None,
-    ) -> list[str]:
-        """Write one text per text, by greedy search. Arguments and errors as in ``generate_ids``, and:
-
-        Args:
-            src_lang, tgt_lang: of a model that translates between many languages (mBART, M2M-100, NLLB): the codes of
-                the languages of ``texts`` and of what shall be written, which is forced as ``forced_bos_token_id``.
-                Default: as the checkpoint's files say.
-
-        Raises:
-            TypeError: ``texts`` is not a list of str.
-            ImportError: the library that runs the tokenizer is not installed.
-            ValueError: the checkpoint has no tokenizer, a file of it is broken (the message names the file), or a
-                language is not known.
-        """
-        sources = self._texts.sources("texts", texts, src_lang)
-        made = self.generate_ids(
-            sources,
-            max_new_tokens=max_new_tokens,
-            forced_bos_token_id=self._texts.forced(tgt_lang),
-            batch_size=batch_size,
-            progress=progress,
-        )
-        return [self._texts.need().decode(ids) for ids in made]
-
     def generate_ids(
         self,
         sources: Ids | FloatArray,
         *,
-        prompt_ids: Sequence[int] | IntArray | None = None,
+        prompt_ids: PromptIds | None = None,
         prefix_embeddings: Sequence[FloatArray] | None = None,
-        max_new_tokens: int | None = None,
-        forced_bos_token_id: int | None = None,
         batch_size: int = 64,
         progress: Progress | None = None,
-    ) -> list[list[int]]:
-        """Greedy search: the tokens of ``transformers``' ``generate(num_beams=1, do_sample=False)`` for these weights.
+        return_log_probabilities: bool = False,
+        **options: Unpack[GenerationOptions],
+    ) -> list[Generated]:
+        """Greedy search or sampling: for the same weights and options what ``transformers``' ``generate`` gives.
 
-        The generation config applies: start, end, forced, bad and suppressed tokens, and the least length.
+        What ``options`` do not say, the generation config says; but the search has no beams whatever it says.
 
         Args:
             sources: token ids per sequence, lengths may differ: what an encoder reads, usually ending in the end token,
                 or, for a decoder-only model, prompts. For Whisper log-mel features, shape (batch, mels, frames).
-            prompt_ids: with an encoder, what every decoder begins with. Default: the decoder's start token.
+            prompt_ids: with an encoder, what the decoder begins with: one list for all sources, or one for each.
+                Default: the decoder's start token.
             prefix_embeddings: for a decoder-only model, one float32 array (n, width) per source, n from 0 up: stands
                 before the source's embeddings and is seen from everywhere (the ``[E; o]`` of arXiv:1910.10683's
                 prefix language models), such as another encoder's output.
-            max_new_tokens: default as in ``transformers``: the generation config's ``max_new_tokens`` or ``max_length``
-                (which counts the start token or the prompt), else 20; never more than the model has positions.
-            forced_bos_token_id: the first token that is written. Default: the generation config's, if it has one.
             batch_size: sequences that are computed together. Similar lengths share a batch, whatever their order.
             progress: called as ``progress(done, total)`` after each batch.
+            return_log_probabilities: whether the result has them.
+            options: see ``GenerationOptions``; ``max_new_tokens`` is by default the generation config's, or its
+                ``max_length`` (which counts the start token or the prompt), else 20; never more than the model has
+                positions.
 
         Returns:
-            New tokens per source, in the order of ``sources``: without start token or prompt, and up to the end token,
-            that one included if it came before ``max_new_tokens`` ran out. No source, no work: ``[]``.
+            New tokens per source, in the order of ``sources``: without start token or prompt, and up to what ended
+            them, that one included if it came before ``max_new_tokens`` ran out. No source, no work: ``[]``.
 
         Raises:
             TypeError, ValueError: an argument is not as above; nothing has been computed then.
-            NotImplementedError: the generation config asks for something that would change the tokens, such as
-                ``repetition_penalty``.
+            NotImplementedError: something is asked for that would change the tokens and does not exist here.
         """
         sequences = self._requests.sequences("sources", sources)
         prompts = self._requests.prompts(sequences, prompt_ids)
         prefixes = self._requests.prefixes(prefix_embeddings, len(sequences))
-        limits = self._requests.limits(prompts, prefixes, max_new_tokens)
+        settings = Options(self._generation, options, self._requests.writes.sizes.vocab)
+        limits = self._requests.limits(prompts, prefixes, settings)
         check.count("batch_size", batch_size)
-        forced = {} if forced_bos_token_id is None else {"forced_bos_token_id": forced_bos_token_id}
-        rules = GreedyRules.read({**self._generation, **forced}, self._requests.writes.sizes.vocab)
-        made: list[list[int]] = [[] for _ in sequences]
-        for batch in batches(sequences, batch_size, progress):
-            some = greedy(
-                self._forward,
-                [prompts[i] for i in batch],
-                rules,
-                [limits[i] for i in batch],
-                self._memory([sequences[i] for i in batch]),
-                Prefix([prefixes[i] for i in batch]) if prefixes else None,
+        rules = Rules.read(settings, stop_strings(settings, self._texts.decoder))
+        made = [Generated() for _ in sequences]
+        for some in batches(sequences, batch_size, progress):
+            batch = Batch(
+                [prompts[i] for i in some],
+                [limits[i] for i in some],
+                some,
+                self._memory([sequences[i] for i in some]),
+                Prefix([prefixes[i] for i in some]) if prefixes else None,
+                [sequences[i] for i in some] if self._requests.encoder_reads_tokens else None,
             )
-            for i, ids in zip(batch, some, strict=True):
+            for i, ids in zip(
+                some, generate(self._forward, batch, rules, log_probabilities=return_log_probabilities), strict=True
+            ):
                 made[i] = ids
         return made
-
-    def score(
-        self,
-        sources: Sequence[str],
-        targets: Sequence[str],
-        *,
-        src_lang: str | None = None,
-        tgt_lang: str | None = None,
-        batch_size: int = 64,
-        progress: Progress | None = None,
-    ) -> list[FloatArray]:
-        """Log-probability of each token of ``targets``. As ``score_ids``, from texts; languages as in ``generate``.
-
-        Targets are ``transformers``' labels (``text_target=``), the end token last where there is one. Without an
-        encoder they are what follows the sources, with no special tokens but those spelt out in them.
-        """
-        ids = self._texts.sources("sources", sources, src_lang), self._texts.targets("targets", targets, tgt_lang)
-        return self.score_ids(*ids, batch_size=batch_size, progress=progress)
 
     def score_ids(
         self,
         sources: Ids | FloatArray,
         targets: Ids,
         *,
-        prompt_ids: Sequence[int] | IntArray | None = None,
+        prompt_ids: PromptIds | None = None,
         prefix_embeddings: Sequence[FloatArray] | None = None,
         batch_size: int = 64,
         progress: Progress | None = None,
@@ -307,16 +264,6 @@ class Model(Conversation):
         return (
             f"Model({self.family.name}, {layers} layers, width {stacks[0].sizes.width}, {self.parameters:,} parameters)"
         )
-
-    @property
-    def tokenizer(self) -> Tokenizer | None:
-        """Read when first asked for; None if the checkpoint has none. The methods that take ids need none.
-
-        Raises:
-            ImportError: the library that runs it is not installed.
-            ValueError: a file of it is broken.
-        """
-        return self._texts.tokenizer
 
     @property
     def width(self) -> int:

@@ -96,13 +96,13 @@ class CharacterTokenizer:
                 raise ValueError(f"ids must be in vocab.json, got {i}; use the vocab.json of the model that made them")
         return [self._tokens[i] for i in ids]
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """The text of ``ids``, special tokens dropped.
+    def decode(self, ids: Sequence[int], *, special_tokens: bool = False) -> str:
+        """The text of ``ids``, special tokens dropped unless they are asked for.
 
         Raises:
             ValueError: an id is not in the vocabulary.
         """
-        return "".join(self.tokens([i for i in ids if i not in self._special]))
+        return "".join(self.tokens([i for i in ids if special_tokens or i not in self._special]))
 
     def __repr__(self) -> str:
         return f"CharacterTokenizer({len(self._ids)} tokens)"

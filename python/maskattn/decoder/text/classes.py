@@ -1,4 +1,4 @@
-"""The tokenizer classes of ``transformers`` 5, declared: what each makes of a vocabulary. A new one is a row in KINDS."""
+"""The tokenizer classes of ``transformers`` 5, declared. A new one is a declaration and its row in KINDS."""
 
 from __future__ import annotations
 

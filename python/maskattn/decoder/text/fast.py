@@ -61,8 +61,8 @@ class FastTokenizer(Subwords):
             return encoding.ids, encoding.type_ids
         return super().encode_pair(first, second)
 
-    def decode(self, ids: Sequence[int]) -> str:
-        text: str = self._backend.decode([int(i) for i in ids], skip_special_tokens=True)
+    def decode(self, ids: Sequence[int], *, special_tokens: bool = False) -> str:
+        text: str = self._backend.decode([int(i) for i in ids], skip_special_tokens=not special_tokens)
         for spaced, close in _CLEAN_UP if self._cleans_up else ():
             text = text.replace(spaced, close)
         return re.sub(self._kind.dropped, "", text) if self._kind.dropped else text

@@ -57,8 +57,8 @@ class PieceTokenizer(Subwords):
             at = match.end()
         return ids + self._pieces(text[at:], side)
 
-    def decode(self, ids: Sequence[int]) -> str:
-        special = {self.token_id(text) for text in self._special_texts}
+    def decode(self, ids: Sequence[int], *, special_tokens: bool = False) -> str:
+        special = set() if special_tokens else {self.token_id(text) for text in self._special_texts}
         # The text of a shared vocabulary's tokens is the source's model's to say, as in transformers.
         model = self._models[-1 if len(self._vocabs) > 1 or len(self._models) == 1 else 0]
         made: str = ""

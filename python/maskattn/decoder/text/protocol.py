@@ -32,8 +32,8 @@ class Tokenizer(Protocol):
         """Ids of two texts as one source, and the segment (token type) of each id."""
         ...
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """The text of ``ids``, special tokens dropped."""
+    def decode(self, ids: Sequence[int], *, special_tokens: bool = False) -> str:
+        """The text of ``ids``, special tokens dropped unless they are asked for."""
         ...
 
     def tokens(self, ids: Sequence[int]) -> list[str]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from functools import cached_property
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property, partial
 from typing import Any
 
 from maskattn.decoder import check
@@ -84,10 +84,16 @@ class Texts:
             encoded.append((self._checked(f"{name}[{i}]", ids), segments))
         return [ids for ids, _ in encoded], [segments for _, segments in encoded]
 
-    def forced(self, language: str | None) -> int | None:
-        """The ``forced_bos_token_id`` that makes a model write ``language``; None for None."""
+    def language_id(self, language: str) -> int:
+        """The id of a language's token. Raises ValueError: no such language, or the tokenizer has none."""
         tokenizer = self.need()
-        return None if language is None else tokenizer.token_id(tokenizer.language_token(language))
+        i = tokenizer.token_id(tokenizer.language_token(language))
+        assert i is not None
+        return i
+
+    def decoder(self) -> Callable[[Sequence[int]], str]:
+        """Token ids -> text with special tokens. Raises as :meth:`need`."""
+        return partial(self.need().decode, special_tokens=True)
 
     def chat(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> str:
         """A conversation as the text that the model was trained on; see ``Model.chat_prompt``."""

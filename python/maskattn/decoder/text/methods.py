@@ -1,21 +1,87 @@
-"""Conversations with a model: what ``Model`` has besides ``generate``."""
+"""The methods of ``Model`` that take or give texts, over those that take ids."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from maskattn.decoder.arrays import FloatArray
+from maskattn.decoder.options import GenerationOptions
+from maskattn.decoder.requests import Progress
+from maskattn.decoder.text.protocol import Tokenizer
 from maskattn.decoder.text.texts import Texts
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 Message = Mapping[str, Any]
 
 
-class Conversation:
-    """Answers to messages, by the checkpoint's chat template."""
+class TextMethods:
+    """Texts in, texts or scores out."""
 
     _texts: Texts
-    #: ``Model.generate_ids``.
+    #: ``Model``'s.
     generate_ids: Any
+    score_ids: Any
+
+    @property
+    def tokenizer(self) -> Tokenizer | None:
+        """Read when first asked for; None if the checkpoint has none. The methods that take ids need none.
+
+        Raises:
+            ImportError: the library that runs it is not installed.
+            ValueError: a file of it is broken.
+        """
+        return self._texts.tokenizer
+
+    def generate(
+        self,
+        texts: Sequence[str],
+        *,
+        src_lang: str | None = None,
+        tgt_lang: str | None = None,
+        batch_size: int = 64,
+        progress: Progress | None = None,
+        **options: Unpack[GenerationOptions],
+    ) -> list[str]:
+        """Write one text per text, special tokens dropped. Arguments and errors as in ``generate_ids``, and:
+
+        Args:
+            src_lang, tgt_lang: of a model that translates between many languages (mBART, M2M-100, NLLB): the codes of
+                the languages of ``texts`` and of what shall be written, which becomes ``forced_bos_token_id``.
+                Default: as the checkpoint's files say.
+
+        Raises:
+            TypeError: ``texts`` is not a list of str.
+            ImportError: the library that runs the tokenizer is not installed.
+            ValueError: the checkpoint has no tokenizer, a file of it is broken (the message names the file), or a
+                language is not known.
+        """
+        sources = self._texts.sources("texts", texts, src_lang)
+        if tgt_lang is not None:
+            options["forced_bos_token_id"] = self._texts.language_id(tgt_lang)
+        made = self.generate_ids(sources, batch_size=batch_size, progress=progress, **options)
+        return [self._texts.need().decode(ids) for ids in made]
+
+    def score(
+        self,
+        sources: Sequence[str],
+        targets: Sequence[str],
+        *,
+        src_lang: str | None = None,
+        tgt_lang: str | None = None,
+        batch_size: int = 64,
+        progress: Progress | None = None,
+    ) -> list[FloatArray]:
+        """Log-probability of each token of ``targets``. As ``score_ids``, from texts; languages as in ``generate``.
+
+        Targets are ``transformers``' labels (``text_target=``), the end token last where there is one. Without an
+        encoder they are what follows the sources, with no special tokens but those spelt out in them.
+        """
+        ids = self._texts.sources("sources", sources, src_lang), self._texts.targets("targets", targets, tgt_lang)
+        made: list[FloatArray] = self.score_ids(*ids, batch_size=batch_size, progress=progress)
+        return made
 
     def chat(
         self,
@@ -26,7 +92,7 @@ class Conversation:
         continue_final_message: bool = False,
         template: str | None = None,
         variables: Mapping[str, Any] | None = None,
-        **options: Any,
+        **options: Unpack[GenerationOptions],
     ) -> str:
         """The model's answer to a conversation, special tokens dropped.
 
