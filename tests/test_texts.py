@@ -29,13 +29,19 @@ def llama3() -> Files:
     return tiny.llama3_json("PreTrainedTokenizerFast")
 
 
+def gpt2() -> Files:
+    return tiny.llama3_json("GPT2Tokenizer")
+
+
 def test_a_tokenizer_is_read_when_texts_come(tmp_path: Path) -> None:
     path = write(tmp_path, "llama", llama3())
     (path / "tokenizer.json").write_text("{")
     model = maskattn.load(path)
     (ids,) = model.generate_ids([[3, 4]], max_new_tokens=3)
     assert len(ids) == 3
-    with pytest.raises(ValueError, match=r"tokenizer.json must be valid JSON, got .*; download it again"):
+    with pytest.raises(
+        ValueError, match=r"tokenizer.json must hold what the tokenizers library can read, got .*; download it"
+    ):
         model.generate(["x"])
     (path / "tokenizer.json").write_text(json.dumps(tiny.llama3_json("x")["tokenizer.json"]))
     assert model.generate(["x"], max_new_tokens=3), "once the file is whole"
@@ -74,8 +80,8 @@ def inside(name: str, **changes: Any) -> Callable[[Files], None]:
 @pytest.mark.parametrize(
     ("family", "files", "damage", "message"),
     [
-        ("llama", llama3, set_to("tokenizer.json", "[1]"), "tokenizer.json must hold a JSON object, got a list"),
-        ("llama", llama3, set_to("tokenizer.json", b"\xff\xfe"), "tokenizer.json must be valid JSON"),
+        ("llama", llama3, set_to("tokenizer.json", "[1]"), "tokenizer.json must hold what the tokenizers"),
+        ("llama", llama3, set_to("tokenizer.json", b"\xff\xfe"), "tokenizer.json must hold what the tok"),
         (
             "llama",
             llama3,
@@ -89,12 +95,10 @@ def inside(name: str, **changes: Any) -> Callable[[Files], None]:
             "tokenizer.json must hold what the tokeni",
         ),
         ("llama", llama3, inside("tokenizer.json", model=None), "tokenizer.json must hold what the tokenizers library"),
-        (
-            "llama",
-            llama3,
-            inside("tokenizer.json", added_tokens=[3]),
-            "added_tokens of tokenizer.json must be a list of",
-        ),
+        ("llama", llama3, inside("tokenizer.json", added_tokens=[3]), "tokenizer.json must hold what the tokenizers"),
+        ("gpt2", gpt2, set_to("tokenizer.json", b"\xff\xfe"), "tokenizer.json must be valid JSON, got .*; download it"),
+        ("gpt2", gpt2, set_to("tokenizer.json", [1]), "tokenizer.json must hold a JSON object, got a list"),
+        ("gpt2", gpt2, inside("tokenizer.json", added_tokens=[3]), "added_tokens of tokenizer.json must be a list of"),
         (
             "llama",
             llama3,
@@ -103,7 +107,7 @@ def inside(name: str, **changes: Any) -> Callable[[Files], None]:
         ),
         (
             "gpt2",
-            lambda: tiny.llama3_json("GPT2Tokenizer"),
+            gpt2,
             inside("tokenizer.json", model={"type": "BPE"}),
             "tokenizer.j",
         ),
@@ -147,6 +151,15 @@ def test_a_broken_file_is_named(
     damage(made)
     with pytest.raises(ValueError, match=message):
         maskattn.load(write(tmp_path / "broken", family, made)).generate(["new low"])
+
+
+def test_a_text_that_is_no_text(tmp_path: Path) -> None:
+    for family, files in (("llama", llama3), ("marian", tiny.marian)):
+        model = maskattn.load(write(tmp_path / family, family, files()))
+        with pytest.raises(
+            ValueError, match=r"texts\[1\] must be Unicode text, got '\\ud800' at 1; decode it otherwise"
+        ):
+            model.generate(["new", "n\ud800"])
 
 
 @pytest.mark.parametrize("library", ["bert", "t5"])

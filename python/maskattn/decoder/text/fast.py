@@ -91,7 +91,7 @@ def read_fast(directory: Path, kind: Kind | None, tokens: SpecialTokens) -> Fast
     """
     need("tokenizers")
     if (directory / documents.FILE).is_file():
-        return _from_file(read_json(directory, documents.FILE), kind, tokens)
+        return _from_file(directory, kind, tokens)
     assert kind is not None
     assert kind.pipeline is not None
     name, own = kind.pipeline.files[0], kind.extra(tokens.config)
@@ -99,30 +99,31 @@ def read_fast(directory: Path, kind: Kind | None, tokens: SpecialTokens) -> Fast
         document, pieces = documents.from_pieces(directory, kind.pipeline, tokens)
     else:
         document, pieces = documents.from_vocab(directory, kind.pipeline, tokens), []
-    backend = _backend(document, name)
+    backend = _backend(json.dumps(document).encode(), name)
     _add_tokens(backend, tokens, tokens.added, [(text, True) for text in own] + pieces)
     template = kind.template or by_flags
     return FastTokenizer(backend, kind, tokens, template(tokens.config))
 
 
-def _from_file(file: Json, kind: Kind | None, tokens: SpecialTokens) -> FastTokenizer:
+def _from_file(directory: Path, kind: Kind | None, tokens: SpecialTokens) -> FastTokenizer:
     # Where there is a tokenizer.json it says what stands around texts, and the flags do not count.
     config = {key: value for key, value in tokens.config.items() if key not in ("add_bos_token", "add_eos_token")}
-    tokens = replace(tokens, config=config)
-    added = tokens.added if tokens.all_added else {**tokens.added, **_added_tokens(file)}
-    document = None
+    tokens, added, document = replace(tokens, config=config), tokens.added, None
     if kind is not None and kind.pipeline is not None:
+        file = read_json(directory, documents.FILE)
+        added = added if tokens.all_added else {**added, **_added_tokens(file)}
         document = documents.rebuild(file, kind.pipeline, tokens)
     if document is None or kind is None:
-        document, kind = file, Kind()
-    backend = _backend(document, documents.FILE)
+        kind, backend = Kind(), _backend((directory / documents.FILE).read_bytes(), documents.FILE)
+    else:
+        backend = _backend(json.dumps(document).encode(), documents.FILE)
     _add_tokens(backend, tokens, added, [(text, True) for text in kind.extra(config)])
     return FastTokenizer(backend, kind, tokens, kind.template(config) if kind.template else None)
 
 
-def _backend(document: Json, name: str) -> Any:
+def _backend(document: bytes, name: str) -> Any:
     try:
-        backend = need("tokenizers").Tokenizer.from_str(json.dumps(document))
+        backend = need("tokenizers").Tokenizer.from_buffer(document)
     except Exception as error:  # the library raises no class of its own
         raise ValueError(
             f"{name} must hold what the tokenizers library can read, got {str(error)[:200]}; download it again"

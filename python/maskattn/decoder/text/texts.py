@@ -101,7 +101,11 @@ class Texts:
 
     def chat_ids(self, prompt: str) -> list[int]:
         """Ids of a rendered conversation, whose special tokens stand in its text."""
-        return self._checked("messages", self.need().encode(prompt, special_tokens=False))
+        check.unicode("messages", prompt)
+        ids = self._checked("messages", self.need().encode(prompt, special_tokens=False))
+        if not ids:
+            raise ValueError("messages must become at least one token, got an empty text; correct the chat template")
+        return ids
 
     @cached_property
     def _chat_templates(self) -> ChatTemplates:
