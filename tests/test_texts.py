@@ -243,3 +243,24 @@ def test_what_encoders_refuse(
     assert len(model.classify([])) == 0
     with pytest.raises(error, match=message):
         call(model)
+
+
+def test_ids_are_as_checkpoints_number_them(tmp_path: Path) -> None:
+    """By the papers' code, where transformers' classes number the same files otherwise; see docs/design.md."""
+    names = {
+        "mask_token": "<mask_2>",
+        "additional_special_tokens": ["<mask_1>", *(f"<unk_{i}>" for i in range(2, 103))],
+    }
+    pegasus: Any = tiny.t5() | {"special_tokens_map.json": names}
+    nllb: Any = {"sentencepiece.bpe.model": tiny.sentence_pieces("bpe", 200)} | tiny.config("NllbTokenizer")
+    mistral: Any = {"tokenizer.model": tiny.sentence_pieces("bpe", 420, byte_fallback=True)} | tiny.config(
+        "LlamaTokenizer"
+    )
+    pegasus, nllb, mistral = (
+        maskattn.load(write(tmp_path / family, family, files, vocab=700))._texts.need()
+        for family, files in (("pegasus", pegasus), ("m2m_100", nllb), ("mistral", mistral))
+    )
+    assert [pegasus.token_id(token) for token in ("<mask_1>", "<mask_2>", "<unk_2>", "<unk>")] == [2, 3, 4, 105]
+    first, last, mask = (nllb.token_id(token) or 0 for token in ("ace_Arab", "zul_Latn", "<mask>"))
+    assert (last, mask) == (first + 201, first + 202)
+    assert mistral.tokens(mistral.encode("new"))[0].startswith("▁")
