@@ -35,10 +35,10 @@ class Model(TextMethods):
         labels: names of the classes that ``classify`` scores; empty without a head.
     """
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
+    def __init__(self, checkpoint: Checkpoint, dtype: str = "float32") -> None:
         self.family: Family = find(checkpoint.config.get("model_type"))
         self.config: Mapping[str, Any] = {**self.family.defaults, **checkpoint.config}
-        self._forward = Transformer(self.family, self.config, checkpoint)
+        self._forward = Transformer(self.family, self.config, checkpoint, dtype)
         self._generation = checkpoint.generation
         self._requests = Requests(self._forward, self.config, self._generation)
         self.parameters = checkpoint.parameters
