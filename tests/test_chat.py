@@ -112,3 +112,17 @@ def test_messages_are_left_alone(tmp_path: Path) -> None:
     assert json.dumps(messages) == before
     with pytest.raises(ValueError, match="continue_final_message must be False with add_generation_prompt, got both"):
         model.chat_prompt(messages, continue_final_message=True)
+
+
+def test_a_template_in_a_file_of_its_own(tmp_path: Path) -> None:
+    load(tmp_path, None)
+    (tmp_path / "chat_template.json").write_text(json.dumps({"chat_template": "J{{ bos_token }}"}))
+    assert maskattn.load(tmp_path).chat_prompt([USER]) == "J<|begin_of_text|>"
+    (tmp_path / "chat_template.jinja").write_text("F{{ eos_token }}")
+    assert maskattn.load(tmp_path).chat_prompt([USER]) == "F<|eot_id|>"
+    (tmp_path / "chat_template.jinja").write_bytes(b"\xff\xff")
+    with pytest.raises(ValueError, match=r"chat_template\.jinja must be UTF-8 text, got"):
+        maskattn.load(tmp_path).chat_prompt([USER])
+    (tmp_path / "chat_template.jinja").write_text("")
+    with pytest.raises(ValueError, match="messages must become at least one token, got an empty text; correct the"):
+        maskattn.load(tmp_path).chat([USER])

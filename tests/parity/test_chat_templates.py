@@ -185,3 +185,20 @@ def test_an_answer(tmp_path: Path) -> None:
     assert ours.chat([USER], max_new_tokens=12) == want
     assert json.dumps(want) != '""'
     assert np.isfinite(ours.score(["The quick"], [" brown fox"])[0]).all()
+
+
+@pytest.mark.parametrize("special", [False, True])
+def test_an_answer_stops_at_a_text(special: bool, tmp_path: Path) -> None:
+    """Also at a special token's, which is in no decoded text."""
+    ours, theirs = both(tmp_path, LLAMA3)
+    model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
+    prompt = theirs.apply_chat_template([USER], add_generation_prompt=True, return_tensors="pt")
+    first = prompt["input_ids"].shape[1]
+    options: dict[str, Any] = {"max_new_tokens": 24, "do_sample": False}
+    free = model.generate(**prompt, **options, pad_token_id=0)[0, first:].tolist()
+    texts = [theirs.decode(i) for i in free[2:]]
+    stop = next(text for text in texts if text.isascii() and text.startswith("<|") == special)
+    out = model.generate(**prompt, **options, pad_token_id=0, stop_strings=[stop], tokenizer=theirs)
+    want = out[0, first:].tolist()
+    assert 1 < len(want) < 24, "or nothing has stopped it"
+    assert ours.generate_ids([prompt["input_ids"][0].tolist()], **options, stop_strings=[stop]) == [want]
