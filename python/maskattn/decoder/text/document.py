@@ -52,7 +52,8 @@ def from_pieces(directory: Path, pipeline: Pipeline, tokens: SpecialTokens) -> t
     model = read_piece_model(directory / pipeline.files[0])
     special = [(piece, True) for piece in model.control] + [(piece, False) for piece in model.user_defined]
     first, last = (
-        [tokens.texts.get(word, word) for word in words(tokens.config)] for words in (pipeline.first, pipeline.last)
+        [tokens.texts.get(word, word) for word in words(tokens.config) if word]
+        for words in (pipeline.first, pipeline.last)
     )
     pieces = [(text, 0.0) for text in first] + model.pieces[pipeline.skipped :] + [(text, 0.0) for text in last]
     rules = [_rules(base64.b64encode(model.charsmap).decode())] if model.charsmap else []
@@ -80,8 +81,8 @@ def _document(pipeline: Pipeline, tokens: SpecialTokens, vocab: Any, merges: Any
         model["merges"] = merges or []
     if "unk_token" in model:
         model["unk_token"] = tokens.texts.get(model["unk_token"])
-    if "unk_id" in model and model["unk_id"] is None and isinstance(vocab, list):
-        model["unk_id"] = [entry[0] for entry in vocab].index(tokens.texts["unk_token"])
+    if model.get("unk_id", 0) is None:
+        model["unk_id"] = _place(vocab, tokens.texts.get("unk_token"))
     normalizers = pipeline.normalizers(config, rules)
     several = {"type": "Sequence", "normalizers": normalizers}
     return {
@@ -95,6 +96,13 @@ def _document(pipeline: Pipeline, tokens: SpecialTokens, vocab: Any, merges: Any
         "decoder": pipeline.decoder(config),
         "model": model,
     }
+
+
+def _place(vocab: Any, token: str | None) -> int:
+    for i, entry in enumerate(vocab if isinstance(vocab, list) else []):
+        if isinstance(entry, list | tuple) and entry and entry[0] == token:
+            return i
+    raise ValueError(f"the tokenizer's vocabulary must have the unknown token, got no {token!r}; download it again")
 
 
 def _rules(charsmap: str) -> Json:

@@ -29,23 +29,21 @@ class PieceTokenizer(Subwords):
 
     def __init__(self, models: list[Any], vocabs: list[dict[str, int]], kind: Kind, tokens: SpecialTokens) -> None:
         super().__init__(kind, tokens, (kind.template or by_flags)(tokens.config))
-        self._models, self._vocabs = models, vocabs
-        self._added, self._unknown = self._number(tokens), tokens.texts["unk_token"]
-        self._texts = {i: text for text, i in vocabs[-1].items()} | {i: text for text, i in self._languages().items()}
-        self._texts |= {i: text for text, i in self._added.items()}
+        self._models, self._vocabs, self._unknown = models, vocabs, tokens.texts["unk_token"]
+        known = kind.languages
+        codes = known.known(tokens.config.get("language_codes")) if known else []
+        # The tokens of languages follow the vocabulary.
+        self._languages = {known.token.format(code): len(vocabs[0]) + i for i, code in enumerate(codes) if known}
+        self._added = _number(vocabs[0], tokens)
+        numbered = (vocabs[-1], self._languages, self._added)
+        self._texts = {i: text for ids in numbered for text, i in ids.items()}
         self._special_texts = {*tokens.texts.values(), *(token["content"] for token in tokens.extra or [])}
-        # What is trimmed beside an added token belongs to the match.
-        by_length = sorted(tokens.added.values(), key=lambda token: -len(token["content"]))
-        trimmed = {t["content"]: (r"\s*" * t["lstrip"], r"\s*" * t["rstrip"]) for t in by_length}
-        parts = []
-        for text in sorted(self._added, key=len, reverse=True):
-            before, behind = trimmed.get(text, ("", ""))
-            parts.append(f"{before}({re.escape(text)}){behind}")
-        self._split = re.compile("|".join(parts) or "(?!)")
+        self._special_ids = {self.token_id(text) for text in self._special_texts}
+        self._split = _splitter(self._added, tokens)
 
     @property
     def vocab_size(self) -> int:
-        ids = [i for vocab in (*self._vocabs, self._added, self._languages()) for i in vocab.values()]
+        ids = [i for vocab in (*self._vocabs, self._added, self._languages) for i in vocab.values()]
         return max(ids) + 1
 
     def cut(self, text: str, *, target: bool = False) -> list[int]:
@@ -58,12 +56,12 @@ class PieceTokenizer(Subwords):
         return ids + self._pieces(text[at:], side)
 
     def decode(self, ids: Sequence[int], *, special_tokens: bool = False) -> str:
-        special = set() if special_tokens else {self.token_id(text) for text in self._special_texts}
+        dropped = set() if special_tokens else self._special_ids
         # The text of a shared vocabulary's tokens is the source's model's to say, as in transformers.
         model = self._models[-1 if len(self._vocabs) > 1 or len(self._models) == 1 else 0]
         made: str = ""
         run: list[str] = []
-        for token in self.tokens([i for i in ids if int(i) in self._texts and int(i) not in special]):
+        for token in self.tokens([i for i in ids if int(i) in self._texts and int(i) not in dropped]):
             if token in self._special_texts:
                 made, run = made + model.decode_pieces(run) + token + " " * self._kind.spaced, []
             else:
@@ -76,7 +74,7 @@ class PieceTokenizer(Subwords):
         return [self._texts.get(int(i), f"<{i}>") for i in ids]
 
     def token_id(self, token: str) -> int | None:
-        for vocab in (self._added, self._languages(), self._vocabs[0]):
+        for vocab in (self._added, self._languages, self._vocabs[0]):
             if token in vocab:
                 return vocab[token]
         return None
@@ -92,25 +90,30 @@ class PieceTokenizer(Subwords):
             pieces.append(code[0])
             text = text[code.end() :]
         pieces += self._models[side].encode(text, out_type=str)
-        languages, unknown = self._languages(), vocab[self._unknown]
-        return [languages.get(piece, vocab.get(piece, unknown)) for piece in pieces]
+        unknown = vocab[self._unknown]
+        return [self._languages.get(piece, vocab.get(piece, unknown)) for piece in pieces]
 
-    def _languages(self) -> dict[str, int]:
-        """Tokens of languages, which follow the vocabulary."""
-        known = self._kind.languages
-        codes = known.known(self._special.config.get("language_codes")) if known else []
-        return {known.token.format(code): len(self._vocabs[0]) + i for i, code in enumerate(codes) if known}
 
-    def _number(self, tokens: SpecialTokens) -> dict[str, int]:
-        """Added tokens: with the ids that files give them, the vocabulary's, or the next ones."""
-        added = {token["content"]: i for i, token in tokens.added.items()}
-        size = len({*self._vocabs[0], *added})
-        for token in [*tokens.named.values(), *(tokens.extra or [])]:
-            text = token["content"]
-            if text not in added:
-                added[text] = self._vocabs[0].get(text, size)
-                size += added[text] == size
-        return added
+def _number(vocab: dict[str, int], tokens: SpecialTokens) -> dict[str, int]:
+    """Added tokens: with the ids that files give them, the vocabulary's, or the next ones."""
+    added = {token["content"]: i for i, token in tokens.added.items()}
+    size = len({*vocab, *added})
+    for token in [*tokens.named.values(), *(tokens.extra or [])]:
+        text = token["content"]
+        if text not in added:
+            added[text] = vocab.get(text, size)
+            size += added[text] == size
+    return added
+
+
+def _splitter(added: dict[str, int], tokens: SpecialTokens) -> re.Pattern[str]:
+    """Finds added tokens, the longest first; what is trimmed beside one belongs to the match."""
+    trimmed = {token["content"]: token for token in tokens.added.values()}
+    parts = []
+    for text in sorted(added, key=len, reverse=True):
+        token = trimmed.get(text, {"lstrip": False, "rstrip": False})
+        parts.append(r"\s*" * token["lstrip"] + f"({re.escape(text)})" + r"\s*" * token["rstrip"])
+    return re.compile("|".join(parts) or "(?!)")
 
 
 def read_pieces(directory: Path, kind: Kind, tokens: SpecialTokens) -> PieceTokenizer:
@@ -125,7 +128,7 @@ def read_pieces(directory: Path, kind: Kind, tokens: SpecialTokens) -> PieceToke
     if tokens.config.get("separate_vocabs"):
         vocabs.append(read_vocab(directory, TARGET_VOCAB))
     for vocab in vocabs:
-        if (unknown := tokens.texts["unk_token"]) not in vocab:
+        if (unknown := tokens.texts.get("unk_token")) not in vocab:
             raise ValueError(f"{kind.files[0]} must have the token {unknown!r}, got none; download it again")
     models = []
     for name in kind.files[1:]:
