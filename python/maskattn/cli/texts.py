@@ -60,7 +60,7 @@ def _picture(model: Model, text: str, output: str) -> str:
 def _cross_attention(model: Model, text: str, output: str) -> tuple[Any, list[str], list[str]]:
     """Weights (produced, source), the mean over layers and heads, and the tokens that name its rows and columns."""
     assert model.tokenizer is not None  # generate has used it
-    source, target = model.tokenizer.encode(text), model.tokenizer.encode(output)
+    source, target = model.tokenizer.encode(text), model.tokenizer.encode_target(output)
     weights = model.cross_attention(source, target).mean(axis=(0, 1))
     return weights, model.tokenizer.tokens(target), model.tokenizer.tokens(source)
 

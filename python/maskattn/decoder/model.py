@@ -62,11 +62,14 @@ class Transformer:
         rope = None if self.decoder is None else self.decoder.positions.rope
         return None if rope is None else rope.switch
 
-    def encode_hidden(self, sources: Sequence[Any]) -> tuple[FloatArray, IntArray | None]:
+    def encode_hidden(
+        self, sources: Sequence[Any], segments: Sequence[IntArray] | None = None
+    ) -> tuple[FloatArray, IntArray | None]:
         """The encoder's output for ragged sources; padding on the right is hidden by their lengths.
 
         Args:
             sources: token ids of each sequence, none empty; or features (mels, frames) of each, of equal shapes.
+            segments: the segment (token type) of each token; default all the first.
 
         Returns:
             shape (batch, len, width), float32; and lengths (batch,), None where nothing is padding.
@@ -78,7 +81,8 @@ class Transformer:
         if lengths is not None and (lengths == length).all():
             lengths = None
         positions = np.arange(length)[None]
-        x = stack.embed(inputs, stack.positions.rows(positions))
+        rows = stack.positions.rows(positions)
+        x = stack.embed(inputs, rows) if segments is None else stack.embed(inputs, rows, pad(segments)[0])
         rotation = stack.positions.rotation(positions, np.array([length]))
         for layer, mask in zip(stack.layers, stack.masks, strict=True):
             seen = None if isinstance(mask, masks.Full) else mask
