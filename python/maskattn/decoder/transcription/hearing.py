@@ -229,9 +229,11 @@ def _temperatures(value: object) -> tuple[float, ...]:
 
 def _languages(language: str | Sequence[str | None] | None, count: int) -> list[str | None]:
     """One per recording."""
-    languages = [language] * count if language is None or isinstance(language, str) else list(language)
+    languages = list(language) if isinstance(language, Sequence) and not isinstance(language, str) else [language]
     if not all(one is None or isinstance(one, str) for one in languages):
         raise TypeError(f"language must be a str, None, or a list of them, got {language!r:.60}; pass 'en'")
+    if isinstance(language, str | None):
+        return languages * count
     if len(languages) != count:
         raise ValueError(f"language must be one or one per source, got {len(languages)} for {count} sources")
     return languages
