@@ -147,6 +147,51 @@ def test_names_of_languages() -> None:
     assert CODES == TO_LANGUAGE_CODE
 
 
+EN, DE = 122, 123
+OLD = {"lang_to_id": None, "task_to_id": None, "is_multilingual": None}
+FORCED = {"forced_decoder_ids": [[1, DE], [2, 126], [3, NO_TIMESTAMPS]]}
+
+
+@pytest.mark.parametrize("timestamps", [False, True])
+@pytest.mark.parametrize(("settings", "asked"), [
+    ({}, {"task": "translate"}),
+    ({}, {"language": "de"}),
+    ({}, {"language": "english", "task": "translate"}),
+    ({"forced_decoder_ids": [[1, None], [2, 125]]}, {}),
+    ({"forced_decoder_ids": [[1, EN]], "task": "translate"}, {}),
+    ({"language": "german", "task": "transcribe"}, {}),
+    ({"language": "german", "task": "transcribe"}, {"language": "en"}),
+    (FORCED, {}),
+    (FORCED, {"language": "en"}),
+    (FORCED, {"task": "transcribe"}),
+    (FORCED | OLD, {}),
+    ({"is_multilingual": False, "forced_decoder_ids": [[1, NO_TIMESTAMPS]]}, {}),
+    ({"is_multilingual": False} | {name: None for name in ("lang_to_id", "task_to_id")}, {}),
+])  # fmt: skip
+def test_prompts(settings: dict[str, Any], asked: dict[str, Any], timestamps: bool, tmp_path: Path) -> None:
+    model, sound = make(0, **settings), sounds(1)[0]
+    for name in [name for name, value in {**SPECIAL, **settings}.items() if value is None]:
+        delattr(model.generation_config, name)
+    ours = save(model, tmp_path)
+    prompts: list[list[int]] = []
+
+    def note(ids: np.ndarray, scores: np.ndarray) -> np.ndarray:
+        prompts.append(ids[0].tolist())
+        return scores
+
+    ours.transcribe([sound], return_timestamps=timestamps, logits_processor=[note], **asked)
+
+    def note_theirs(ids: Any, scores: Any) -> Any:
+        prompts.append(ids[0].tolist())
+        return scores
+
+    features = torch.from_numpy(log_mel(sound, SECOND))[None]
+    processors = transformers.LogitsProcessorList([note_theirs])
+    count = len(prompts)
+    model.generate(features, return_timestamps=timestamps, logits_processor=processors, **asked)
+    assert prompts[0] == prompts[count]
+
+
 @pytest.mark.parametrize("seed", [0, 3])
 @pytest.mark.parametrize("previous", [PREVIOUS, None])
 def test_condition_on_what_was_said(seed: int, previous: int | None, tmp_path: Path) -> None:
