@@ -48,7 +48,8 @@ class Model:
         self._requests = Requests(self._forward, self.config, self._generation)
         self.parameters = checkpoint.parameters
         self.labels = label_names(self.config, self._forward.classifier)
-        self.tokenizer, self._tokenizer_problem = read_tokenizer(checkpoint, self._requests.reads.sizes.vocab or self._forward.vocab)
+        reads = self._requests.reads.sizes.vocab or self._forward.vocab  # who hears reads no tokens
+        self.tokenizer, self._tokenizer_problem = read_tokenizer(checkpoint, reads)
 
     def generate(
         self,
