@@ -137,12 +137,13 @@ def whisper() -> Any:
         "lang_to_id": {f"<|{code}|>": i for code, i in LANGUAGES.items()}, "is_multilingual": True,
         "task_to_id": {"transcribe": TRANSCRIBE, "translate": TRANSLATE}, "no_timestamps_token_id": NO_TIMESTAMPS,
         "prev_sot_token_id": PREVIOUS, "suppress_tokens": [0, 2, *range(START, NO_TIMESTAMPS)],
+        "_from_model_config": False,  # or transformers makes it anew when it loads the checkpoint
     }.items():  # fmt: skip
         setattr(model.generation_config, name, value)
     return model
 
 
-def fit(model: Any, data: Iterator[dict[str, Any]], steps: int, rate: float = 3e-3) -> Any:
+def fit(model: Any, data: Iterator[dict[str, Any]], steps: int, rate: float = 4e-3) -> Any:
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.01, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.1)
     model.train()
@@ -166,13 +167,10 @@ def save(model: Any, directory: Path) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("directory", type=Path)
-    parser.add_argument("--steps", type=int, default=600)
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--rate", type=float, default=3e-3)
     options = parser.parse_args(arguments)
     torch.manual_seed(0)
     rng = Random(0)
-    save(fit(whisper(), batches(rng, clips(rng, 20), options.batch), options.steps, options.rate), options.directory)
+    save(fit(whisper(), batches(rng, clips(rng, 30), 20), steps=800), options.directory)
 
 
 if __name__ == "__main__":

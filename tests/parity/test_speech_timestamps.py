@@ -1,4 +1,4 @@
-"""The rules of timestamps, step by step on drawn inputs, against transformers' processor."""
+"""The rules of timestamps step by step, and segments cut by them, on drawn inputs against transformers'."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ transformers = pytest.importorskip("transformers")
 from hypothesis import given  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 
+from maskattn.decoder.transcription.segments import cut  # noqa: E402
 from maskattn.decoder.transcription.timestamps import TimestampRules  # noqa: E402
 
 END, NO_TIMESTAMPS, FIRST, VOCAB = 9, 12, 13, 40  # text below END, then special tokens, then timestamps
@@ -71,3 +72,24 @@ def test_sequences(seed: int, favour: float, latest: int | None) -> None:
         assert (np.diff(times) >= 0).all()
         assert row[1] < FIRST
         assert not np.all([row[i : len(row) - 2 + i] >= FIRST for i in range(3)], axis=0).any()
+
+
+@given(
+    tokens=st.lists(st.integers(0, 8) | st.integers(FIRST, VOCAB - 1), max_size=14),
+    frames=st.integers(1, 30).map(lambda n: 100 * n),
+    seek=st.integers(0, 500),
+)
+def test_segments(tokens: list[int], frames: int, seek: int) -> None:
+    segments, step = transformers.WhisperForConditionalGeneration._retrieve_segment(
+        seek_sequence=torch.tensor(tokens, dtype=torch.long), seek_outputs=[None],
+        time_offset=torch.tensor([seek * 0.01], dtype=torch.float64), timestamp_begin=FIRST,
+        seek_num_frames=torch.tensor([frames]), time_precision=0.02, time_precision_features=0.01, input_stride=2,
+        prev_idx=0, idx=0, return_token_timestamps=False, decoder_input_ids=torch.zeros((1, 3)),
+    )  # fmt: skip
+    cuts, ours = cut(tokens, FIRST, frames)
+    assert [list(one.tokens) for one in cuts] == [one["tokens"].tolist() for one in segments]
+    assert ours == max(1, int(step))  # a pair of the timestamp 0 would let transformers hear the same window for ever
+    for one, want in zip(cuts, segments, strict=True):
+        if one.tokens and one.tokens[0] >= FIRST:
+            assert seek * 0.01 + one.start * 0.02 == pytest.approx(float(want["start"]))
+            assert seek * 0.01 + one.end * 0.02 == pytest.approx(float(want["end"]))
