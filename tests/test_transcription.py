@@ -13,6 +13,7 @@ import pytest
 
 import maskattn
 import tiny_families
+from maskattn.cli import main
 from maskattn.decoder.transcription.segments import Cut, cut
 from maskattn.decoder.transcription.tokens import SpeechTokens
 
@@ -204,3 +205,28 @@ def test_prompts_of_old_configs() -> None:
     tokens = SpeechTokens.read(old, {}, 2, 61)
     assert tokens.prompt(tokens.language_id(None), tokens.task_id(None), timestamps=False) == [2, 21, 24, 29]
     assert tokens.prompt(tokens.language_id(None), tokens.task_id("transcribe"), timestamps=True) == [2, 21, 24]
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = str(save(tmp_path / "whisper", GENERATION))
+    recordings = []
+    for i, sound in enumerate(sounds(2.4, 0.7)):
+        recordings.append(str(tmp_path / f"{i}.wav"))
+        with wave.open(recordings[-1], "wb") as file:
+            file.setparams((1, 2, RATE, 0, "NONE", ""))
+            file.writeframes((sound * 2**15).astype("<i2").tobytes())
+    want = maskattn.load(path).transcribe(recordings, language="german")
+    assert main(["transcribe", "--model", path, "--language", "german", "--json", *recordings]) == 0
+    for line, recording, one in zip(capsys.readouterr().out.splitlines(), recordings, want, strict=True):
+        record = json.loads(line)
+        assert record["recording"] == recording
+        assert record["language"] == "de"
+        assert [tuple(segment["tokens"]) for segment in record["segments"]] == [part.tokens for part in one.segments]
+    assert main(["transcribe", "--model", path, "--language", "de", "--timestamps", recordings[0]]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(want[0].segments)
+    assert re.fullmatch(r"\[00:0\d\.\d\d -> 00:0\d\.\d\d\] [\d ]+", lines[0])
+    assert main(["transcribe", "--model", path, str(tmp_path / "none.wav")]) == 1
+    assert "none.wav" in capsys.readouterr().err
+    assert main(["transcribe", recordings[0]]) == 1
+    assert "--model must name a checkpoint" in capsys.readouterr().err
