@@ -154,6 +154,7 @@ def test_a_family_imports_its_declaration_type_and_masks(path: Path) -> None:
         "weights.py",
         "masks/*.py",
         "cache/*.py",
+        "speech/*.py",
     ),
     ids=id_of,
 )

@@ -24,7 +24,7 @@ def test_it_begins_with_the_two_commands() -> None:
 
 def test_attention_masks_and_cache_run() -> None:
     names: dict[str, Any] = {}
-    attention, masks, cache, _ = blocks("python")
+    attention, masks, cache, *_ = blocks("python")
     for example in (attention, masks, cache):
         exec(example, names)
     assert names["weights"].shape == (2, 8, 1, 1000)

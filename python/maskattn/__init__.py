@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from maskattn import _core, masks
@@ -24,6 +25,7 @@ from maskattn.version import __version__
 from maskattn.weights import attention_key_sums, attention_topk, attention_weights
 
 if TYPE_CHECKING:
+    from maskattn import speech
     from maskattn.cache import KVCache
     from maskattn.decoder import (
         DecoderLayer,
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
         GenerationOptions,
         Model,
         MultiHeadAttention,
+        Transcription,
         load,
     )
     from maskattn.prepared import prepare
@@ -47,6 +50,7 @@ __all__ = [
     "Model",
     "MultiHeadAttention",
     "RelativeBias",
+    "Transcription",
     "__version__",
     "attention",
     "attention_key_sums",
@@ -67,6 +71,7 @@ __all__ = [
     "set_isa",
     "set_num_threads",
     "set_precision",
+    "speech",
     "unpad",
 ]
 
@@ -85,6 +90,8 @@ if not TYPE_CHECKING:  # or any name would pass for one of ours
             from maskattn.prepared import prepare
 
             return prepare
+        if name == "speech":
+            return importlib.import_module("maskattn.speech")
         if name in __all__:  # whatever else is public is the decoder's
             from maskattn import decoder
 

@@ -8,6 +8,7 @@ from maskattn.decoder.multi_head import KeyValues, MultiHeadAttention
 from maskattn.decoder.norms import PLACEMENTS, LayerNorm, Placement, RMSNorm
 from maskattn.decoder.options import GenerationOptions
 from maskattn.decoder.projection import Linear
+from maskattn.decoder.transcription.results import Segment, Transcription
 
 __all__ = [
     "PLACEMENTS",
@@ -24,5 +25,7 @@ __all__ = [
     "MultiHeadAttention",
     "Placement",
     "RMSNorm",
+    "Segment",
+    "Transcription",
     "load",
 ]

@@ -20,13 +20,14 @@ from maskattn.decoder.rules import Rules
 from maskattn.decoder.score import log_probabilities, shift_right
 from maskattn.decoder.stopping import stop_strings
 from maskattn.decoder.text import TextMethods, Texts
+from maskattn.decoder.transcription.methods import SpeechMethods
 from maskattn.families import Family, find
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 
-class Model(TextMethods):
+class Model(TextMethods, SpeechMethods):
     """A loaded model; made by ``maskattn.load``. What it can do depends on its family and its heads.
 
     Attributes:
@@ -39,12 +40,12 @@ class Model(TextMethods):
         self.family: Family = find(checkpoint.config.get("model_type"))
         self.config: Mapping[str, Any] = {**self.family.defaults, **checkpoint.config}
         self._forward = Transformer(self.family, self.config, checkpoint, dtype)
-        self._generation = checkpoint.generation
+        self._generation, self._directory = checkpoint.generation, checkpoint.directory
         self._requests = Requests(self._forward, self.config, self._generation)
         self.parameters = checkpoint.parameters
         self.labels = label_names(self.config, self._forward.classifier)
-        reads = self._requests.reads.sizes
-        self._texts = Texts(checkpoint, self.family, reads.vocab, continues=self._forward.encoder is None)
+        vocab = self._requests.reads.sizes.vocab or self._forward.vocab  # who hears reads no tokens
+        self._texts = Texts(checkpoint, self.family, vocab, continues=self._forward.encoder is None)
 
     def generate_ids(
         self,

@@ -1,0 +1,51 @@
+"""What a transcription is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A stretch of sound and what is said in it.
+
+    Attributes:
+        start, end: seconds from the beginning of the recording.
+        tokens: ids, with the timestamps around them if they were asked for.
+        text: or None, if the checkpoint has no known tokenizer.
+        temperature: at which its window was written; 0 is greedy search.
+        avg_logprob: mean log-probability of the tokens of its window and the end token, by the processed scores.
+        compression_ratio: bytes of the tokens of its window by their bytes after zlib; high where text repeats itself.
+        no_speech_prob: the probability that nobody speaks in its window; None, if the model has no token for that.
+    """
+
+    start: float
+    end: float
+    tokens: tuple[int, ...]
+    text: str | None
+    temperature: float
+    avg_logprob: float
+    compression_ratio: float
+    no_speech_prob: float | None
+
+
+@dataclass(frozen=True)
+class Transcription:
+    """A recording in words.
+
+    Attributes:
+        text: of all segments; None, if the checkpoint has no known tokenizer.
+        language: code, such as ``en``; None for a model of one language.
+        language_probs: of the languages by code, the most probable first; None, if the language was given.
+        segments: in order of time.
+    """
+
+    text: str | None
+    language: str | None
+    language_probs: dict[str, float] | None
+    segments: tuple[Segment, ...]
+
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        """Of all segments: what ``transformers``' ``generate`` returns."""
+        return tuple(token for segment in self.segments for token in segment.tokens)
