@@ -24,6 +24,7 @@ from maskattn.version import __version__
 from maskattn.weights import attention_key_sums, attention_topk, attention_weights
 
 if TYPE_CHECKING:
+    from maskattn.alignment import draw_alignment, plot_alignment
     from maskattn.cache import KVCache
     from maskattn.decoder import DecoderLayer, EncoderLayer, Model, MultiHeadAttention, load
     from maskattn.prepared import prepare
@@ -43,6 +44,7 @@ __all__ = [
     "attention_topk",
     "attention_varlen",
     "attention_weights",
+    "draw_alignment",
     "get_cmake_dir",
     "get_include",
     "get_precision",
@@ -51,6 +53,7 @@ __all__ = [
     "masks",
     "merge_states",
     "num_threads",
+    "plot_alignment",
     "prepare",
     "repad",
     "runnable_isas",
@@ -75,6 +78,10 @@ if not TYPE_CHECKING:  # or any name would pass for one of ours
             from maskattn.prepared import prepare
 
             return prepare
+        if name in ("draw_alignment", "plot_alignment"):
+            from maskattn import alignment
+
+            return getattr(alignment, name)
         if name in ("DecoderLayer", "EncoderLayer", "Model", "MultiHeadAttention", "load"):
             from maskattn import decoder
 
