@@ -64,7 +64,7 @@ def summarization() -> tuple[Any, Any]:
         **sizes(layers=2, max_position_embeddings=128), vocab_size=len(tokenizer), pad_token_id=1, bos_token_id=0,
         eos_token_id=2, decoder_start_token_id=2, forced_eos_token_id=None,
     )  # fmt: skip
-    model = fit(transformers.BartForConditionalGeneration(config), paired(tokenizer, pairs), steps=500, rate=2e-3)
+    model = fit(transformers.BartForConditionalGeneration(config), paired(tokenizer, pairs), steps=500, rate=4e-3)
     return model, tokenizer
 
 
@@ -208,7 +208,7 @@ def padded(sequences: Sequence[list[int]], filler: int = 0) -> Batch:
 def fit(model: Any, data: tuple[list[Any], Callable[[Sequence[Any]], Batch]], steps: int, rate: float) -> Any:
     """Train on batches drawn from ``data``."""
     rows, collate = data
-    rng, optimizer = Random(0), torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.01)
+    rng, optimizer = Random(0), torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.01, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.1)
     model.train()
     for _ in range(steps):

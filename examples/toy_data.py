@@ -172,10 +172,11 @@ def chat(rng: Random) -> list[dict[str, str]]:
         else:
             asked = kind > 0.6 and topic
             topic = topic if asked else rng.choice(["capital", "language"])
+            city, language = CAPITALS[country], LANGUAGES[country]
             if topic == "capital":
-                turns.append((f"What is the capital of {country}?", f"The capital of {country} is {CAPITALS[country]}."))
+                turns.append((f"What is the capital of {country}?", f"The capital of {country} is {city}."))
             else:
-                turns.append((f"What do people speak in {country}?", f"In {country} they speak {LANGUAGES[country]}."))
+                turns.append((f"What do people speak in {country}?", f"In {country} they speak {language}."))
             if asked:
                 turns[-1] = (f"And {country}?", turns[-1][1])
     roles = ("user", "assistant")

@@ -17,8 +17,10 @@ import tiny_marian
 from maskattn.decoder.activations import ACTIVATIONS
 from maskattn.decoder.multi_head import join_heads, split_heads
 from maskattn.decoder.norms import layer_norm
+from maskattn.decoder.options import Options
 from maskattn.decoder.positions import sinusoidal
-from maskattn.decoder.rules import GreedyRules
+from maskattn.decoder.processors import Step
+from maskattn.decoder.rules import Rules
 from maskattn.decoder.text import CharacterTokenizer
 from maskattn.linear import linear
 from tiny_marian import EOS, PAD
@@ -129,13 +131,14 @@ def test_families_are_data() -> None:
 def test_rules(settings: dict[str, Any], tokens: list[int], last: bool, allowed: str) -> None:
     scores = np.zeros((2, 6), np.float32)
     # The second row has another past, so that only what holds for every past may show there.
-    GreedyRules.read(settings, vocab=6).apply(scores, np.array([tokens, [0] * len(tokens)]), last=last)
+    step = Step(np.array([tokens, [0] * len(tokens)]), 1, np.array([last, last]), np.arange(2))
+    scores = Rules.read(Options(settings, {}, vocab=6)).process(step, scores)
     assert "".join(str(i) for i in range(6) if scores[0, i] > -np.inf) == allowed
 
 
 def test_token_ids_of_the_generation_config_are_checked() -> None:
     with pytest.raises(ValueError, match="bad_words_ids must hold token ids below 10, got 10"):
-        GreedyRules.read({"bad_words_ids": [[10]]}, vocab=10)
+        Rules.read(Options({"bad_words_ids": [[10]]}, {}, vocab=10))
 
 
 def test_character_tokenizer() -> None:

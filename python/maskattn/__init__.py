@@ -26,13 +26,23 @@ from maskattn.weights import attention_key_sums, attention_topk, attention_weigh
 if TYPE_CHECKING:
     from maskattn.alignment import draw_alignment, plot_alignment
     from maskattn.cache import KVCache
-    from maskattn.decoder import DecoderLayer, EncoderLayer, Model, MultiHeadAttention, load
+    from maskattn.decoder import (
+        DecoderLayer,
+        EncoderLayer,
+        Generated,
+        GenerationOptions,
+        Model,
+        MultiHeadAttention,
+        load,
+    )
     from maskattn.prepared import prepare
 
 __all__ = [
     "ALiBi",
     "DecoderLayer",
     "EncoderLayer",
+    "Generated",
+    "GenerationOptions",
     "KVCache",
     "MaskPlan",
     "Model",
@@ -82,7 +92,7 @@ if not TYPE_CHECKING:  # or any name would pass for one of ours
             from maskattn import alignment
 
             return getattr(alignment, name)
-        if name in ("DecoderLayer", "EncoderLayer", "Model", "MultiHeadAttention", "load"):
+        if name in __all__:  # whatever else is public is the decoder's
             from maskattn import decoder
 
             return getattr(decoder, name)

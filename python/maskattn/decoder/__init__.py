@@ -1,10 +1,12 @@
 """Transformers: ``load`` a checkpoint, then ask the ``Model``; and the layers of which models are made."""
 
 from maskattn.decoder.api import Model
+from maskattn.decoder.generate import Generated
 from maskattn.decoder.layers import DecoderLayer, EncoderLayer, FeedForward, GatedFeedForward
 from maskattn.decoder.loading import load
 from maskattn.decoder.multi_head import KeyValues, MultiHeadAttention
 from maskattn.decoder.norms import PLACEMENTS, LayerNorm, Placement, RMSNorm
+from maskattn.decoder.options import GenerationOptions
 from maskattn.decoder.projection import Linear
 
 __all__ = [
@@ -13,6 +15,8 @@ __all__ = [
     "EncoderLayer",
     "FeedForward",
     "GatedFeedForward",
+    "Generated",
+    "GenerationOptions",
     "KeyValues",
     "LayerNorm",
     "Linear",

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from maskattn.decoder import check
 from maskattn.decoder.arrays import FloatArray, IntArray
 from maskattn.decoder.checkpoint import Checkpoint
-from maskattn.decoder.generate import greedy
+from maskattn.decoder.generate import Batch, Generated, generate
 from maskattn.decoder.heads import label_names
 from maskattn.decoder.memory import Memory, Prefix
 from maskattn.decoder.model import Transformer
-from maskattn.decoder.requests import Ids, Progress, Requests, batches
-from maskattn.decoder.rules import GreedyRules
+from maskattn.decoder.options import GenerationOptions, Options
+from maskattn.decoder.requests import Ids, Progress, PromptIds, Requests, batches
+from maskattn.decoder.rules import Rules
 from maskattn.decoder.score import log_probabilities
+from maskattn.decoder.stopping import stop_strings
 from maskattn.decoder.text import CharacterTokenizer, read_tokenizer
 from maskattn.decoder.views import cross_attention
 from maskattn.families import Family, find
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 class Model:
@@ -46,11 +51,11 @@ class Model:
         self,
         texts: Sequence[str],
         *,
-        max_new_tokens: int | None = None,
         batch_size: int = 64,
         progress: Progress | None = None,
+        **options: Unpack[GenerationOptions],
     ) -> list[str]:
-        """Write one text per text, by greedy search. Arguments and errors as in ``generate_ids``.
+        """Write one text per text. Arguments and errors as in ``generate_ids``.
 
         Raises:
             TypeError: ``texts`` is not a list of str.
@@ -58,61 +63,68 @@ class Model:
         """
         tokenizer = self._need_tokenizer()
         sources = [tokenizer.encode(text) for text in check.texts("texts", texts)]
-        made = self.generate_ids(sources, max_new_tokens=max_new_tokens, batch_size=batch_size, progress=progress)
+        made = self.generate_ids(sources, batch_size=batch_size, progress=progress, **options)
         return [tokenizer.decode(ids) for ids in made]
 
     def generate_ids(
         self,
         sources: Ids | FloatArray,
         *,
-        prompt_ids: Sequence[int] | IntArray | None = None,
+        prompt_ids: PromptIds | None = None,
         prefix_embeddings: Sequence[FloatArray] | None = None,
-        max_new_tokens: int | None = None,
         batch_size: int = 64,
         progress: Progress | None = None,
-    ) -> list[list[int]]:
-        """Greedy search: the tokens of ``transformers``' ``generate(num_beams=1, do_sample=False)`` for these weights.
+        return_log_probabilities: bool = False,
+        **options: Unpack[GenerationOptions],
+    ) -> list[Generated]:
+        """Greedy search or sampling: for the same weights and options what ``transformers``' ``generate`` gives.
 
-        The generation config applies: start, end, forced, bad and suppressed tokens, and the least length.
+        What ``options`` do not say, the generation config says; but the search has no beams whatever it says.
 
         Args:
             sources: token ids per sequence, lengths may differ: what an encoder reads, usually ending in the end token,
                 or, for a decoder-only model, prompts. For Whisper log-mel features, shape (batch, mels, frames).
-            prompt_ids: with an encoder, what every decoder begins with. Default: the decoder's start token.
+            prompt_ids: with an encoder, what the decoder begins with: one list for all sources, or one for each.
+                Default: the decoder's start token.
             prefix_embeddings: for a decoder-only model, one float32 array (n, width) per source, n from 0 up: stands
                 before the source's embeddings and is seen from everywhere (the ``[E; o]`` of arXiv:1910.10683's
                 prefix language models), such as another encoder's output.
-            max_new_tokens: default as in ``transformers``: the generation config's ``max_new_tokens`` or ``max_length``
-                (which counts the start token or the prompt), else 20; never more than the model has positions.
             batch_size: sequences that are computed together. Similar lengths share a batch, whatever their order.
             progress: called as ``progress(done, total)`` after each batch.
+            return_log_probabilities: whether the result has them.
+            options: see ``GenerationOptions``; ``max_new_tokens`` is by default the generation config's, or its
+                ``max_length`` (which counts the start token or the prompt), else 20; never more than the model has
+                positions.
 
         Returns:
-            New tokens per source, in the order of ``sources``: without start token or prompt, and up to the end token,
-            that one included if it came before ``max_new_tokens`` ran out. No source, no work: ``[]``.
+            New tokens per source, in the order of ``sources``: without start token or prompt, and up to what ended
+            them, that one included if it came before ``max_new_tokens`` ran out. No source, no work: ``[]``.
 
         Raises:
             TypeError, ValueError: an argument is not as above; nothing has been computed then.
-            NotImplementedError: the generation config asks for something that would change the tokens, such as
-                ``repetition_penalty``.
+            NotImplementedError: something is asked for that would change the tokens and does not exist here.
         """
         sequences = self._requests.sequences("sources", sources)
         prompts = self._requests.prompts(sequences, prompt_ids)
         prefixes = self._requests.prefixes(prefix_embeddings, len(sequences))
-        limits = self._requests.limits(prompts, prefixes, max_new_tokens)
+        settings = Options(self._generation, options, self._requests.writes.sizes.vocab)
+        limits = self._requests.limits(prompts, prefixes, settings)
         check.count("batch_size", batch_size)
-        rules = GreedyRules.read(self._generation, self._requests.writes.sizes.vocab)
-        made: list[list[int]] = [[] for _ in sequences]
-        for batch in batches(sequences, batch_size, progress):
-            some = greedy(
-                self._forward,
-                [prompts[i] for i in batch],
-                rules,
-                [limits[i] for i in batch],
-                self._memory([sequences[i] for i in batch]),
-                Prefix([prefixes[i] for i in batch]) if prefixes else None,
+        decode = None if self.tokenizer is None else self.tokenizer.decode
+        rules = Rules.read(settings, stop_strings(settings, decode, self._tokenizer_problem))
+        made = [Generated() for _ in sequences]
+        for some in batches(sequences, batch_size, progress):
+            batch = Batch(
+                [prompts[i] for i in some],
+                [limits[i] for i in some],
+                some,
+                self._memory([sequences[i] for i in some]),
+                Prefix([prefixes[i] for i in some]) if prefixes else None,
+                [sequences[i] for i in some] if self._requests.encoder_reads_tokens else None,
             )
-            for i, ids in zip(batch, some, strict=True):
+            for i, ids in zip(
+                some, generate(self._forward, batch, rules, log_probabilities=return_log_probabilities), strict=True
+            ):
                 made[i] = ids
         return made
 
@@ -132,7 +144,7 @@ class Model:
         sources: Ids | FloatArray,
         targets: Ids,
         *,
-        prompt_ids: Sequence[int] | IntArray | None = None,
+        prompt_ids: PromptIds | None = None,
         prefix_embeddings: Sequence[FloatArray] | None = None,
         batch_size: int = 64,
         progress: Progress | None = None,

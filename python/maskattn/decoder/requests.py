@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Union
 
 import numpy as np
 
@@ -11,11 +11,13 @@ from maskattn.decoder import check
 from maskattn.decoder.arrays import FloatArray, IntArray
 from maskattn.decoder.layers import DecoderLayer
 from maskattn.decoder.model import Transformer
-from maskattn.decoder.rules import integer_of
+from maskattn.decoder.options import Options
 from maskattn.decoder.weights import LayerStack
 
 Progress = Callable[[int, int], object]
 Ids = Sequence[Sequence[int] | IntArray]
+#: Token ids for all sources, or for each.
+PromptIds = Union[Sequence[int], IntArray, Ids]  # noqa: UP007 - an alias, evaluated by Python 3.10
 #: Where transformers looks for the first decoder input, in its order.
 _START_KEYS = ("decoder_start_token_id", "bos_token_id")
 
@@ -50,13 +52,17 @@ class Requests:
             )
         return self._forward.decoder
 
+    @property
+    def encoder_reads_tokens(self) -> bool:
+        return self._forward.encoder is not None and self._forward.encoder.sizes.vocab > 0
+
     def sequences(self, name: str, sources: Ids | FloatArray) -> list[Any]:
         sizes = self.reads.sizes
         if sizes.mels:
             return check.features(name, sources, sizes.mels, 2 * sizes.positions)
         return list(check.token_lists(name, sources, sizes.vocab, sizes.positions))
 
-    def prompts(self, sequences: list[IntArray], prompt_ids: Sequence[int] | IntArray | None) -> list[IntArray]:
+    def prompts(self, sequences: list[IntArray], prompt_ids: PromptIds | None) -> list[IntArray]:
         """What stands in the decoder before the first new token."""
         sizes = self.writes.sizes
         if self.start is None:
@@ -65,7 +71,15 @@ class Requests:
             return sequences
         if prompt_ids is None:
             return [np.array([self.start])] * len(sequences)
-        return check.token_lists("prompt_ids", [prompt_ids], sizes.vocab, sizes.positions) * len(sequences)
+        if is_one_list(prompt_ids):
+            return check.token_lists("prompt_ids", [prompt_ids], sizes.vocab, sizes.positions) * len(sequences)
+        prompts = check.token_lists("prompt_ids", prompt_ids, sizes.vocab, sizes.positions)
+        if len(prompts) != len(sequences):
+            raise ValueError(
+                f"prompt_ids must be one list of token ids or one per source, got {len(prompts)} for {len(sequences)} "
+                "sources"
+            )
+        return prompts
 
     def prefixes(self, embeddings: Sequence[FloatArray] | None, count: int) -> list[FloatArray] | None:
         if embeddings is None:
@@ -77,23 +91,30 @@ class Requests:
             )
         return check.embeddings("prefix_embeddings", embeddings, count, self.writes.sizes.width)
 
-    def limits(self, prompts: list[IntArray], prefixes: list[FloatArray] | None, asked: int | None) -> list[int]:
+    def limits(self, prompts: list[IntArray], prefixes: list[FloatArray] | None, options: Options) -> list[int]:
         """The most new tokens of each sequence."""
-        config, most = self._generation, self.writes.sizes.positions
+        most = self.writes.sizes.positions
         lengths = [len(prompt) + (len(prefixes[i]) if prefixes else 0) for i, prompt in enumerate(prompts)]
-        if asked is not None:
+        if options.asked("max_new_tokens"):
             room = most + 1 - max(lengths, default=1) if most else None
             remedy = f"the model has {most} positions" if most else "pass more"
-            return [check.count("max_new_tokens", asked, room, remedy)] * len(prompts)
+            return [check.count("max_new_tokens", options.get("max_new_tokens"), room, remedy)] * len(prompts)
+        whole = options.integer("max_length", 1)
+        new = None if options.asked("max_length") else options.integer("max_new_tokens")
         limits = []
         for i, length in enumerate(lengths):
-            if (new := integer_of(config, "max_new_tokens")) is None:
-                # max_length counts the start token, and so does the limit that transformers puts on its default of 20.
-                whole = integer_of(config, "max_length")
-                new = min(20, most - length if most else 20) if whole is None else whole - length
-            wanted = min(new, most + 1 - length) if most else new
-            name = f"max_new_tokens of the generation config, for sources[{i}],"
-            limits.append(check.count(name, wanted, None, "pass max_new_tokens, or shorten the source"))
+            # max_length counts the start token, and so does the limit that transformers puts on its default of 20.
+            default = min(20, most - length if most else 20) if whole is None else whole - length
+            wanted = default if new is None else new
+            source = "max_length" if options.asked("max_length") else "max_new_tokens of the generation config"
+            limits.append(
+                check.count(
+                    f"{source}, for sources[{i}],",
+                    min(wanted, most + 1 - length) if most else wanted,
+                    None,
+                    "pass max_new_tokens, or shorten the source",
+                )
+            )
         return limits
 
     def check_room(self, i: int, before: int, new: int) -> None:
@@ -103,6 +124,13 @@ class Requests:
                 f"sources[{i}] and targets[{i}] must have at most {most} tokens together, got {before + new - 1}; "
                 "shorten them"
             )
+
+
+def is_one_list(prompt_ids: object) -> bool:
+    """Whether it is token ids rather than lists of them."""
+    if isinstance(prompt_ids, np.ndarray):
+        return prompt_ids.ndim < 2
+    return not isinstance(prompt_ids, Sequence) or not any(isinstance(x, Sequence | np.ndarray) for x in prompt_ids)
 
 
 def batches(sequences: Sequence[IntArray], size: int, progress: Progress | None) -> Iterator[list[int]]:

@@ -43,13 +43,13 @@ def log_probabilities(
     real = (places < ends[:, None]) & (places >= (ends - counts)[:, None])
     states, wanted = hidden[real], np.concatenate(targets)
     scores = [
-        _log_softmax_at(model.logits(states[i : i + _ROWS]), wanted[i : i + _ROWS])
-        for i in range(0, len(states), _ROWS)
+        log_softmax_at(model.logits(states[i : i + _ROWS]), wanted[i : i + _ROWS]) for i in range(0, len(states), _ROWS)
     ]
     return np.split(np.concatenate(scores), np.cumsum(counts)[:-1])
 
 
-def _log_softmax_at(logits: FloatArray, tokens: IntArray) -> FloatArray:
+def log_softmax_at(logits: FloatArray, tokens: IntArray) -> FloatArray:
+    """Log-probabilities of one token per row, (rows, vocab) and (rows,) -> (rows,)."""
     shifted = logits - logits.max(axis=-1, keepdims=True)
     chosen: FloatArray = np.take_along_axis(shifted, tokens[:, None], axis=-1)[:, 0]
     chosen -= np.log(np.exp(shifted).sum(axis=-1))
