@@ -10,7 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import tiny_families
 from maskattn import cli, terminal
+from maskattn.decoder import load
+from maskattn.families import FAMILIES
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -60,6 +63,47 @@ def test_a_bar_when_there_are_many_lines(capsys: pytest.CaptureFixture[str], mon
     stream.truncate(0)
     assert run(capsys, "generate", "3 March 2024") == "2024-03-03\n"
     assert "/" not in stream.getvalue()
+
+
+def test_generate_with_options(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(capsys, "generate", "--max-new-tokens", "4", "3 March 2024") == "2024\n"
+    assert run(capsys, "generate", "--stop", "-", "3 March 2024") == "2024-\n"
+    command = ("generate", "--sample", "--temperature", "9", "--top-k", "0", "3 March 2024")
+    drawn = run(capsys, *command, "--seed", "1")
+    assert drawn == run(capsys, *command, "--seed", "1")
+    assert drawn != run(capsys, *command, "--seed", "2")
+
+
+def test_score(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    right, wrong = run(capsys, "score", "3 March 2024", "2024-03-03", "3 March 2024", "2024-03-04").splitlines()
+    assert float(right.split("\t")[0]) > -0.1 > -3 > float(wrong.split("\t")[0])
+    monkeypatch.setattr(sys, "stdin", io.StringIO("3 March 2024\t2024-03-03\n"))
+    assert run(capsys, "score") == right + "\n"
+    record = json.loads(run(capsys, "score", "--json", "3 March 2024", "2024-03-04"))
+    assert record["target"] == "2024-03-04"
+    assert len(record["tokens"]) == 11
+    assert sum(record["tokens"]) == pytest.approx(record["log_probability"])
+    assert wrong.startswith(f"{record['log_probability']:.4f}\t")
+
+
+def test_models(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    kinds = json.loads(run(capsys, "models", "--json"))
+    assert {name for names in kinds.values() for name in names} == set(FAMILIES)
+    assert run(capsys, "models").splitlines()[0].split() == [
+        "encoder-decoder",
+        *", ".join(kinds["encoder-decoder"]).split(),
+    ]
+    for name in FAMILIES:
+        settings = tiny_families.config(name)
+        path = tiny_families.write(tmp_path / name, settings)
+        facts = json.loads(run(capsys, "models", "--json", str(path)))
+        assert name in kinds[facts["kind"]]
+        model = load(path)
+        assert facts["parameters"] == model.parameters
+        assert facts["dtypes"] == ["F32"]
+        assert ("generate" in facts["uses"]) == ("decoder" in facts) == (model.family.decoder is not None)
+        assert ("classify" in facts["uses"]) == bool(model.labels)
+    assert "width 24" in run(capsys, "models", str(path))
 
 
 def test_mask(capsys: pytest.CaptureFixture[str]) -> None:
@@ -148,6 +192,9 @@ def test_info(capsys: pytest.CaptureFixture[str]) -> None:
         (["mask", "padding([1, 2])", "--q-len", "3", "--batch-index", "2"], "batch_index must be"),
         (["generate", "--model", "nowhere", "x"], "nowhere"),
         (["generate", "--max-new-tokens", "0", "x"], "max_new_tokens"),
+        (["generate", "--top-p", "3", "x"], "top_p must be in"),
+        (["score", "a"], "pairs SOURCE TARGET, got 1"),
+        (["models", "nowhere"], "nowhere"),
     ],
 )
 def test_errors_are_one_line(capsys: pytest.CaptureFixture[str], arguments: list[str], said: str) -> None:

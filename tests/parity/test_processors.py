@@ -100,6 +100,8 @@ def check(model: Any, settings: dict[str, Any], drawn: Any) -> None:
     for row, (own, begin, source) in enumerate(zip(sequences, begins, sources, strict=True)):
         want = theirs(model, settings, own, begin, source, scores[row])
         exact = theirs(model, settings, own, begin, source, scores[row].astype(np.float64))
+        # What an option makes infinite, and what others make of that, nobody can draw.
+        assume(not (np.isposinf(want) | np.isnan(want)).any())
         # A token at the edge of a filter, where float32 and float64 differ, may fall on either side.
         assume((np.isneginf(want) == np.isneginf(exact)).all())
         np.testing.assert_allclose(got[row], want, rtol=2e-5, atol=2e-5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -53,6 +54,14 @@ class Checkpoint:
     def names(self) -> list[str]:
         """All tensors of the files."""
         return list(self._files)
+
+    def stored(self) -> dict[str, int]:
+        """Numbers in all tensors, by the dtype in which they are stored."""
+        counts: dict[str, int] = {}
+        for name, file in self._files.items():
+            dtype = file.dtype(name)
+            counts[dtype] = counts.get(dtype, 0) + math.prod(file.shape(name))
+        return counts
 
     def find(self, names: Sequence[str]) -> str | None:
         """The first of ``names`` that the files have."""
@@ -122,8 +131,11 @@ class _File:
     def shape(self, name: str) -> tuple[int, ...]:
         return tuple(self._file.get_slice(name).get_shape())
 
+    def dtype(self, name: str) -> str:
+        return str(self._file.get_slice(name).get_dtype())
+
     def float32(self, name: str) -> FloatArray:
-        dtype = self._file.get_slice(name).get_dtype()
+        dtype = self.dtype(name)
         if dtype not in _DTYPES:
             raise ValueError(
                 f"{name} must be stored as F32, F16 or BF16, got {dtype} in {self.name}; "

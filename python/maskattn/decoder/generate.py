@@ -77,7 +77,7 @@ def generate(model: Transformer, batch: Batch, rules: Rules, *, log_probabilitie
         raw = scores.copy() if log_probabilities and rules.processors else scores
         if rules.processors:
             scores = rules.process(_step(batch, tokens, begin, now, rows), scores)
-            _check_open(scores, batch, rows)
+            _check_open(scores, rules.sample, batch, rows)
         chosen = draw(scores, [streams[i] for i in rows]) if rules.sample else scores.argmax(axis=-1)
         tokens[rows, now] = chosen
         if log_probabilities:
@@ -106,9 +106,10 @@ def _step(batch: Batch, tokens: IntArray, begin: int, end: int, rows: IntArray) 
     return Step(tokens[rows, :end], begin, last, np.array(batch.numbers)[rows], sources)
 
 
-def _check_open(scores: FloatArray, batch: Batch, rows: IntArray) -> None:
-    for row in np.flatnonzero(~(scores.max(axis=-1) > -np.inf)):
+def _check_open(scores: FloatArray, drawing: bool, batch: Batch, rows: IntArray) -> None:
+    best = scores.max(axis=-1)
+    for row in np.flatnonzero(~(np.isfinite(best) if drawing else best > -np.inf)):
         raise ValueError(
-            f"options must leave each sequence a token to write, got none for sources[{batch.numbers[rows[row]]}]; "
-            "forbid less, or set remove_invalid_values=True if the scores themselves are at fault"
+            f"options must leave each sequence a token with a finite score, got {best[row]} as the highest for "
+            f"sources[{batch.numbers[rows[row]]}]; forbid less, or look at your logits_processor"
         )

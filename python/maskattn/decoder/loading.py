@@ -26,10 +26,15 @@ def load(path: str | os.PathLike[str] | None = None, *, dtype: str = "float32") 
             or the file has tensors that config.json knows nothing of.
         NotImplementedError: a ``dtype`` other than float32.
     """
-    if path is not None and not isinstance(path, str | os.PathLike):
-        raise TypeError(f"path must be a str or a path, got {type(path).__name__}; pass the checkpoint's folder")
     if dtype != "float32":
         raise NotImplementedError(f"dtype must be 'float32', got {dtype!r}; other dtypes come in a later version")
+    return Model(open_checkpoint(path))
+
+
+def open_checkpoint(path: str | os.PathLike[str] | None) -> Checkpoint:
+    """The checkpoint that ``load`` would load; its weights are not read. Arguments and errors as there."""
+    if path is not None and not isinstance(path, str | os.PathLike):
+        raise TypeError(f"path must be a str or a path, got {type(path).__name__}; pass the checkpoint's folder")
     if path is None:
-        return Model(Checkpoint(Path(str(files("maskattn") / "data" / "dates"))))
-    return Model(Checkpoint(download(path) if isinstance(path, str) and is_model_id(path) else Path(path)))
+        return Checkpoint(Path(str(files("maskattn") / "data" / "dates")))
+    return Checkpoint(download(path) if isinstance(path, str) and is_model_id(path) else Path(path))

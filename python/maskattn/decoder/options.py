@@ -139,9 +139,11 @@ class Options:
         return self._asked.get(name) is not None
 
     def wrong(self, name: str, wanted: str, kind: type[Exception] = ValueError) -> Exception:
-        """The refusal of what stands under ``name``."""
-        remedy = f"pass another {name}" if self.asked(name) else "correct generation_config.json"
-        return kind(f"{name} must be {wanted}, got {self.get(name)!r:.60}; {remedy}")
+        """The refusal of what stands under ``name``; of a file's contents it is a ValueError in any case."""
+        problem = f"{name} must be {wanted}, got {self.get(name)!r:.60}"
+        if self.asked(name):
+            return kind(f"{problem}; pass another {name}")
+        return ValueError(f"{problem}; correct generation_config.json")
 
     def flag(self, name: str) -> bool:
         value = self.get(name)

@@ -37,7 +37,7 @@ def _by_row(keep: Callable[[FloatArray], IntArray]) -> Processor:
     def process(step: Step, scores: FloatArray) -> FloatArray:
         for row in scores:
             open_ = np.flatnonzero(row > -np.inf)
-            kept = open_[keep(row[open_])]
+            kept = open_[keep(row[open_])] if open_.size else open_
             values = row[kept]
             row[:] = -np.inf
             row[kept] = values
