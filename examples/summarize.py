@@ -1,6 +1,6 @@
 """Summarization: the most probable summary, or several drawn at random, best first.
 
-    python examples/summarize.py --model tiny/summarization --samples 4 --temperature 1.5 "On Friday Ida met Ben. ..."
+    python examples/summarize.py --model tiny/summarization --samples 4 --temperature 1.3 "On Friday Ida met Ben. ..."
 
 The model is an encoder-decoder such as BART or Pegasus; a T5 is asked with ``--prefix "summarize: "``. Each document is
 one argument or one line.

@@ -187,20 +187,23 @@ def test_sentiment_as_t5_is_asked(run: Any, held_out: Any, checkpoint: Checkpoin
 def test_chat(run: Any, held_out: Any, checkpoint: Checkpoint) -> None:
     path, talks = checkpoint("chat"), held_out("chat")[:12]
     tokenizer = transformers.AutoTokenizer.from_pretrained(path)
-    right = []
+    answers, right, prompts, read = [], [], [], []
     for talk in talks:
-        asked = [message["content"] for message in talk[::2]]
-        records = run("chat", "--model", path, "--prompt", *asked)
-        answers = [record["answer"] for record in records]
-        right += [a == message["content"] for a, message in zip(answers, talk[1::2], strict=True)]
         history: list[dict[str, str]] = []
-        for question, record in zip(asked, records, strict=True):
-            history.append({"role": "user", "content": question})
-            prompt = tokenizer.apply_chat_template(history, add_generation_prompt=True, tokenize=False)
-            assert record["prompt"] == prompt
-            assert [record["answer"]] == theirs(path, [prompt])
+        for record, said in zip(
+            run("chat", "--model", path, "--prompt", *(message["content"] for message in talk[::2])),
+            (message["content"] for message in talk[1::2]),
+            strict=True,
+        ):
+            answers.append(record["answer"])
+            right.append(said)
+            read.append(record["prompt"])
+            history.append({"role": "user", "content": record["message"]})
+            prompts.append(tokenizer.apply_chat_template(history, add_generation_prompt=True, tokenize=False))
             history.append({"role": "assistant", "content": record["answer"]})
-    assert np.mean(right) >= 0.95
+    assert read == prompts
+    assert answers == theirs(path, prompts)
+    assert share(answers, right) >= 0.95
 
 
 def test_chat_reads_lines_and_remembers(run: Any, checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
