@@ -115,3 +115,9 @@ def test_dates_from_an_independent_generator(model: Model) -> None:
     written = model.generate([text for text, _ in pairs])
     wrong = [(text, iso, got) for (text, iso), got in zip(pairs, written, strict=True) if got != iso]
     assert len(wrong) <= 0.01 * len(pairs), wrong[:20]
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
+def test_narrow_weights_write_the_same_dates(model: Model, dates: ModuleType, dtype: str) -> None:
+    texts = [text for text, _ in dates.held_out(seed=5, n=1000)]
+    assert maskattn.load(dtype=dtype).generate(texts) == model.generate(texts)

@@ -17,6 +17,7 @@ import maskattn
 import tiny_families
 from maskattn import masks
 from maskattn.families import FAMILIES, Family, Head, Stack
+from maskattn.linear import DTYPES
 from tiny_families import VOCAB, WIDTH, config, write
 
 NEW, LENGTHS = 12, (5, 1, 9, 3, 7)
@@ -39,10 +40,12 @@ def test_all_families_are_here() -> None:
     assert set(tiny_families.CONFIGS) == set(FAMILIES)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", WRITES)
-def test_generation(name: str, tmp_path: Path, rng: np.random.Generator) -> None:
+def test_generation(name: str, dtype: str, tmp_path: Path, rng: np.random.Generator) -> None:
     """A batch writes what each source writes alone; scoring what was written says that each token was the best."""
-    model, sources = maskattn.load(write(tmp_path, config(name, eos_token_id=[1, 2, 3]))), sources_of(name, rng)
+    path, sources = write(tmp_path, config(name, eos_token_id=[1, 2, 3])), sources_of(name, rng)
+    model = maskattn.load(path, dtype=dtype)
     made = model.generate_ids(sources, max_new_tokens=NEW)
     assert len({tuple(ids) for ids in made}) > 1, "the sources must matter"
     assert made == [model.generate_ids(sources[i : i + 1], max_new_tokens=NEW)[0] for i in range(len(LENGTHS))]
@@ -53,6 +56,18 @@ def test_generation(name: str, tmp_path: Path, rng: np.random.Generator) -> None
         for scores, others in zip(best, model.score_ids(sources, changed), strict=True):
             assert others[-1] <= scores[-1] + 1e-5
             np.testing.assert_array_equal(others[:-1], scores[:-1])
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
+@pytest.mark.parametrize("name", WRITES)
+def test_narrow_weights(name: str, dtype: str, tmp_path: Path, rng: np.random.Generator) -> None:
+    """The scores are nearly those of the wide ones, but not the same."""
+    path, sources = write(tmp_path, config(name)), sources_of(name, rng)
+    targets = [rng.integers(2, VOCAB, 5).tolist() for _ in LENGTHS]
+    wide = np.concatenate(maskattn.load(path).score_ids(sources, targets))
+    narrow = np.concatenate(maskattn.load(path, dtype=dtype).score_ids(sources, targets))
+    assert 0 < np.abs(narrow - wide).max() < 0.25
+    assert np.abs(narrow - wide).mean() < 0.05
 
 
 @pytest.mark.parametrize("name", READS)

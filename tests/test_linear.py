@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 import maskattn
-from maskattn.linear import linear
+from maskattn._core import PackedWeight, packed_linear
+from maskattn.linear import DTYPES, linear, pack
 
 
 @pytest.mark.parametrize("rows", [0, 1, 6, 7, 193])
@@ -46,3 +49,78 @@ def test_bad_shapes(rng: np.random.Generator) -> None:
         linear(x, w, x[0])
     with pytest.raises(TypeError):
         linear(x.astype(np.float64), w)  # type: ignore[arg-type]
+
+
+# Packed weights
+
+ERRORS = {"float32": 3e-7, "bfloat16": 3e-3, "int8": 9e-3}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("outputs", "inputs"), [(1, 1), (3, 5), (64, 32), (130, 77), (257, 512)])
+def test_packed(isa: str, rng: np.random.Generator, dtype: str, outputs: int, inputs: int) -> None:
+    """Against float64 of the weights before and after packing; a row alone has the bits that it has among others."""
+    x, w, b = (rng.standard_normal(shape, dtype=np.float32) for shape in ((40, inputs), (outputs, inputs), (outputs,)))
+    packed = pack(w, dtype)
+    assert (packed.shape, packed.dtype) == ((outputs, inputs), dtype)
+    got = linear(x, packed, b)
+    kept = packed.rows(np.arange(outputs))
+    for weight, tolerance in ((w, ERRORS[dtype]), (kept, 3e-7 if dtype != "int8" else 4e-5)):
+        exact = x.astype(np.float64) @ weight.T.astype(np.float64)
+        assert np.linalg.norm(got - (exact + b)) <= tolerance * np.linalg.norm(exact)
+    for first, last in ((0, 1), (5, 8), (3, 40)):
+        np.testing.assert_array_equal(linear(x[first:last], packed, b), got[first:last])
+    if dtype == "float32":
+        np.testing.assert_array_equal(got, linear(x, w, b))
+        np.testing.assert_array_equal(kept, w)
+    np.testing.assert_array_equal(pack(kept, dtype).rows(np.arange(outputs)), kept)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_threads_do_not_show(rng: np.random.Generator, dtype: str) -> None:
+    x, w = rng.standard_normal((200, 300), dtype=np.float32), rng.standard_normal((1500, 300), dtype=np.float32)
+    packed = pack(w, dtype)
+    for rows in (1, 30, 200):
+        one, two = (packed_linear(packed, x[:rows], None, threads) for threads in (1, 2))
+        np.testing.assert_array_equal(one, two)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_slices_share_the_memory(rng: np.random.Generator, dtype: str) -> None:
+    x, w = rng.standard_normal((7, 77), dtype=np.float32), rng.standard_normal((300, 77), dtype=np.float32)
+    packed = pack(w, dtype)
+    whole = linear(x, packed)
+    for start, stop in ((0, 300), (10, 20), (60, 70), (64, 128), (63, 300), (299, 300)):
+        part = packed[start:stop]
+        np.testing.assert_array_equal(linear(x, part), whole[:, start:stop])
+        np.testing.assert_array_equal(part.rows(np.array([0])), packed.rows(np.array([start])))
+    joined = PackedWeight.joined([packed[10:70], packed[70:200]])
+    assert joined is not None
+    np.testing.assert_array_equal(linear(x, joined), whole[:, 10:200])
+    assert PackedWeight.joined([packed[10:70], packed[71:200]]) is None
+    assert PackedWeight.joined([packed[10:70], pack(w, dtype)[70:200]]) is None
+
+
+def test_int8_of_rows_that_are_zero_or_far_apart() -> None:
+    w = np.zeros((3, 8), np.float32)
+    w[1, 2], w[2] = 1e-30, 1e30
+    x = np.zeros((2, 8), np.float32)
+    x[1] = 2
+    np.testing.assert_allclose(linear(x, pack(w, "int8")), x @ w.T, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda w: pack(w, "int3"), ValueError, "dtype must be one of float32, bfloat16, int8, got 'int3'"),
+        (lambda w: pack(w[0]), ValueError, r"weight must have shape \(out_features, in_features\), got \(5,\)"),
+        (lambda w: pack(w.astype(np.float64)), TypeError, "rows"),
+        (lambda w: pack(w).fill(2, w), ValueError, r"rows must fit a weight of shape \(3, 5\) from row 2 on"),
+        (lambda w: pack(w).rows(np.array([3])), ValueError, "rows must be from 0 to 2, got 3"),
+        (lambda w: pack(w)[::2], ValueError, "slice of step 1"),
+        (lambda w: linear(w[:, :4], pack(w)), ValueError, r"got weight \(3, 5\) and x \(3, 4\)"),
+    ],
+)
+def test_bad_packing(call: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        call(np.ones((3, 5), np.float32))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from safetensors.numpy import save_file
 from maskattn.decoder.checkpoint import Checkpoint
 from maskattn.decoder.model import Transformer
 from maskattn.families import find
+from maskattn.linear import PackedWeight, pack
 
 VOCAB, WIDTH, POSITIONS = 61, 24, 64
 _BART = {"d_model": WIDTH, "max_position_embeddings": POSITIONS, "decoder_start_token_id": 2, "pad_token_id": 0} | {
@@ -57,7 +59,7 @@ class Asked(Checkpoint):
     def __init__(self, config: dict[str, Any], seed: int) -> None:
         self.config = config
         self.tensors: dict[str, np.ndarray] = {}
-        self._rng = np.random.default_rng(seed)
+        self._seed = seed
 
     def names(self) -> list[str]:
         return [find(self.config["model_type"]).base]
@@ -70,8 +72,15 @@ class Asked(Checkpoint):
 
     def tensor(self, names: Sequence[str], shape: tuple[int, ...]) -> np.ndarray:
         spread = 1.0 if len(shape) == 1 and names[0].endswith("weight") else 0.7 * shape[-1] ** -0.5
-        made = (self._rng.standard_normal(shape) * spread).astype(np.float32)
-        return self.tensors.setdefault(names[0], made)
+        rng = np.random.default_rng([self._seed, zlib.crc32(names[0].encode())])
+        return self.tensors.setdefault(names[0], (rng.standard_normal(shape) * spread).astype(np.float32))
+
+    def packed(
+        self, parts: Sequence[tuple[Sequence[str], int]], inputs: int, dtype: str, *, transposed: bool = False
+    ) -> PackedWeight:
+        shapes = [(inputs, outputs) if transposed else (outputs, inputs) for _, outputs in parts]
+        arrays = [self.tensor(names, shape) for (names, _), shape in zip(parts, shapes, strict=True)]
+        return pack(np.ascontiguousarray(np.concatenate([a.T if transposed else a for a in arrays])), dtype)
 
     def check_all_used(self, known: Sequence[str], unused: Sequence[str]) -> None:
         pass
@@ -81,7 +90,7 @@ def config(family: str, **changes: Any) -> dict[str, Any]:
     return {"model_type": family, "vocab_size": VOCAB, "eos_token_id": 1, **CONFIGS[family], **changes}
 
 
-def tensors(settings: dict[str, Any], seed: int = 0) -> dict[str, np.ndarray]:
+def tensors(settings: dict[str, Any], seed: int = 1) -> dict[str, np.ndarray]:
     family = find(settings["model_type"])
     asked = Asked(settings, seed)
     Transformer(family, {**family.defaults, **settings}, asked)

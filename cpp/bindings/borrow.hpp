@@ -19,6 +19,7 @@ void register_attention(py::module_& m);
 void register_dlpack(py::module_& m);
 void register_linear(py::module_& m);
 void register_masks(py::module_& m);
+void register_packed_linear(py::module_& m);
 void register_prepared(py::module_& m);
 void register_plans(py::module_& m);
 void register_runtime(py::module_& m);

@@ -12,7 +12,8 @@
 // the set whose vector kernels it uses, the function that gives its matrix kernels or no_matrices).
 #define MASKATTN_ISA_ROW(name, needs, vectors, matrices)            \
   extern "C" const maskattn::Kernels* maskattn_kernels_##vectors(); \
-  extern "C" const maskattn::Matrices* matrices();
+  extern "C" const maskattn::Matrices* matrices();                  \
+  extern "C" const maskattn::LinearTable* maskattn_linears_##name();
 #include "isa_rows.inc"
 #undef MASKATTN_ISA_ROW
 
@@ -29,6 +30,7 @@ struct IsaRow {
   bool runnable;
   const Kernels* kernels;
   const Matrices* matrices;
+  const LinearTable* linears;
 };
 
 const std::vector<IsaRow>& isa_rows() {
@@ -36,7 +38,8 @@ const std::vector<IsaRow>& isa_rows() {
   __builtin_cpu_init();
 #endif
   static const std::vector<IsaRow> rows = {
-#define MASKATTN_ISA_ROW(name, needs, vectors, matrices) {#name, (needs), maskattn_kernels_##vectors(), matrices()},
+#define MASKATTN_ISA_ROW(name, needs, vectors, matrices) \
+  {#name, (needs), maskattn_kernels_##vectors(), matrices(), maskattn_linears_##name()},
 #include "isa_rows.inc"
 #undef MASKATTN_ISA_ROW
   };
@@ -97,6 +100,7 @@ Set current_set() {
   const IsaRow* row = current().load(std::memory_order_relaxed);
   return {*row->kernels, *row->matrices};
 }
+const LinearTable& current_linears() { return *current().load(std::memory_order_relaxed)->linears; }
 const Kernels& current_kernels() { return current_set().kernels; }
 
 double multiply_add(std::int64_t rounds, int threads) {

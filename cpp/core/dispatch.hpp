@@ -1,6 +1,7 @@
 // Which kernels to run: chosen once at load time, by CPUID or by name.
 #pragma once
 
+#include "../kernels/linear_table.hpp"
 #include "../kernels/table.hpp"
 
 namespace maskattn {
@@ -11,6 +12,7 @@ struct Set {
 };
 Set current_set();
 const Kernels& current_kernels();
+const LinearTable& current_linears();
 
 template <class T>
 const KernelTable<T>& table_of(const Kernels& kernels) {

@@ -8,6 +8,7 @@ namespace {
 MASKATTN_INLINE F32 dot_pairs(F32 sum, I32 a, I32 b) { return (F32)_mm512_dpbf16_ps((__m512)sum, (__m512bh)a, (__m512bh)b); }
 // Two vectors as one of bfloat16 numbers, rounded to nearest even.
 MASKATTN_INLINE I32 round_to_bfloats(F32 low, F32 high) { return (I32)_mm512_cvtne2ps_pbh((__m512)high, (__m512)low); }
+MASKATTN_INLINE I32 dot_bytes(I32 sum, I32 u, I32 s) { return (I32)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)u, (__m512i)s); }
 }  // namespace
 }  // namespace maskattn::MASKATTN_ISA
 

@@ -189,6 +189,38 @@ def linear(
     bias: npt.NDArray[np.float32] | None,
     threads: int | None,
 ) -> npt.NDArray[np.float32]: ...
+
+class PackedWeight:
+    """A weight matrix, or some of its rows, packed for many products; see ``maskattn.linear.pack``."""
+
+    def __init__(self, outputs: int, inputs: int, dtype: str) -> None: ...
+    @property
+    def shape(self) -> tuple[int, int]: ...
+    @property
+    def dtype(self) -> str: ...
+    @property
+    def nbytes(self) -> int: ...
+    @property
+    def ndim(self) -> int: ...
+    def __getitem__(self, rows: slice) -> PackedWeight:
+        """Some of its rows, step 1, over the same memory."""
+
+    @staticmethod
+    def joined(parts: list[PackedWeight]) -> PackedWeight | None:
+        """The rows of all parts, if they follow each other in one memory."""
+
+    def fill(self, first: int, rows: npt.NDArray[np.float32]) -> None:
+        """Pack rows (count, inputs) as those from ``first`` on."""
+
+    def rows(self, indices: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        """Unpacked rows, shape (indices.size, inputs)."""
+
+def packed_linear(
+    weight: PackedWeight,
+    x: npt.NDArray[np.float32],
+    bias: npt.NDArray[np.float32] | None,
+    threads: int | None,
+) -> npt.NDArray[np.float32]: ...
 def from_dlpack(capsule: object, name: str) -> npt.NDArray[Any]:
     """The array that a fresh capsule of ``__dlpack__`` describes, over its memory; ``name`` is for errors."""
 

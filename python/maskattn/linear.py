@@ -6,19 +6,22 @@ import numpy as np
 import numpy.typing as npt
 
 from maskattn import _core
+from maskattn._core import PackedWeight
 
 FloatArray = npt.NDArray[np.float32]
+#: Of packed weights.
+DTYPES = ("float32", "bfloat16", "int8")
 
 
-def linear(x: FloatArray, weight: FloatArray, bias: FloatArray | None = None) -> FloatArray:
+def linear(x: FloatArray, weight: FloatArray | PackedWeight, bias: FloatArray | None = None) -> FloatArray:
     """Affine map ``x @ weight.T + bias`` over the last axis.
 
     The bits of a row of the result depend on that row of ``x`` alone: NumPy's product promises no such thing, and a
-    token would depend on what else is in its batch.
+    token would depend on what else is in its batch. A weight packed as float32 gives the bits of the array.
 
     Args:
         x: shape (..., in_features), float32.
-        weight: shape (out_features, in_features), float32, as checkpoints store it.
+        weight: shape (out_features, in_features): float32, as checkpoints store it, or packed.
         bias: shape (out_features,), float32, or None.
 
     Returns:
@@ -34,5 +37,34 @@ def linear(x: FloatArray, weight: FloatArray, bias: FloatArray | None = None) ->
         )
     if bias is not None and bias.shape != weight.shape[:1]:
         raise ValueError(f"bias must have shape ({weight.shape[0]},), got {bias.shape}; pass one value per output")
-    out = _core.linear(x.reshape(-1, x.shape[-1]), weight, bias, None)
+    rows = x.reshape(-1, x.shape[-1])
+    if isinstance(weight, PackedWeight):
+        out = _core.packed_linear(weight, rows, bias, None)
+    else:
+        out = _core.linear(rows, weight, bias, None)
     return out.reshape(*x.shape[:-1], weight.shape[0])
+
+
+def pack(weight: FloatArray, dtype: str = "float32") -> PackedWeight:
+    """A weight matrix in blocks that products read from front to back, once.
+
+    Args:
+        weight: shape (out_features, in_features), float32.
+        dtype: "float32"; "bfloat16", rounded to nearest; or "int8": each output has 8-bit integers and a factor, its
+            largest absolute value / 127, and activations are rounded to 16 bits of their row's largest.
+
+    Returns:
+        The packed weight: ``linear`` multiplies with it, ``weight[start:stop]`` is some of its outputs on the same
+        memory, ``rows(indices)`` are rows as it has them.
+
+    Raises:
+        TypeError: ``weight`` is not float32.
+        ValueError: it has not two axes, or the dtype is none of those.
+    """
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
+    if weight.ndim != 2:
+        raise ValueError(f"weight must have shape (out_features, in_features), got {weight.shape}")
+    packed = PackedWeight(weight.shape[0], weight.shape[1], dtype)
+    packed.fill(0, weight)
+    return packed

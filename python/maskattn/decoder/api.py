@@ -37,10 +37,10 @@ class Model:
         tokenizer: or None, if the checkpoint has none that is known; the methods that take ids work all the same.
     """
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
+    def __init__(self, checkpoint: Checkpoint, dtype: str = "float32") -> None:
         self.family: Family = find(checkpoint.config.get("model_type"))
         self.config: Mapping[str, Any] = {**self.family.defaults, **checkpoint.config}
-        self._forward = Transformer(self.family, self.config, checkpoint)
+        self._forward = Transformer(self.family, self.config, checkpoint, dtype)
         self._generation = checkpoint.generation
         self._requests = Requests(self._forward, self.config, self._generation)
         self.parameters = checkpoint.parameters

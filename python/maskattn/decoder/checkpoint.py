@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, cast
@@ -13,10 +13,13 @@ from weakref import WeakValueDictionary
 import ml_dtypes  # noqa: F401 - so that safetensors may read bfloat16
 import numpy as np
 
+from maskattn._core import PackedWeight
 from maskattn.decoder.arrays import FloatArray
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 _DTYPES = ("F32", "F16", "BF16")
+#: Rows that are read and packed at once, so that a matrix is never there twice.
+_PIECE = 1024
 
 
 class Checkpoint:
@@ -45,6 +48,7 @@ class Checkpoint:
         self._sizes: dict[str, int] = {}
         # Weak: layers stack what they take, and a second copy of a whole model would wait here for nobody.
         self._arrays: WeakValueDictionary[str, FloatArray] = WeakValueDictionary()
+        self._weights: WeakValueDictionary[tuple[str, ...], PackedWeight] = WeakValueDictionary()
 
     @property
     def parameters(self) -> int:
@@ -79,6 +83,43 @@ class Checkpoint:
             ValueError: none is there, its shape is not ``shape``, its dtype is not float32, float16 or bfloat16, or it
                 holds a number that is not finite.
         """
+        name = self._named(names, shape)
+        array = self._arrays.get(name)
+        if array is None:
+            array = self._files[name].float32(name)
+            self._sizes[name], self._arrays[name] = array.size, array
+        return array
+
+    def packed(
+        self, parts: Sequence[tuple[Sequence[str], int]], inputs: int, dtype: str, *, transposed: bool = False
+    ) -> PackedWeight:
+        """Matrices of the same inputs as one packed weight, a piece at a time; asked again while in use, the same one.
+
+        Args:
+            parts: names and outputs of each.
+            transposed: they are stored as (inputs, outputs).
+
+        Raises:
+            ValueError: as of ``tensor``.
+        """
+        shapes = [(inputs, outputs) if transposed else (outputs, inputs) for _, outputs in parts]
+        found = [self._named(names, shape) for (names, _), shape in zip(parts, shapes, strict=True)]
+        key = (dtype, *found)
+        weight = self._weights.get(key)
+        if weight is None:
+            weight = PackedWeight(sum(outputs for _, outputs in parts), inputs, dtype)
+            first = 0
+            for name, (_, outputs) in zip(found, parts, strict=True):
+                for start in range(0, outputs, _PIECE):
+                    rows = self._files[name].rows(name, start, min(start + _PIECE, outputs), transposed)
+                    weight.fill(first + start, rows)
+                first += outputs
+                self._sizes[name] = inputs * outputs
+            self._weights[key] = weight
+        return weight
+
+    def _named(self, names: Sequence[str], shape: tuple[int, ...]) -> str:
+        """The first of ``names`` that the files have, with that shape."""
         name = self.find(names)
         if name is None:
             where = self._files.get(next(iter(self._files), ""))
@@ -91,11 +132,7 @@ class Checkpoint:
                 f"{name} must have shape {shape}, as config.json says, got {found} in {self._files[name].name}; "
                 "take config.json and the weights from the same model"
             )
-        array = self._arrays.get(name)
-        if array is None:
-            array = self._files[name].float32(name)
-            self._sizes[name], self._arrays[name] = array.size, array
-        return array
+        return name
 
     def check_all_used(self, known: Sequence[str], unused: Sequence[str]) -> None:
         """Refuse a file with tensors that nobody asked for: config.json describes another model.
@@ -135,13 +172,22 @@ class _File:
         return str(self._file.get_slice(name).get_dtype())
 
     def float32(self, name: str) -> FloatArray:
+        return self._checked(name, lambda: self._file.get_tensor(name))
+
+    def rows(self, name: str, start: int, stop: int, transposed: bool) -> FloatArray:
+        """Rows of a matrix, or columns as rows."""
+        if transposed:
+            return self._checked(name, lambda: self._file.get_slice(name)[:, start:stop].T)
+        return self._checked(name, lambda: self._file.get_slice(name)[start:stop])
+
+    def _checked(self, name: str, read: Callable[[], Any]) -> FloatArray:
         dtype = self.dtype(name)
         if dtype not in _DTYPES:
             raise ValueError(
                 f"{name} must be stored as F32, F16 or BF16, got {dtype} in {self.name}; "
                 "save the model in one of these dtypes"
             )
-        tensor = np.ascontiguousarray(self._file.get_tensor(name), np.float32)
+        tensor = np.ascontiguousarray(read(), np.float32)
         # The extremes of an array with a NaN are NaN: two passes and no array of flags.
         if tensor.size and not np.isfinite([tensor.min(), tensor.max()]).all():
             raise ValueError(

@@ -37,7 +37,7 @@ def read_language_head(reader: Reader, family: Family, config: Mapping[str, Any]
     names = reader.in_file(family.head)
     if checkpoint.find(names) is None and resolve(family.tied, "tied embeddings", bool, config, family.name):
         names = reader.in_file(reader.declared.tensors["embed"])
-    weight = checkpoint.tensor(names, (sizes.vocab, sizes.embedding_width))
+    weight = checkpoint.packed([(names, sizes.vocab)], sizes.embedding_width, reader.dtype)
     bias = None
     if family.head_bias:
         bias = checkpoint.tensor(reader.in_file(family.head_bias), (1, sizes.vocab)).reshape(-1)

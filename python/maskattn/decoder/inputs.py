@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from maskattn._core import PackedWeight
 from maskattn.decoder.activations import gelu
 from maskattn.decoder.arrays import FloatArray, IntArray
 from maskattn.decoder.norms import Norm
@@ -22,6 +23,7 @@ class Reader(Protocol):
     """Gives the parts of a stack by our names."""
 
     def table(self, name: str, *shape: int) -> FloatArray: ...
+    def embeddings(self) -> PackedWeight: ...
     def has(self, module: str) -> bool: ...
     def norm(self, module: str) -> Norm: ...
     def linear(self, module: str, out: int, width: int) -> Linear: ...
@@ -32,7 +34,7 @@ class Reader(Protocol):
 class TokenEmbedding:
     """Rows of ``table`` times ``scale``, projected, plus positions and the row of the first token type, normalised."""
 
-    table: FloatArray
+    table: PackedWeight
     scale: np.float32
     project: Linear | None
     segment: FloatArray | None
@@ -43,7 +45,7 @@ class TokenEmbedding:
 
     def rows(self, tokens: IntArray) -> FloatArray:
         """(batch, len) -> (batch, len, width): where an encoder's output may stand in place of tokens."""
-        x: FloatArray = self.table[tokens]
+        x = self.table.rows(tokens.reshape(-1)).reshape(*tokens.shape, -1)
         x = x if self.scale == 1 else x * self.scale
         return x if self.project is None else self.project(x)
 
@@ -81,7 +83,7 @@ def _tokens(settings: Settings, reader: Reader) -> TokenEmbedding:
     sizes = settings.sizes
     narrow = sizes.embedding_width != sizes.width
     return TokenEmbedding(
-        reader.table("embed", sizes.vocab, sizes.embedding_width),
+        reader.embeddings(),
         np.float32(settings.embedding_scale),
         reader.linear("project_in", sizes.width, sizes.embedding_width) if narrow else None,
         _segment(settings, reader),

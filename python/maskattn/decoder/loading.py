@@ -9,6 +9,7 @@ from pathlib import Path
 from maskattn.decoder.api import Model
 from maskattn.decoder.checkpoint import Checkpoint
 from maskattn.decoder.hub import download, is_model_id
+from maskattn.linear import DTYPES
 
 
 def load(path: str | os.PathLike[str] | None = None, *, dtype: str = "float32") -> Model:
@@ -17,18 +18,19 @@ def load(path: str | os.PathLike[str] | None = None, *, dtype: str = "float32") 
     Args:
         path: the directory; or ``owner/name`` on the Hugging Face Hub, from its cache if it is there (extra ``hub``);
             None is the embedded default, which writes dates in ISO 8601.
-        dtype: in which the model computes. Weights stored as float16 or bfloat16 are widened.
+        dtype: in which matrices are kept and read: "float32", "bfloat16" or "int8" (see ``maskattn.linear.pack``), from
+            whatever float type the file has. Activations, norms, attention and the cache are float32 in any case.
 
     Raises:
         FileNotFoundError: the directory or a file is missing, or the Hub has no such model.
         ImportError: a model on the Hub is asked for, and ``huggingface_hub`` is not installed.
         ValueError: a file is broken, the family is unknown, or a tensor is missing, of another shape, or not finite;
-            or the file has tensors that config.json knows nothing of.
-        NotImplementedError: a ``dtype`` other than float32.
+            or the file has tensors that config.json knows nothing of; or ``dtype`` is none of those.
+        NotImplementedError: config.json asks for a variant of the architecture that is not implemented.
     """
-    if dtype != "float32":
-        raise NotImplementedError(f"dtype must be 'float32', got {dtype!r}; other dtypes come in a later version")
-    return Model(open_checkpoint(path))
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
+    return Model(open_checkpoint(path), dtype)
 
 
 def open_checkpoint(path: str | os.PathLike[str] | None) -> Checkpoint:

@@ -21,7 +21,7 @@ from maskattn.families import Family
 
 
 class Transformer:
-    """A Transformer (arXiv:1706.03762) over ``maskattn.attention``, in float32.
+    """A Transformer (arXiv:1706.03762) over ``maskattn.attention``, in float32; its matrices are stored in ``dtype``.
 
     Attributes:
         encoder, decoder: the stacks, or None.
@@ -29,7 +29,9 @@ class Transformer:
         classifier, pooler: of an encoder's output, or None.
     """
 
-    def __init__(self, family: Family, config: Mapping[str, Any], checkpoint: Checkpoint) -> None:
+    def __init__(
+        self, family: Family, config: Mapping[str, Any], checkpoint: Checkpoint, dtype: str = "float32"
+    ) -> None:
         check_variant(family, config)
         self.family = family
         self.encoder: LayerStack[EncoderLayer] | None = None
@@ -37,11 +39,11 @@ class Transformer:
         self.head: LanguageHead | None = None
         known: list[str] = []
         if family.encoder is not None:
-            reader = Reader(checkpoint, family, Settings(family.name, "encoder", family.encoder, config))
+            reader = Reader(checkpoint, family, Settings(family.name, "encoder", family.encoder, config), dtype)
             self.encoder = reader.stack(encoder_layer)
             known += reader.names_of_tables()
         if family.decoder is not None:
-            reader = Reader(checkpoint, family, Settings(family.name, "decoder", family.decoder, config))
+            reader = Reader(checkpoint, family, Settings(family.name, "decoder", family.decoder, config), dtype)
             self.decoder = reader.stack(decoder_layer)
             self.head = read_language_head(reader, family, config)
             known += reader.names_of_tables()

@@ -7,15 +7,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from maskattn._core import PackedWeight
 from maskattn.decoder.arrays import FloatArray
 from maskattn.linear import linear
 
 
 @dataclass(frozen=True, eq=False)
 class Linear:
-    """``x @ weight.T + bias``; ``weight`` (out_features, in_features), ``bias`` (out_features,) or None, float32."""
+    """``x @ weight.T + bias``; ``weight`` (out_features, in_features), ``bias`` (out_features,) or None, float32.
 
-    weight: FloatArray
+    The weight may be packed (:func:`maskattn.linear.pack`).
+    """
+
+    weight: FloatArray | PackedWeight
     bias: FloatArray | None = None
 
     def __post_init__(self) -> None:
@@ -49,4 +53,21 @@ def stacked(parts: Sequence[Linear]) -> Linear:
     bias = None
     if any(part.bias is not None for part in parts):
         bias = np.concatenate([np.zeros(p.out_features, np.float32) if p.bias is None else p.bias for p in parts])
-    return Linear(np.concatenate([part.weight for part in parts]), bias)
+    return Linear(_side_by_side([part.weight for part in parts]), bias)
+
+
+def _side_by_side(weights: Sequence[FloatArray | PackedWeight]) -> FloatArray | PackedWeight:
+    """All rows: of the memory that packed weights share, or copied."""
+    packed = [weight for weight in weights if isinstance(weight, PackedWeight)]
+    arrays = [weight for weight in weights if not isinstance(weight, PackedWeight)]
+    if not packed:
+        return np.concatenate(arrays)
+    if not arrays and (whole := PackedWeight.joined(packed)) is not None:
+        return whole
+    made = PackedWeight(sum(weight.shape[0] for weight in weights), weights[0].shape[1], packed[0].dtype)
+    first = 0
+    for weight in weights:
+        count = weight.shape[0]
+        made.fill(first, weight.rows(np.arange(count)) if isinstance(weight, PackedWeight) else weight)
+        first += count
+    return made

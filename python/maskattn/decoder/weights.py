@@ -9,8 +9,9 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from maskattn import masks
+from maskattn._core import PackedWeight
 from maskattn.decoder.activations import activation
-from maskattn.decoder.arrays import FloatArray
+from maskattn.decoder.arrays import FloatArray, IntArray
 from maskattn.decoder.checkpoint import Checkpoint
 from maskattn.decoder.inputs import INPUTS, Embed
 from maskattn.decoder.layers import DecoderLayer, EncoderLayer, FeedForward, GatedFeedForward
@@ -20,6 +21,7 @@ from maskattn.decoder.positions import POSITIONS, Positions
 from maskattn.decoder.projection import Linear
 from maskattn.decoder.settings import Settings, Sizes
 from maskattn.families import Family
+from maskattn.linear import pack
 
 L = TypeVar("L", EncoderLayer, DecoderLayer)
 
@@ -39,8 +41,8 @@ class LayerStack(Generic[L]):
 class Reader:
     """Reads the tensors of one stack by our names."""
 
-    def __init__(self, checkpoint: Checkpoint, family: Family, settings: Settings) -> None:
-        self.checkpoint, self.settings, self.declared = checkpoint, settings, settings.stack
+    def __init__(self, checkpoint: Checkpoint, family: Family, settings: Settings, dtype: str) -> None:
+        self.checkpoint, self.settings, self.declared, self.dtype = checkpoint, settings, settings.stack, dtype
         self.sizes, self.base = settings.sizes, base_of(checkpoint, family)
         for name, table in (("norm", NORMS), ("placement", PLACEMENTS), ("positions", POSITIONS)):
             if getattr(settings, name) not in table:
@@ -63,6 +65,11 @@ class Reader:
     def table(self, name: str, *shape: int) -> FloatArray:
         """A tensor that is no map, by its name in ``tensors``."""
         return self.checkpoint.tensor(self.in_file(self.declared.tensors[name]), shape)
+
+    def embeddings(self) -> PackedWeight:
+        """The table of token embeddings."""
+        names = self.in_file(self.declared.tensors["embed"])
+        return self.checkpoint.packed([(names, self.sizes.vocab)], self.sizes.embedding_width, self.dtype)
 
     def in_file(self, names: Sequence[str]) -> list[str]:
         """The names with {base} and {side} filled in."""
@@ -88,24 +95,19 @@ class Reader:
 
     def linear(self, module: str, out: int, width: int, layer: int = 0) -> Linear:
         """A map of ``width`` inputs, with a bias if the family says so."""
-        name = self._in_file(self.declared.modules[module], layer)
-        transposed = self.declared.transposed
-        weight = self.checkpoint.tensor([f"{name}.weight"], (width, out) if transposed else (out, width))
-        has_bias = module.startswith(self.settings.biases)
-        bias = self.checkpoint.tensor([f"{name}.bias"], (out,)) if has_bias else None
-        return Linear(np.ascontiguousarray(weight.T) if transposed else weight, bias)
+        return self._maps([module], [out], width, layer)[0]
 
     def convolution(self, module: str, out: int, channels: int, taps: int) -> Linear:
         """A convolution over time as a map from ``taps`` neighbours, channels innermost."""
         name = self._in_file(self.declared.modules[module])
         weight = self.checkpoint.tensor([f"{name}.weight"], (out, channels, taps))
         rows = np.ascontiguousarray(weight.transpose(0, 2, 1)).reshape(out, taps * channels)
-        return Linear(rows, self.checkpoint.tensor([f"{name}.bias"], (out,)))
+        return Linear(pack(rows, self.dtype), self.checkpoint.tensor([f"{name}.bias"], (out,)))
 
     def attention(self, kind: str, layer: int) -> MultiHeadAttention:
         sizes, head_dim = self.sizes, self.sizes.head_dim
         outs = [sizes.heads * head_dim, sizes.kv_heads * head_dim, sizes.kv_heads * head_dim]
-        q, k, v = self._maps(f"{kind}.qkv", [f"{kind}.{part}" for part in "qkv"], outs, sizes.width, layer)
+        q, k, v = self._maps_of(f"{kind}.qkv", [f"{kind}.{part}" for part in "qkv"], outs, sizes.width, layer)
         norms = [
             self.norm(f"{kind}.{part}_norm", layer, head_dim) if self.has(f"{kind}.{part}_norm") else None
             for part in "qk"
@@ -119,19 +121,33 @@ class Reader:
         if not self.settings.gated:
             up, down = self.linear("ffn.up", ffn, width, layer), self.linear("ffn.down", width, ffn, layer)
             return FeedForward(up, down, self.activation)
-        gate, up = self._maps("ffn.gate_up", ["ffn.gate", "ffn.gated"], [ffn, ffn], width, layer)
+        gate, up = self._maps_of("ffn.gate_up", ["ffn.gate", "ffn.gated"], [ffn, ffn], width, layer)
         return GatedFeedForward(gate, up, self.linear("ffn.down", width, ffn, layer), self.activation)
 
     def inner_norm(self, module: str, layer: int) -> Norm | None:
         return self.norm(module, layer) if self.placement.inside else None
 
-    def _maps(self, fused: str, parts: list[str], outs: list[int], width: int, layer: int) -> list[Linear]:
+    def _maps_of(self, fused: str, parts: list[str], outs: list[int], width: int, layer: int) -> list[Linear]:
         """Maps of one input, which the file has one by one or as one."""
         if not self.has(fused):
-            return [self.linear(part, out, width, layer) for part, out in zip(parts, outs, strict=True)]
+            return self._maps(parts, outs, width, layer)
         whole = self.linear(fused, sum(outs), width, layer)
-        rows = LAYOUTS[self.declared.fused[fused]](outs, self.sizes.heads)
-        return [Linear(whole.weight[i], None if whole.bias is None else whole.bias[i]) for i in rows]
+        if (order := LAYOUTS[self.declared.fused[fused]](outs, self.sizes.heads)) is not None:
+            assert isinstance(whole.weight, PackedWeight)
+            bias = None if whole.bias is None else whole.bias[order]
+            whole = Linear(pack(whole.weight.rows(order), self.dtype), bias)
+        return _parts(whole, outs)
+
+    def _maps(self, modules: list[str], outs: list[int], width: int, layer: int) -> list[Linear]:
+        """Maps of one input, in one memory, so that they can be one product."""
+        names = [self._in_file(self.declared.modules[module], layer) for module in modules]
+        parts = [([f"{name}.weight"], out) for name, out in zip(names, outs, strict=True)]
+        weight = self.checkpoint.packed(parts, width, self.dtype, transposed=self.declared.transposed)
+        maps = _parts(Linear(weight), outs)
+        for i, (module, name) in enumerate(zip(modules, names, strict=True)):
+            if module.startswith(self.settings.biases):
+                maps[i] = Linear(maps[i].weight, self.checkpoint.tensor([f"{name}.bias"], (outs[i],)))
+        return maps
 
     def _final(self) -> tuple[Callable[[FloatArray], FloatArray], ...]:
         final: list[Callable[[FloatArray], FloatArray]] = []
@@ -177,15 +193,19 @@ def base_of(checkpoint: Checkpoint, family: Family) -> str:
     return family.base if any(name.startswith(family.base) for name in checkpoint.names()) else ""
 
 
-def _stacked(outs: list[int], heads: int) -> list[np.ndarray]:
-    """One map after the other."""
-    return np.split(np.arange(sum(outs)), np.cumsum(outs)[:-1])
+def _parts(whole: Linear, outs: list[int]) -> list[Linear]:
+    ends = np.cumsum(outs)
+    return [whole.rows(int(end) - out, int(end)) for end, out in zip(ends, outs, strict=True)]
 
 
-def _by_head(outs: list[int], heads: int) -> list[np.ndarray]:
+def _by_head(outs: list[int], heads: int) -> IntArray:
     """The rows of all maps for the first head, then those for the second (GPT-NeoX)."""
-    rows = np.arange(sum(outs)).reshape(heads, len(outs), -1)
-    return [rows[:, part].reshape(-1) for part in range(len(outs))]
+    rows: IntArray = np.arange(sum(outs)).reshape(heads, len(outs), -1)
+    return np.ascontiguousarray(rows.transpose(1, 0, 2)).reshape(-1)
 
 
-LAYOUTS: Mapping[str, Callable[[list[int], int], list[np.ndarray]]] = {"stacked": _stacked, "by head": _by_head}
+#: The order in which a file has the rows of maps that it holds as one; None: one map after the other.
+LAYOUTS: Mapping[str, Callable[[list[int], int], IntArray | None]] = {
+    "stacked": lambda outs, heads: None,
+    "by head": _by_head,
+}

@@ -1,0 +1,53 @@
+// What the driver of packed products (core/packed_linear.cpp) may ask of an instruction set, and how weights are packed.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace maskattn {
+
+// Weights lie in blocks of 64 outputs, each block one piece of memory with the inputs outermost, so that a row of activations
+// reads it once from front to back:
+//   float32   [inputs][64] floats
+//   bfloat16  [inputs / 2][64][2] bfloat16
+//   int8      [inputs / 4][64][4] integers, then 64 factors (float) and 64 sums (int32)
+// Missing inputs and outputs are zeros.
+inline constexpr int kBlockOutputs = 64;
+// Inputs that lie together, by type of weight, in the order of WeightType (maskattn/packed_linear.hpp).
+inline constexpr int kWeightTypes = 3;
+inline constexpr int kInputGroup[kWeightTypes] = {1, 2, 4};
+
+// Behind the integers of a block: weight = integer * scale.
+struct BlockScales {
+  float scale[kBlockOutputs];
+  std::int32_t sum[kBlockOutputs];  // of the integers of an output
+};
+
+// A row of activations for integer weights: x = (q - 32768) * scale with q of 16 bits, in groups of four inputs the high bytes
+// and then the low bytes of q. Two exact sums of products of bytes make one of 16-bit activations.
+struct QuantizedRow {
+  float scale;
+  float unused[3];
+  std::uint32_t bytes[1];  // [inputs / 4][2]
+
+  static constexpr std::size_t size(std::int64_t groups) { return 16 + 8 * static_cast<std::size_t>(groups); }
+};
+
+struct LinearArgs {
+  const void* block;
+  int inputs;            // in whole groups
+  const void* const* x;  // [rows] float rows with as many readable elements, or QuantizedRows
+  int rows;
+  float* out;  // [rows][kBlockOutputs], `stride` apart
+  std::ptrdiff_t stride;
+};
+
+struct LinearTable {
+  // The canonical sum of float products is one FMA chain per 32 inputs, each from zero, chains added in order, as of scores;
+  // integer products are exact.
+  void (*multiply[kWeightTypes])(const LinearArgs& args);
+  // `inputs` floats and zeros up to the next group.
+  void (*quantize)(const float* x, int inputs, QuantizedRow* to);
+};
+
+}  // namespace maskattn
