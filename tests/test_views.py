@@ -20,9 +20,10 @@ PROMPTS = [np.array(ids) for ids in ([2], [2, 5, 6], [2, 7])]
 TARGETS = [np.array(ids) for ids in ([3, 4], [8, 9, 5, 6, 1], [3, 1])]
 
 
-@pytest.fixture(params=["marian", "t5"])
+@pytest.fixture(params=[("marian", "float32"), ("t5", "float32"), ("t5", "int8")], ids=str)
 def model(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
-    return maskattn.load(write(tmp_path, config(request.param)))
+    family, dtype = request.param
+    return maskattn.load(write(tmp_path, config(family)), dtype=dtype)
 
 
 def sizes(model: Any) -> tuple[int, int]:

@@ -220,8 +220,8 @@ class MultiHeadAttention:
         """Of all heads or of some, (batch, heads, q_len, head_dim)."""
         if heads is None:
             return _normed(self.q_norm, *split_heads(self.q(query), self.heads))
-        rows = [self.q.rows(head * self.head_dim, (head + 1) * self.head_dim) for head in heads]
-        return _normed(self.q_norm, *split_heads(stacked(rows)(query), len(heads)))
+        parts = [self.q.rows(head * self.head_dim, (head + 1) * self.head_dim)(query) for head in heads]
+        return _normed(self.q_norm, *split_heads(np.concatenate(parts, axis=-1), len(heads)))
 
     def _heads_of(
         self, query: FloatArray, key: FloatArray | KeyValues | None, value: FloatArray | None, rotation: Rotation | None
