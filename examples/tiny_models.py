@@ -65,7 +65,7 @@ def summarization() -> tuple[Any, Any]:
         **sizes(layers=2, max_position_embeddings=128), vocab_size=len(tokenizer), pad_token_id=1, bos_token_id=0,
         eos_token_id=2, decoder_start_token_id=2, forced_eos_token_id=None,
     )  # fmt: skip
-    model = fit(transformers.BartForConditionalGeneration(config), paired(tokenizer, pairs), steps=300)
+    model = fit(transformers.BartForConditionalGeneration(config), paired(tokenizer, pairs), steps=360)
     return model, tokenizer
 
 
@@ -107,7 +107,7 @@ def sentiment() -> tuple[Any, Any]:
     def collate(some: Sequence[Any]) -> Batch:
         return padded([ids for ids, _ in some]) | {"labels": torch.tensor([label for _, label in some])}
 
-    return fit(transformers.BertForSequenceClassification(config), (rows, collate), steps=200), tokenizer
+    return fit(transformers.BertForSequenceClassification(config), (rows, collate), steps=300), tokenizer
 
 
 def chat() -> tuple[Any, Any]:

@@ -139,6 +139,8 @@ def sentiment(rng: Random) -> tuple[str, str]:
         _joined("the", thing, "was", how, rng.choice(same)),
         _joined("the", thing, "was not", how, rng.choice(other)),
         _joined("i expected a", rng.choice(other), thing, "but it was", how, rng.choice(same)),
+        _joined("the", thing, "looked", rng.choice(other), "but was", how, rng.choice(same)),
+        _joined("they call the", thing, rng.choice(other), "but it is", rng.choice(same)),
         _joined("a", how, rng.choice(same), thing, "and the", second, "was", rng.choice(same)),
         _joined("what a", rng.choice(same), thing),
         _joined("nobody can say that the", thing, "was", rng.choice(other)),
