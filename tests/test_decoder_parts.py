@@ -14,9 +14,9 @@ import pytest
 
 import maskattn.decoder
 import tiny_marian
-from maskattn.decoder.activations import ACTIVATIONS
+from maskattn.decoder.activations import ACTIVATIONS, CoreActivation
 from maskattn.decoder.multi_head import join_heads, split_heads
-from maskattn.decoder.norms import layer_norm
+from maskattn.decoder.norms import LayerNorm, RMSNorm
 from maskattn.decoder.options import Options
 from maskattn.decoder.positions import sinusoidal
 from maskattn.decoder.processors import Step
@@ -39,32 +39,57 @@ def test_sinusoidal_positions(length: int, width: int) -> None:
                 assert got[p, half + i] == pytest.approx(math.cos(angle), abs=1e-7)
 
 
-@pytest.mark.filterwarnings("error")
+def _sigmoid(x: float) -> float:
+    return 1 / (1 + math.exp(-x)) if x > -700 else 0.0
+
+
 @pytest.mark.parametrize(
     ("name", "definition"),
     [
         ("relu", lambda x: max(x, 0.0)),
-        ("silu", lambda x: x / (1 + math.exp(-x)) if x > -700 else 0.0),
-        ("swish", lambda x: x / (1 + math.exp(-x)) if x > -700 else 0.0),
+        ("silu", lambda x: x * _sigmoid(x)),
+        ("swish", lambda x: x * _sigmoid(x)),
         ("gelu", lambda x: 0.5 * x * math.erfc(-x / math.sqrt(2))),
+        ("gelu_new", lambda x: 0.5 * x * (1 + math.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))),
+        ("quick_gelu", lambda x: x * _sigmoid(1.702 * x)),
+        ("tanh", math.tanh),
+        ("linear", lambda x: x),
     ],
 )
-def test_activations(name: str, definition: Callable[[float], float]) -> None:
-    x = np.concatenate([np.linspace(-12, 12, 997), [-1e4, -100, 0, 100, 1e4]]).astype(np.float32)
-    got = ACTIVATIONS[name](x)
-    assert got.dtype == np.float32
-    np.testing.assert_allclose(got, [definition(float(v)) for v in x], rtol=3e-7, atol=1e-6)
+def test_activations(isa: str, name: str, definition: Callable[[float], float]) -> None:
+    x = np.concatenate([np.linspace(-12, 12, 997), [-1e4, -100, -0.0, 0, 100, 1e4]]).astype(np.float32)
+    function, want = ACTIVATIONS[name], [definition(float(v)) for v in x]
+    assert function(x).dtype == np.float32
+    np.testing.assert_allclose(function(x), want, rtol=6e-7, atol=1e-6)
+    for n in (1, 3, 17):  # an element's bits depend on that element only, and views come in
+        np.testing.assert_array_equal(function(x[5 : 5 + n]), function(x)[5 : 5 + n])
+        np.testing.assert_array_equal(function(x[::-n]), function(x)[::-n])
+    both = np.stack([x[:1000].reshape(10, 100), x[1:1001].reshape(10, 100)], axis=1).reshape(10, 200)
+    if isinstance(function, CoreActivation):
+        np.testing.assert_array_equal(function.gated(both), function(both[:, :100]) * both[:, 100:])
 
 
-def test_layer_norm() -> None:
-    rng = np.random.default_rng(0)
-    x, weight, bias = (rng.standard_normal(shape).astype(np.float32) for shape in ((3, 5, 16), 16, 16))
+@pytest.mark.parametrize("width", [1, 3, 16, 63, 64, 100, 513])
+def test_norms(isa: str, rng: np.random.Generator, width: int) -> None:
+    x, weight, bias = (rng.standard_normal(shape).astype(np.float32) for shape in ((3, 50, width), width, width))
     x[0, 0] = 4.0  # A constant row: its variance is zero.
     wide = x.astype(float)
-    want = (wide - wide.mean(-1, keepdims=True)) / np.sqrt(wide.var(-1, keepdims=True) + 1e-5) * weight + bias
-    got = layer_norm(x, weight, bias, 1e-5)
-    assert got.dtype == np.float32
-    np.testing.assert_allclose(got, want, rtol=0, atol=2e-6)
+    plain = (wide - wide.mean(-1, keepdims=True)) / np.sqrt(wide.var(-1, keepdims=True) + 1e-5) * weight
+    root = wide / np.sqrt(np.square(wide).mean(-1, keepdims=True) + 1e-5) * weight
+    for norm, want in (
+        (LayerNorm(weight, bias), plain + bias),
+        (LayerNorm(weight), plain),
+        (RMSNorm(weight, 1e-5), root),
+    ):
+        got = norm(x)
+        assert got.dtype == np.float32
+        np.testing.assert_allclose(got, want, rtol=0, atol=3e-6)
+        np.testing.assert_array_equal(norm(x[1:2, 7:9]), got[1:2, 7:9])
+        np.testing.assert_array_equal(norm(x[::2, ::-3]), got[::2, ::-3])
+    with pytest.raises(TypeError, match="x must be float32, got float64 array"):
+        LayerNorm(weight)(wide)
+    with pytest.raises(ValueError, match="weight must have one value per element of x's last axis"):
+        RMSNorm(weight)(np.zeros((2, width + 1), np.float32))
 
 
 def test_linear() -> None:

@@ -17,6 +17,7 @@ namespace py = pybind11;
 
 void register_attention(py::module_& m);
 void register_dlpack(py::module_& m);
+void register_elementwise(py::module_& m);
 void register_linear(py::module_& m);
 void register_masks(py::module_& m);
 void register_packed_linear(py::module_& m);

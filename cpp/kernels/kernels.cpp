@@ -4,6 +4,7 @@
 #include MASKATTN_ISA_HEADER
 
 // The order matters: what an ISA header overloads must stand before the kernels that use it.
+#include "exponential.hpp"
 #include "memory.hpp"
 #include "pack.hpp"
 #include "panel_mask.hpp"

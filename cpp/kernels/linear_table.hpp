@@ -42,12 +42,29 @@ struct LinearArgs {
   std::ptrdiff_t stride;
 };
 
+// In the order of Activation (maskattn/packed_linear.hpp).
+inline constexpr int kActivations = 6;
+
+// What a layer does between products, row by row.
+struct NormArgs {
+  const float* x;
+  int width;
+  const float* weight;
+  const float* bias;  // or null
+  float eps;
+  float* out;
+};
+
 struct LinearTable {
   // The canonical sum of float products is one FMA chain per 32 inputs, each from zero, chains added in order, as of scores;
   // integer products are exact.
   void (*multiply[kWeightTypes])(const LinearArgs& args);
   // `inputs` floats and zeros up to the next group.
   void (*quantize)(const float* x, int inputs, QuantizedRow* to);
+  void (*layer_norm)(const NormArgs& args);
+  void (*rms_norm)(const NormArgs& args);
+  // out[i] = function(x[i]), times `factor` if that is not null.
+  void (*activate)(int function, const float* x, const float* factor, int count, float* out);
 };
 
 }  // namespace maskattn

@@ -4,6 +4,7 @@
 
 #include MASKATTN_ISA_HEADER
 
+#include "exponential.hpp"
 #include "memory.hpp"
 #include "pack.hpp"
 #include "panel_mask.hpp"

@@ -221,6 +221,19 @@ def packed_linear(
     bias: npt.NDArray[np.float32] | None,
     threads: int | None,
 ) -> npt.NDArray[np.float32]: ...
+def layer_norm(
+    x: npt.NDArray[np.float32],
+    weight: npt.NDArray[np.float32],
+    bias: npt.NDArray[np.float32] | None,
+    eps: float,
+    threads: int | None,
+) -> npt.NDArray[np.float32]: ...
+def rms_norm(
+    x: npt.NDArray[np.float32], weight: npt.NDArray[np.float32], eps: float, threads: int | None
+) -> npt.NDArray[np.float32]: ...
+def activate(function: str, x: npt.NDArray[np.float32], gated: bool, threads: int | None) -> npt.NDArray[np.float32]:
+    """``function(x)``; gated: of the first half of the last axis, times the second."""
+
 def from_dlpack(capsule: object, name: str) -> npt.NDArray[Any]:
     """The array that a fresh capsule of ``__dlpack__`` describes, over its memory; ``name`` is for errors."""
 

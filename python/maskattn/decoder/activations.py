@@ -3,67 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
-import numpy as np
-
+from maskattn import _core
 from maskattn.decoder.arrays import FloatArray
 
 Activation = Callable[[FloatArray], FloatArray]
 
 
-def relu(x: FloatArray) -> FloatArray:
-    """max(x, 0)."""
-    positive: FloatArray = np.maximum(x, np.float32(0))
-    return positive
+@dataclass(frozen=True)
+class CoreActivation:
+    """A function of the core, element by element; the bits of an element depend on that element only."""
+
+    name: str
+
+    def __call__(self, x: FloatArray) -> FloatArray:
+        return _core.activate(self.name, x, False, None)
+
+    def gated(self, both: FloatArray) -> FloatArray:
+        """(..., 2 * width) -> (..., width): the function of the first half, times the second half."""
+        return _core.activate(self.name, both, True, None)
 
 
-def silu(x: FloatArray) -> FloatArray:
-    """x * sigmoid(x), also called swish (arXiv:1710.05941)."""
-    # exp(-|x|) cannot overflow; the two quotients are sigmoid(x) on either side of zero.
-    decay = np.exp(-np.abs(x))
-    product: FloatArray = x * np.where(x >= 0, np.float32(1), decay) / (1 + decay)
-    return product
-
-
-def gelu(x: FloatArray) -> FloatArray:
-    """x * P(Z <= x) for a standard normal Z (arXiv:1606.08415), the exact form and not the tanh approximation."""
-    product: FloatArray = np.float32(0.5) * x * (1 + erf(x * np.float32(np.sqrt(0.5))))
-    return product
-
-
-def gelu_tanh(x: FloatArray) -> FloatArray:
-    """The tanh approximation of :func:`gelu` (arXiv:1606.08415, section 2)."""
-    inner = np.float32(np.sqrt(2 / np.pi)) * (x + np.float32(0.044715) * x * x * x)
-    product: FloatArray = np.float32(0.5) * x * (1 + np.tanh(inner))
-    return product
-
-
-def quick_gelu(x: FloatArray) -> FloatArray:
-    """x * sigmoid(1.702 x), the sigmoid approximation of :func:`gelu` (arXiv:1606.08415, section 2)."""
-    product: FloatArray = silu(np.float32(1.702) * x) / np.float32(1.702)
-    return product
-
-
-def tanh(x: FloatArray) -> FloatArray:
-    """Hyperbolic tangent."""
-    value: FloatArray = np.tanh(x)
-    return value
+#: max(x, 0).
+relu = CoreActivation("relu")
+#: x * sigmoid(x), also called swish (arXiv:1710.05941).
+silu = CoreActivation("silu")
+#: x * P(Z <= x) for a standard normal Z (arXiv:1606.08415), within 5e-7: the exact form and not the tanh approximation.
+gelu = CoreActivation("gelu")
+#: The tanh approximation of ``gelu`` (arXiv:1606.08415, section 2).
+gelu_tanh = CoreActivation("gelu_tanh")
+#: x * sigmoid(1.702 x), the sigmoid approximation of ``gelu`` (arXiv:1606.08415, section 2).
+quick_gelu = CoreActivation("quick_gelu")
+#: Hyperbolic tangent.
+tanh = CoreActivation("tanh")
 
 
 def identity(x: FloatArray) -> FloatArray:
     """x itself."""
     return x
-
-
-def erf(x: FloatArray) -> FloatArray:
-    """Error function, within 2e-7 + float32 rounding: Abramowitz and Stegun, formula 7.1.26 (NumPy has none)."""
-    magnitude: FloatArray = np.abs(x)
-    t: FloatArray = np.reciprocal(1 + np.float32(0.3275911) * magnitude)
-    polynomial: FloatArray = np.full_like(t, 1.061405429)
-    for coefficient in (-1.453152027, 1.421413741, -0.284496736, 0.254829592):
-        polynomial = polynomial * t + np.float32(coefficient)
-    value: FloatArray = np.copysign(1 - polynomial * t * np.exp(-magnitude * magnitude), x)
-    return value
 
 
 ACTIVATIONS: dict[str, Activation] = {

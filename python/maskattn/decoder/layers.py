@@ -13,7 +13,7 @@ from maskattn._core import MaskPlan
 from maskattn.arguments import Lengths, MaskLike
 from maskattn.bias import BiasLike
 from maskattn.cache import Layer
-from maskattn.decoder.activations import Activation, relu
+from maskattn.decoder.activations import Activation, CoreActivation, relu
 from maskattn.decoder.activations import activation as activation_named
 from maskattn.decoder.arrays import FloatArray, IntArray
 from maskattn.decoder.multi_head import KeyValues, MultiHeadAttention, check_input
@@ -67,7 +67,10 @@ class GatedFeedForward:
 
     def __call__(self, x: FloatArray) -> FloatArray:
         """(..., width) -> (..., width)."""
-        gate, up = np.split(self._gate_up(x), 2, axis=-1)
+        both = self._gate_up(x)
+        if isinstance(self.activation, CoreActivation):
+            return self.down(self.activation.gated(both))
+        gate, up = np.split(both, 2, axis=-1)
         return self.down(self.activation(gate) * up)
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
-
+from maskattn import _core
 from maskattn.decoder.arrays import FloatArray
 
 #: (..., width) -> the same shape, new array.
@@ -24,19 +23,7 @@ def layer_norm(x: FloatArray, weight: FloatArray, bias: FloatArray | None, eps: 
     Returns:
         New array, shape and dtype of ``x``.
     """
-    centred: FloatArray = x - mean(x)
-    variance = mean(np.square(centred))
-    centred *= weight / np.sqrt(variance + np.float32(eps))
-    if bias is not None:
-        centred += bias
-    return centred
-
-
-def mean(x: FloatArray) -> FloatArray:
-    """The bits of ``x.mean(axis=-1, keepdims=True)``, whose Python part takes longer than the sum of a short row."""
-    total: FloatArray = np.add.reduce(x, axis=-1, keepdims=True)
-    total /= np.float32(x.shape[-1])
-    return total
+    return _core.layer_norm(x, weight, bias, eps, None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,10 +49,7 @@ class RMSNorm:
     eps: float = 1e-6
 
     def __call__(self, x: FloatArray) -> FloatArray:
-        variance = mean(np.square(x))
-        scaled: FloatArray = x * np.reciprocal(np.sqrt(variance + np.float32(self.eps)))
-        scaled *= self.weight
-        return scaled
+        return _core.rms_norm(x, self.weight, self.eps, None)
 
     def __repr__(self) -> str:
         return f"RMSNorm({len(self.weight)}, eps={self.eps})"
