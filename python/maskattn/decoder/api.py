@@ -17,10 +17,11 @@ from maskattn.decoder.model import Transformer
 from maskattn.decoder.options import GenerationOptions, Options
 from maskattn.decoder.requests import Ids, Progress, PromptIds, Requests, Sources, batches
 from maskattn.decoder.rules import Rules
-from maskattn.decoder.score import log_probabilities, shift_right
+from maskattn.decoder.score import log_probabilities
 from maskattn.decoder.stopping import stop_strings
 from maskattn.decoder.text import TextMethods, Texts
 from maskattn.decoder.transcription.methods import SpeechMethods
+from maskattn.decoder.views import cross_attention
 from maskattn.families import Family, find
 
 if TYPE_CHECKING:
@@ -236,28 +237,42 @@ class Model(TextMethods, SpeechMethods):
             )
         return self._encoded(sources, segments, batch_size, progress, lambda hidden: classifier(hidden[None])[0])
 
-    def cross_attention(self, source_ids: Sequence[int] | IntArray, target_ids: Sequence[int] | IntArray) -> FloatArray:
-        """Which source tokens each target token was predicted from, under teacher forcing.
+    def cross_attention(
+        self,
+        source_ids: Sequence[int] | IntArray | FloatArray,
+        target_ids: Sequence[int] | IntArray,
+        *,
+        heads: Sequence[tuple[int, int]] | None = None,
+        prompt_ids: Sequence[int] | IntArray | None = None,
+    ) -> FloatArray:
+        """Which source positions each target token was predicted from, under teacher forcing.
 
         Args:
-            source_ids, target_ids: token ids of one source and one target, as in ``score_ids``.
+            source_ids, target_ids: token ids of one source and one target, as in ``score_ids``; for Whisper log-mel
+                features (mels, frames) of one sound.
+            heads: only these, pairs (layer, head) from 0, negative ones from the end, such as ``alignment_heads`` in
+                the generation config of a Whisper model. Default: all of all layers.
+            prompt_ids: as in ``generate_ids``.
 
         Returns:
-            shape (decoder_layers, heads, len(target_ids), len(source_ids)), float32; rows sum to 1. Row ``t`` belongs
-            to the step that predicts ``target_ids[t]``.
+            shape (layers, heads, len(target_ids), source_len), or (len(heads), len(target_ids), source_len) with
+            ``heads``; float32, rows sum to 1. Row ``t`` belongs to the step that predicts ``target_ids[t]``.
 
         Raises:
-            TypeError, ValueError: as ``score_ids``, or the family has no encoder and decoder.
+            TypeError, ValueError: as ``score_ids``; or the family has no encoder and decoder, or no such head.
         """
-        reads, writes = self._requests.reads.sizes, self._requests.writes.sizes
-        source = check.token_lists("source_ids", [source_ids], reads.vocab, reads.positions)
-        target = check.token_lists("target_ids", [target_ids], writes.vocab, writes.positions)
+        writes = self._requests.writes.sizes
+        sources: Any = [source_ids]
+        if isinstance(source_ids, np.ndarray) and source_ids.ndim == 2:  # sound
+            sources = source_ids[None]
+        source = self._requests.sequences("source_ids", sources)
         if self._requests.start is None:
             raise ValueError(f"cross_attention needs an encoder and a decoder, got family {self.family.name}")
-        seen: list[FloatArray] = []
-        inputs = shift_right([np.array([self._requests.start])], target)[0][None]
-        self._forward.decode(inputs, self._forward.encode(source), seen=seen)
-        return np.stack([layer[0] for layer in seen])
+        target = check.token_lists("target_ids", [target_ids], writes.vocab, writes.positions)
+        prompts = self._requests.prompts(source, prompt_ids)
+        self._requests.check_room(0, len(prompts[0]), len(target[0]))
+        pairs = None if heads is None else check.head_pairs("heads", heads, writes.layers, writes.heads)
+        return cross_attention(self._forward, prompts, target, self._forward.encode(source), pairs)[0]
 
     def __repr__(self) -> str:
         stacks = [stack for stack in (self._forward.encoder, self._forward.decoder) if stack is not None]

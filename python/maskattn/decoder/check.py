@@ -83,6 +83,28 @@ def embeddings(name: str, value: object, count: int, width: int) -> list[FloatAr
     return list(value)
 
 
+def head_pairs(name: str, value: object, layers: int, heads: int) -> list[tuple[int, int]]:
+    """Pairs (layer, head) as numbers from 0; negative ones count from the end.
+
+    Raises:
+        TypeError: not a list of pairs of integers.
+        ValueError: there is no such layer or head.
+    """
+    if isinstance(value, str) or not isinstance(value, Sequence | np.ndarray):
+        raise TypeError(f"{name} must be a list of pairs (layer, head), got {_kind(value)}; pass [(-1, 0)]")
+    pairs = []
+    for i, pair in enumerate(value):
+        if isinstance(pair, str) or not isinstance(pair, Sequence | np.ndarray) or len(pair) != 2:
+            raise TypeError(f"{name}[{i}] must be a pair (layer, head), got {_kind(pair)}")
+        for what, number, most in (("layer", pair[0], layers), ("head", pair[1], heads)):
+            if not isinstance(number, int | np.integer) or isinstance(number, bool):
+                raise TypeError(f"{name}[{i}] must hold integers, got {_kind(number)} for its {what}")
+            if not -most <= number < most:
+                raise ValueError(f"{name}[{i}] must name one of {most} {what}s, 0 to {most - 1}, got {number}")
+        pairs.append((int(pair[0]) % layers, int(pair[1]) % heads))
+    return pairs
+
+
 def texts(name: str, value: object) -> list[str]:
     """Raises TypeError unless ``value`` is a list (or tuple) of str, ValueError if one holds half a character."""
     if isinstance(value, str):
