@@ -114,10 +114,10 @@ def test_no_directory(path: Path, name: str) -> None:
     ("damage", "message"),
     [
         (remove("vocab.json"), "vocab.json must be in .*, got no such file; add it, or use the .*_ids methods"),
-        (remove("tokenizer_config.json"), "tokenizer_config.json must be in"),
+        (remove("tokenizer_config.json"), "tokenizer.json or source.spm and target.spm must be in"),
         (
-            change("tokenizer_config.json", tokenizer_class="MarianTokenizer"),
-            "tokenizer_class in tokenizer_config.json must be CharacterTokenizer, got 'MarianTokenizer'; use its own",
+            change("tokenizer_config.json", tokenizer_class="FrenchTokenizer"),
+            "tokenizer.json must be in .*, got no such file; add it, or use the .*_ids methods",
         ),
     ],
 )

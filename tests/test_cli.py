@@ -44,8 +44,9 @@ def test_generate_json(capsys: pytest.CaptureFixture[str]) -> None:
 def test_generate_draws_the_weights(capsys: pytest.CaptureFixture[str]) -> None:
     lines = run(capsys, "generate", "--weights", "3 March 2024").splitlines()
     assert lines[0] == "2024-03-03"
-    assert lines[1].split() == ["3", "march", "2024<"]  # the source, one character a column, and the end token
-    assert [line.split()[0] for line in lines[2:]] == [*"2024-03-03", "</s>"]
+    # The source, a token a column: characters, and the end token, which is written downwards.
+    assert [line.split() for line in lines[1:5]] == [["<"], ["/"], ["s"], ["3", "march", "2024>"]]
+    assert [line.split()[0] for line in lines[5:]] == [*"2024-03-03", "</s>"]
 
 
 def test_a_bar_when_there_are_many_lines(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,6 +26,7 @@ from maskattn.weights import attention_key_sums, attention_topk, attention_weigh
 
 if TYPE_CHECKING:
     from maskattn import speech
+    from maskattn.alignment import draw_alignment, plot_alignment
     from maskattn.cache import KVCache
     from maskattn.decoder import (
         DecoderLayer,
@@ -57,6 +58,7 @@ __all__ = [
     "attention_topk",
     "attention_varlen",
     "attention_weights",
+    "draw_alignment",
     "get_cmake_dir",
     "get_include",
     "get_precision",
@@ -65,6 +67,7 @@ __all__ = [
     "masks",
     "merge_states",
     "num_threads",
+    "plot_alignment",
     "prepare",
     "repad",
     "runnable_isas",
@@ -92,6 +95,10 @@ if not TYPE_CHECKING:  # or any name would pass for one of ours
             return prepare
         if name == "speech":
             return importlib.import_module("maskattn.speech")
+        if name in ("draw_alignment", "plot_alignment"):
+            from maskattn import alignment
+
+            return getattr(alignment, name)
         if name in __all__:  # whatever else is public is the decoder's
             from maskattn import decoder
 

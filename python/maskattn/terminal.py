@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import unicodedata
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, TextIO
@@ -60,20 +61,33 @@ def heat_map(
     """A (rows, columns) array of weights from 0 to 1 as text; columns that do not fit follow in further blocks.
 
     Args:
-        rows, columns: one character or word each; only the first character of a column is shown.
+        rows, columns: their labels; those of columns are written downwards.
         colour: ANSI colours, else shades.
         width: of the terminal, in characters.
     """
-    margin = max((len(label) for label in rows), default=0)
-    step = max(width, _NARROWEST) - margin - 1
+    margin = max(map(_cells, rows), default=0)
+    cell = max((_cells(character) for label in columns for character in label), default=1)
+    step = max(1, (max(width, _NARROWEST) - margin - 1) // cell)
     blocks = []
     for start in range(0, max(len(columns), 1), step):
-        part = columns[start : start + step]
-        lines = [" " * (margin + 1) + "".join(label[:1] for label in part)]
+        lines = [" " * (margin + 1) + line for line in _downwards(columns[start : start + step], cell)]
         for label, row in zip(rows, weights[:, start : start + step], strict=True):
-            lines.append(f"{label:>{margin}} " + "".join(_cell(float(weight), colour) for weight in row))
+            marks = "".join(_cell(float(weight), colour) * cell for weight in row)
+            lines.append(" " * (margin - _cells(label)) + f"{label} {marks}")
         blocks.append("\n".join(line.rstrip(" ") for line in lines))
     return "\n\n".join(blocks)
+
+
+def _downwards(labels: Sequence[str], cell: int) -> list[str]:
+    """Labels side by side, a column of ``cell`` characters each, their ends in the last line."""
+    tall = max(map(len, labels), default=0)
+    columns = [[*" " * (tall - len(label)), *label] for label in labels]
+    return ["".join(c + " " * (cell - _cells(c)) for c in line) for line in zip(*columns, strict=True)]
+
+
+def _cells(text: str) -> int:
+    """Places that a text takes in a terminal: two for a Chinese character, and its like."""
+    return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text)
 
 
 def _cell(weight: float, colour: bool) -> str:

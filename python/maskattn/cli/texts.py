@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shutil
-import sys
 from typing import TYPE_CHECKING, Any
 
 from maskattn.cli import common
@@ -50,17 +48,16 @@ def _record(model: Model, text: str, output: str, with_weights: bool) -> dict[st
 
 
 def _picture(model: Model, text: str, output: str) -> str:
-    from maskattn.terminal import heat_map, wants_colour
+    from maskattn.alignment import draw_alignment
 
     weights, produced, source = _cross_attention(model, text, output)
-    width = shutil.get_terminal_size().columns
-    return heat_map(weights, produced, source, colour=wants_colour(sys.stdout), width=width)
+    return draw_alignment(weights, source, produced)
 
 
 def _cross_attention(model: Model, text: str, output: str) -> tuple[Any, list[str], list[str]]:
     """Weights (produced, source), the mean over layers and heads, and the tokens that name its rows and columns."""
     assert model.tokenizer is not None  # generate has used it
-    source, target = model.tokenizer.encode(text), model.tokenizer.encode(output)
+    source, target = model.tokenizer.encode(text), model.tokenizer.encode_target(output)
     weights = model.cross_attention(source, target).mean(axis=(0, 1))
     return weights, model.tokenizer.tokens(target), model.tokenizer.tokens(source)
 

@@ -15,26 +15,26 @@ from maskattn.decoder.heads import label_names
 from maskattn.decoder.memory import Memory, Prefix
 from maskattn.decoder.model import Transformer
 from maskattn.decoder.options import GenerationOptions, Options
-from maskattn.decoder.requests import Ids, Progress, PromptIds, Requests, batches
+from maskattn.decoder.requests import Ids, Progress, PromptIds, Requests, Sources, batches
 from maskattn.decoder.rules import Rules
-from maskattn.decoder.score import log_probabilities, shift_right
+from maskattn.decoder.score import log_probabilities
 from maskattn.decoder.stopping import stop_strings
-from maskattn.decoder.text import CharacterTokenizer, read_tokenizer
+from maskattn.decoder.text import TextMethods, Texts
 from maskattn.decoder.transcription.methods import SpeechMethods
+from maskattn.decoder.views import cross_attention
 from maskattn.families import Family, find
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 
-class Model(SpeechMethods):
+class Model(TextMethods, SpeechMethods):
     """A loaded model; made by ``maskattn.load``. What it can do depends on its family and its heads.
 
     Attributes:
         config: config.json, with the family's defaults filled in.
         family: the declaration that drives the forward pass.
         labels: names of the classes that ``classify`` scores; empty without a head.
-        tokenizer: or None, if the checkpoint has none that is known; the methods that take ids work all the same.
     """
 
     def __init__(self, checkpoint: Checkpoint, dtype: str = "float32") -> None:
@@ -45,27 +45,8 @@ class Model(SpeechMethods):
         self._requests = Requests(self._forward, self.config, self._generation)
         self.parameters = checkpoint.parameters
         self.labels = label_names(self.config, self._forward.classifier)
-        reads = self._requests.reads.sizes.vocab or self._forward.vocab  # who hears reads no tokens
-        self.tokenizer, self._tokenizer_problem = read_tokenizer(checkpoint, reads)
-
-    def generate(
-        self,
-        texts: Sequence[str],
-        *,
-        batch_size: int = 64,
-        progress: Progress | None = None,
-        **options: Unpack[GenerationOptions],
-    ) -> list[str]:
-        """Write one text per text. Arguments and errors as in ``generate_ids``.
-
-        Raises:
-            TypeError: ``texts`` is not a list of str.
-            ValueError: the checkpoint has no known tokenizer; the message names the file that is wanted.
-        """
-        tokenizer = self._need_tokenizer()
-        sources = [tokenizer.encode(text) for text in check.texts("texts", texts)]
-        made = self.generate_ids(sources, batch_size=batch_size, progress=progress, **options)
-        return [tokenizer.decode(ids) for ids in made]
+        vocab = self._requests.reads.sizes.vocab or self._forward.vocab  # who hears reads no tokens
+        self._texts = Texts(checkpoint, self.family, vocab, continues=self._forward.encoder is None)
 
     def generate_ids(
         self,
@@ -111,8 +92,7 @@ class Model(SpeechMethods):
         settings = Options(self._generation, options, self._requests.writes.sizes.vocab)
         limits = self._requests.limits(prompts, prefixes, settings)
         check.count("batch_size", batch_size)
-        decode = None if self.tokenizer is None else self.tokenizer.decode
-        rules = Rules.read(settings, stop_strings(settings, decode, self._tokenizer_problem))
+        rules = Rules.read(settings, stop_strings(settings, self._texts.decoder))
         made = [Generated() for _ in sequences]
         for some in batches(sequences, batch_size, progress):
             batch = Batch(
@@ -128,17 +108,6 @@ class Model(SpeechMethods):
             ):
                 made[i] = ids
         return made
-
-    def score(
-        self, sources: Sequence[str], targets: Sequence[str], *, batch_size: int = 64, progress: Progress | None = None
-    ) -> list[FloatArray]:
-        """Log-probability of each token of ``targets``, the end token last. As ``score_ids``, from texts."""
-        tokenizer = self._need_tokenizer()
-        ids = [
-            [tokenizer.encode(text) for text in check.texts(name, texts)]
-            for name, texts in (("sources", sources), ("targets", targets))
-        ]
-        return self.score_ids(*ids, batch_size=batch_size, progress=progress)
 
     def score_ids(
         self,
@@ -190,12 +159,20 @@ class Model(SpeechMethods):
         return scores
 
     def encode(
-        self, sources: Ids | FloatArray, *, batch_size: int = 64, progress: Progress | None = None
+        self,
+        sources: Sources | FloatArray,
+        *,
+        segments: Ids | None = None,
+        batch_size: int = 64,
+        progress: Progress | None = None,
     ) -> list[FloatArray]:
         """The encoder's output: the embeddings of sequences, and what a decoder can take as ``prefix_embeddings``.
 
         Args:
-            sources, batch_size, progress: as in ``generate_ids``.
+            sources: texts, pairs of texts, or what ``generate_ids`` takes.
+            segments: the segment (token type) of each token id, below ``type_vocab_size``; pairs bring theirs along.
+                Default all 0. Models that have no segments take none into account.
+            batch_size, progress: as in ``generate_ids``.
 
         Returns:
             Per source the last hidden states, shape (its length, width), float32.
@@ -203,14 +180,20 @@ class Model(SpeechMethods):
         Raises:
             TypeError, ValueError: an argument is not as above, or the family has no encoder.
         """
-        made = self._encoded(sources, batch_size, progress, lambda hidden: hidden)
-        return made
+        return self._encoded(sources, segments, batch_size, progress, lambda hidden: hidden)
 
-    def pool(self, sources: Ids, *, batch_size: int = 64, progress: Progress | None = None) -> FloatArray:
+    def pool(
+        self,
+        sources: Sources,
+        *,
+        segments: Ids | None = None,
+        batch_size: int = 64,
+        progress: Progress | None = None,
+    ) -> FloatArray:
         """One vector per sequence, by the checkpoint's pooler (of the first token's hidden state; BERT, RoBERTa).
 
         Args:
-            sources, batch_size, progress: as in ``generate_ids``.
+            sources, segments, batch_size, progress: as in ``encode``.
 
         Returns:
             shape (number of sources, width), float32.
@@ -223,14 +206,21 @@ class Model(SpeechMethods):
             raise ValueError(
                 "pool must be asked of a checkpoint with a pooler, got none; average what encode returns instead"
             )
-        pooled = self._encoded(sources, batch_size, progress, lambda hidden: pooler(hidden[None])[0])
+        pooled = self._encoded(sources, segments, batch_size, progress, lambda hidden: pooler(hidden[None])[0])
         return np.stack(pooled) if pooled else np.zeros((0, pooler.labels), np.float32)
 
-    def classify(self, sources: Ids, *, batch_size: int = 64, progress: Progress | None = None) -> list[FloatArray]:
+    def classify(
+        self,
+        sources: Sources,
+        *,
+        segments: Ids | None = None,
+        batch_size: int = 64,
+        progress: Progress | None = None,
+    ) -> list[FloatArray]:
         """Scores of the classes in ``labels``, before softmax, for each sequence or for each of its tokens.
 
         Args:
-            sources, batch_size, progress: as in ``generate_ids``.
+            sources, segments, batch_size, progress: as in ``encode``.
 
         Returns:
             Per source an array (labels,), or (its length, labels) where the head classifies tokens; float32.
@@ -245,30 +235,44 @@ class Model(SpeechMethods):
                 f"{self.config.get('architectures')}; "
                 f"known for {self.family.name}: {', '.join(self.family.classifiers) or 'none'}"
             )
-        return self._encoded(sources, batch_size, progress, lambda hidden: classifier(hidden[None])[0])
+        return self._encoded(sources, segments, batch_size, progress, lambda hidden: classifier(hidden[None])[0])
 
-    def cross_attention(self, source_ids: Sequence[int] | IntArray, target_ids: Sequence[int] | IntArray) -> FloatArray:
-        """Which source tokens each target token was predicted from, under teacher forcing.
+    def cross_attention(
+        self,
+        source_ids: Sequence[int] | IntArray | FloatArray,
+        target_ids: Sequence[int] | IntArray,
+        *,
+        heads: Sequence[tuple[int, int]] | None = None,
+        prompt_ids: Sequence[int] | IntArray | None = None,
+    ) -> FloatArray:
+        """Which source positions each target token was predicted from, under teacher forcing.
 
         Args:
-            source_ids, target_ids: token ids of one source and one target, as in ``score_ids``.
+            source_ids, target_ids: token ids of one source and one target, as in ``score_ids``; for Whisper log-mel
+                features (mels, frames) of one sound.
+            heads: only these, pairs (layer, head) from 0, negative ones from the end, such as ``alignment_heads`` in
+                the generation config of a Whisper model. Default: all of all layers.
+            prompt_ids: as in ``generate_ids``.
 
         Returns:
-            shape (decoder_layers, heads, len(target_ids), len(source_ids)), float32; rows sum to 1. Row ``t`` belongs
-            to the step that predicts ``target_ids[t]``.
+            shape (layers, heads, len(target_ids), source_len), or (len(heads), len(target_ids), source_len) with
+            ``heads``; float32, rows sum to 1. Row ``t`` belongs to the step that predicts ``target_ids[t]``.
 
         Raises:
-            TypeError, ValueError: as ``score_ids``, or the family has no encoder and decoder.
+            TypeError, ValueError: as ``score_ids``; or the family has no encoder and decoder, or no such head.
         """
-        reads, writes = self._requests.reads.sizes, self._requests.writes.sizes
-        source = check.token_lists("source_ids", [source_ids], reads.vocab, reads.positions)
-        target = check.token_lists("target_ids", [target_ids], writes.vocab, writes.positions)
+        writes = self._requests.writes.sizes
+        sources: Any = [source_ids]
+        if isinstance(source_ids, np.ndarray) and source_ids.ndim == 2:  # sound
+            sources = source_ids[None]
+        source = self._requests.sequences("source_ids", sources)
         if self._requests.start is None:
             raise ValueError(f"cross_attention needs an encoder and a decoder, got family {self.family.name}")
-        seen: list[FloatArray] = []
-        inputs = shift_right([np.array([self._requests.start])], target)[0][None]
-        self._forward.decode(inputs, self._forward.encode(source), seen=seen)
-        return np.stack([layer[0] for layer in seen])
+        target = check.token_lists("target_ids", [target_ids], writes.vocab, writes.positions)
+        prompts = self._requests.prompts(source, prompt_ids)
+        self._requests.check_room(0, len(prompts[0]), len(target[0]))
+        pairs = None if heads is None else check.head_pairs("heads", heads, writes.layers, writes.heads)
+        return cross_attention(self._forward, prompts, target, self._forward.encode(source), pairs)[0]
 
     def __repr__(self) -> str:
         stacks = [stack for stack in (self._forward.encoder, self._forward.decoder) if stack is not None]
@@ -288,7 +292,8 @@ class Model(SpeechMethods):
 
     def _encoded(
         self,
-        sources: Ids | FloatArray,
+        sources: Sources | FloatArray,
+        segments: Ids | None,
         batch_size: int,
         progress: Progress | None,
         function: Callable[[FloatArray], FloatArray],
@@ -298,16 +303,15 @@ class Model(SpeechMethods):
             raise ValueError(
                 f"this needs a model with an encoder, got family {self.family.name}; use generate or score"
             )
-        sequences = self._requests.sequences("sources", sources)
+        ids, of_pairs = self._texts.read("sources", sources)
+        sequences = self._requests.sequences("sources", ids)
+        types = self._requests.segments(sequences, segments if of_pairs is None else of_pairs)
         check.count("batch_size", batch_size)
         made: list[FloatArray] = [np.empty(0, np.float32)] * len(sequences)
         for batch in batches(sequences, batch_size, progress):
-            hidden, lengths = self._forward.encode_hidden([sequences[i] for i in batch])
+            hidden, lengths = self._forward.encode_hidden(
+                [sequences[i] for i in batch], None if types is None else [types[i] for i in batch]
+            )
             for row, i in enumerate(batch):
                 made[i] = function(hidden[row] if lengths is None else hidden[row, : lengths[row]].copy())
         return made
-
-    def _need_tokenizer(self) -> CharacterTokenizer:
-        if self.tokenizer is None:
-            raise ValueError(self._tokenizer_problem)
-        return self.tokenizer

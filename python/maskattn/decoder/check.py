@@ -83,8 +83,30 @@ def embeddings(name: str, value: object, count: int, width: int) -> list[FloatAr
     return list(value)
 
 
+def head_pairs(name: str, value: object, layers: int, heads: int) -> list[tuple[int, int]]:
+    """Pairs (layer, head) as numbers from 0; negative ones count from the end.
+
+    Raises:
+        TypeError: not a list of pairs of integers.
+        ValueError: there is no such layer or head.
+    """
+    if isinstance(value, str) or not isinstance(value, Sequence | np.ndarray):
+        raise TypeError(f"{name} must be a list of pairs (layer, head), got {_kind(value)}; pass [(-1, 0)]")
+    pairs = []
+    for i, pair in enumerate(value):
+        if isinstance(pair, str) or not isinstance(pair, Sequence | np.ndarray) or len(pair) != 2:
+            raise TypeError(f"{name}[{i}] must be a pair (layer, head), got {_kind(pair)}")
+        for what, number, most in (("layer", pair[0], layers), ("head", pair[1], heads)):
+            if not isinstance(number, int | np.integer) or isinstance(number, bool):
+                raise TypeError(f"{name}[{i}] must hold integers, got {_kind(number)} for its {what}")
+            if not -most <= number < most:
+                raise ValueError(f"{name}[{i}] must name one of {most} {what}s, 0 to {most - 1}, got {number}")
+        pairs.append((int(pair[0]) % layers, int(pair[1]) % heads))
+    return pairs
+
+
 def texts(name: str, value: object) -> list[str]:
-    """Raises TypeError unless ``value`` is a list (or tuple) of str."""
+    """Raises TypeError unless ``value`` is a list (or tuple) of str, ValueError if one holds half a character."""
     if isinstance(value, str):
         raise TypeError(f"{name} must be a list of str, got one str; pass [{value!r:.40}]")
     if not isinstance(value, Sequence):
@@ -92,7 +114,31 @@ def texts(name: str, value: object) -> list[str]:
     for i, text in enumerate(value):
         if not isinstance(text, str):
             raise TypeError(f"{name}[{i}] must be a str, got {_kind(text)}; use the *_ids method for token ids")
+        unicode(f"{name}[{i}]", text)
     return list(value)
+
+
+def unicode(name: str, text: str) -> None:
+    """Raises ValueError if ``text`` holds a surrogate, which no encoding of Unicode has."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        wrong = text[error.start]
+        raise ValueError(
+            f"{name} must be Unicode text, got {wrong!r} at {error.start}; decode it otherwise, or take it out"
+        ) from None
+
+
+def text_pairs(name: str, value: Sequence[object]) -> list[tuple[str, str]]:
+    """Raises TypeError unless every item of ``value`` is a pair of str."""
+    for i, pair in enumerate(value):
+        if not isinstance(pair, list | tuple) or len(pair) != 2 or not all(isinstance(text, str) for text in pair):
+            raise TypeError(
+                f"{name}[{i}] must be a pair of str like the others, got {_kind(pair)}; pass (first, second)"
+            )
+        for text in pair:
+            unicode(f"{name}[{i}]", text)
+    return [(pair[0], pair[1]) for pair in value if isinstance(pair, list | tuple)]
 
 
 def same_length(sources: Sequence[object], targets: Sequence[object]) -> None:

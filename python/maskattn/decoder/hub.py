@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 #: What a checkpoint is made of, for us. Not the weights in other formats, which would be as much again.
-_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
+_FILES = ("*.json", "*.safetensors", "*.model", "*.spm", "*.txt", "*.jinja")
 
 
 def is_model_id(path: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -15,8 +15,8 @@ from maskattn.decoder.norms import Norm
 from maskattn.decoder.projection import Linear
 from maskattn.decoder.settings import Settings
 
-#: Inputs (batch, ...) and the rows of their positions, or None -> (batch, len, width).
-Embed = Callable[[Any, Any], FloatArray]
+#: Inputs (batch, ...), the rows of their positions or None, and for tokens their segments -> (batch, len, width).
+Embed = Callable[..., FloatArray]
 
 
 class Reader(Protocol):
@@ -32,16 +32,16 @@ class Reader(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class TokenEmbedding:
-    """Rows of ``table`` times ``scale``, projected, plus positions and the row of the first token type, normalised."""
+    """Rows of ``table`` times ``scale``, projected, plus rows of segments (token types) and positions, normalised."""
 
     table: PackedWeight
     scale: np.float32
     project: Linear | None
-    segment: FloatArray | None
+    segments: FloatArray | None
     norm: Norm | None
 
-    def __call__(self, tokens: IntArray, positions: FloatArray | None) -> FloatArray:
-        return self.finish(self.rows(tokens), positions)
+    def __call__(self, tokens: IntArray, positions: FloatArray | None, segments: IntArray | None = None) -> FloatArray:
+        return self.finish(self.rows(tokens), positions, segments)
 
     def rows(self, tokens: IntArray) -> FloatArray:
         """(batch, len) -> (batch, len, width): where an encoder's output may stand in place of tokens."""
@@ -49,10 +49,10 @@ class TokenEmbedding:
         x = x if self.scale == 1 else x * self.scale
         return x if self.project is None else self.project(x)
 
-    def finish(self, x: FloatArray, positions: FloatArray | None) -> FloatArray:
-        """What follows, for tokens and for what stands before them."""
-        if self.segment is not None:
-            x = x + self.segment
+    def finish(self, x: FloatArray, positions: FloatArray | None, segments: IntArray | None = None) -> FloatArray:
+        """What follows, for tokens and for what stands before them; all are of the first segment for None."""
+        if self.segments is not None:
+            x = x + (self.segments[0] if segments is None else self.segments[segments])
         if positions is not None:
             x = x + positions
         return x if self.norm is None else self.norm(x)
@@ -86,17 +86,15 @@ def _tokens(settings: Settings, reader: Reader) -> TokenEmbedding:
         reader.embeddings(),
         np.float32(settings.embedding_scale),
         reader.linear("project_in", sizes.width, sizes.embedding_width) if narrow else None,
-        _segment(settings, reader),
+        _segments(settings, reader),
         reader.norm("embed.norm") if reader.has("embed.norm") else None,
     )
 
 
-def _segment(settings: Settings, reader: Reader) -> FloatArray | None:
-    """All tokens are of the first segment."""
+def _segments(settings: Settings, reader: Reader) -> FloatArray | None:
     if "segments" not in settings.stack.tensors:
         return None
-    first: FloatArray = reader.table("segments", settings.integer("type_vocab_size"), settings.sizes.width)[0]
-    return first
+    return reader.table("segments", settings.integer("type_vocab_size"), settings.sizes.width)
 
 
 def _sound(settings: Settings, reader: Reader) -> SoundEmbedding:

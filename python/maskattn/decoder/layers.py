@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -187,6 +187,7 @@ class DecoderLayer:
         new_lengths: IntArray | None = None,
         rotation: Rotation | None = None,
         cross_weights: list[FloatArray] | None = None,
+        cross_heads: Sequence[int] | None = None,
     ) -> FloatArray:
         """
         Args:
@@ -199,6 +200,7 @@ class DecoderLayer:
             memory_lengths: shape (batch,) or one integer; ``memory`` at or past it is padding and is not read.
             cache, new_lengths, rotation: of self-attention, as in :meth:`MultiHeadAttention.__call__`.
             cross_weights: gets the cross-attention weights, (batch, heads, len, memory_len).
+            cross_heads: whose weights it gets; default all.
 
         Returns:
             New array, shape of ``x``. A position that sees no key gets zeros from attention, never NaN.
@@ -219,7 +221,8 @@ class DecoderLayer:
         if self.cross is not None and self.cross_norm is not None:
             q_offset = None if memory_mask is None or isinstance(memory_mask, MaskPlan) else start
             options: dict[str, Any] = {"mask": memory_mask, "kv_lengths": memory_lengths, "q_offset": q_offset}
-            branches.insert(1, (self.cross_norm, _attend_memory(self.cross, memory, options, cross_weights)))
+            attend = _attend_memory(self.cross, memory, options, cross_weights, cross_heads)
+            branches.insert(1, (self.cross_norm, attend))
         return self.placement.layer(x, *branches)
 
     @classmethod
@@ -267,6 +270,7 @@ def _attend_memory(
     memory: FloatArray | KeyValues | None,
     options: dict[str, Any],
     weights: list[FloatArray] | None,
+    heads: Sequence[int] | None,
 ) -> Branch:
     keys = (
         memory if isinstance(memory, KeyValues) else cross.project(check_input("memory", memory, cross.k.in_features))
@@ -274,7 +278,7 @@ def _attend_memory(
 
     def attend(h: FloatArray) -> FloatArray:
         if weights is not None:
-            weights.append(cross.weights(h, keys, **options))
+            weights.append(cross.weights(h, keys, heads=heads, **options))
         return cross(h, keys, **options)
 
     return attend

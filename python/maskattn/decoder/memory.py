@@ -1,9 +1,10 @@
-"""What a decoder reads besides its own tokens: encoded sources, by cross-attention or in front of the tokens."""
+"""What a decoder reads besides its own tokens, by cross-attention or in front of them; and a view of who reads what."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -51,3 +52,30 @@ class Prefix:
     def reorder(self, sequences: IntArray) -> Prefix:
         """As :meth:`Memory.reorder`."""
         return Prefix([self.embeddings[i] for i in sequences])
+
+
+@dataclass(frozen=True)
+class CrossView:
+    """Looks at cross-attention weights while a decoder runs.
+
+    ``heads``: the heads that are wanted of each wanted layer; None: all of that layer.
+    ``take``: called as ``take(layer, weights)`` behind a wanted layer; weights (batch, len(heads), new, source_len).
+    """
+
+    heads: Mapping[int, Sequence[int] | None]
+    take: Callable[[int, FloatArray], object]
+    _last: list[FloatArray] = field(default_factory=list, init=False)
+
+    @property
+    def deepest(self) -> int:
+        """The last layer that is wanted."""
+        return max(self.heads)
+
+    def options(self, layer: int) -> dict[str, Any]:
+        """What the layer is called with."""
+        return {"cross_weights": self._last, "cross_heads": self.heads[layer]} if layer in self.heads else {}
+
+    def collect(self, layer: int) -> None:
+        """The layer has run."""
+        if self._last:
+            self.take(layer, self._last.pop())

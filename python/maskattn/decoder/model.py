@@ -14,7 +14,7 @@ from maskattn.decoder.checkpoint import Checkpoint
 from maskattn.decoder.heads import Classifier, LanguageHead, find_head, read_classifier, read_language_head, read_pooler
 from maskattn.decoder.inputs import TokenEmbedding
 from maskattn.decoder.layers import DecoderLayer, EncoderLayer
-from maskattn.decoder.memory import Memory, Prefix
+from maskattn.decoder.memory import CrossView, Memory, Prefix
 from maskattn.decoder.settings import Settings, check_variant
 from maskattn.decoder.weights import LayerStack, Reader, decoder_layer, encoder_layer
 from maskattn.families import Family
@@ -62,11 +62,14 @@ class Transformer:
         rope = None if self.decoder is None else self.decoder.positions.rope
         return None if rope is None else rope.switch
 
-    def encode_hidden(self, sources: Sequence[Any]) -> tuple[FloatArray, IntArray | None]:
+    def encode_hidden(
+        self, sources: Sequence[Any], segments: Sequence[IntArray] | None = None
+    ) -> tuple[FloatArray, IntArray | None]:
         """The encoder's output for ragged sources; padding on the right is hidden by their lengths.
 
         Args:
             sources: token ids of each sequence, none empty; or features (mels, frames) of each, of equal shapes.
+            segments: the segment (token type) of each token; default all the first.
 
         Returns:
             shape (batch, len, width), float32; and lengths (batch,), None where nothing is padding.
@@ -78,7 +81,8 @@ class Transformer:
         if lengths is not None and (lengths == length).all():
             lengths = None
         positions = np.arange(length)[None]
-        x = stack.embed(inputs, stack.positions.rows(positions))
+        rows = stack.positions.rows(positions)
+        x = stack.embed(inputs, rows) if segments is None else stack.embed(inputs, rows, pad(segments)[0])
         rotation = stack.positions.rotation(positions, np.array([length]))
         for layer, mask in zip(stack.layers, stack.masks, strict=True):
             seen = None if isinstance(mask, masks.Full) else mask
@@ -102,7 +106,7 @@ class Transformer:
         *,
         new_lengths: IntArray | None = None,
         prefix: Prefix | None = None,
-        seen: list[FloatArray] | None = None,
+        view: CrossView | None = None,
     ) -> FloatArray:
         """Hidden states of decoder inputs.
 
@@ -112,11 +116,11 @@ class Transformer:
             cache: gets the keys and values of the inputs.
             new_lengths: shape (batch,): how many of ``tokens`` are a sequence's own, the first ones. Default all.
             prefix: embeddings in front of the first tokens, seen from everywhere.
-            seen: gets the cross-attention probabilities, one (batch, heads, new, source_len) per layer.
+            view: gets cross-attention weights; layers behind the last one that it asks for are left out.
 
         Returns:
             shape (batch, new, width), float32; with a prefix and nothing in ``cache``, each sequence's prefix stands
-            before its tokens.
+            before its tokens. With a ``view`` of fewer layers, the states behind these.
         """
         stack = self.decoder
         assert stack is not None
@@ -132,7 +136,6 @@ class Transformer:
         options: dict[str, Any] = {
             "bias": stack.positions.bias,
             "rotation": stack.positions.rotation(positions, lengths),
-            "cross_weights": seen,
         }
         if cache is None:
             options["kv_lengths"] = None if new_lengths is None else lengths
@@ -141,6 +144,10 @@ class Transformer:
         if memory is not None:
             options["memory_lengths"] = memory.lengths
         for i, (layer, mask) in enumerate(zip(stack.layers, stack.masks, strict=True)):
+            if view is not None:
+                if i > view.deepest:
+                    return x
+                options |= view.options(i)
             if prefix is not None:
                 mask = mask | masks.Padding(prefix.lengths)
             x = layer(
@@ -151,6 +158,8 @@ class Transformer:
                 cache=None if cache is None else cache[i],
                 **options,
             )
+            if view is not None:
+                view.collect(i)
         for last in stack.final:
             x = last(x)
         return x

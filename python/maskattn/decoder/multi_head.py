@@ -141,22 +141,37 @@ class MultiHeadAttention:
         bias: BiasLike = None,
         kv_lengths: Lengths = None,
         q_offset: Lengths = None,
+        heads: Sequence[int] | None = None,
     ) -> FloatArray:
         """Which keys each query attends to: shape (batch, heads, q_len, kv_len); arguments as in a call.
 
         Rows sum to 1, or to 0 where a query sees no key. ``.mean(axis=1)`` is the average over heads.
+
+        Args:
+            heads: only these, in this order, from 0; without a mask and a bias the others are not computed.
+
+        Raises:
+            TypeError, ValueError: an argument is not as above.
         """
         check_input("query", query, self.q.in_features)
-        q = _normed(self.q_norm, *split_heads(self.q(query), self.heads))
+        if heads is not None and (wrong := [head for head in heads if not 0 <= head < self.heads]):
+            raise ValueError(f"heads must be from 0 to {self.heads - 1}, got {wrong[0]}")
+        if heads is not None and (mask is not None or bias is not None):  # which may differ from head to head
+            options: dict[str, Any] = {"mask": mask, "bias": bias, "kv_lengths": kv_lengths, "q_offset": q_offset}
+            return self.weights(query, key, **options)[:, list(heads)]
+        q = self._queries(query, heads)
         if isinstance(key, KeyValues):
             keys = key.keys
         else:
             source = query if key is None else key
             check_input("key", source, self.k.in_features)
             keys = _normed(self.k_norm, *split_heads(self.k(source), self._groups))
+        if heads is not None:
+            shared_by = self.heads // self._groups
+            keys = np.ascontiguousarray(keys[:, [head // shared_by for head in heads]])
         if key is None:
             q_offset = _stored_before(q, keys, kv_lengths, q_offset)
-        options: dict[str, Any] = {"mask": mask, "bias": bias, "scale": self.scale, "softcap": self.softcap}
+        options = {"mask": mask, "bias": bias, "scale": self.scale, "softcap": self.softcap}
         return attention_weights(q, keys, kv_lengths=kv_lengths, q_offset=q_offset, **options)
 
     def project(self, key: FloatArray, value: FloatArray | None = None) -> KeyValues:
@@ -200,6 +215,13 @@ class MultiHeadAttention:
     @property
     def _groups(self) -> int:
         return self.heads if self.kv_heads is None else self.kv_heads
+
+    def _queries(self, query: FloatArray, heads: Sequence[int] | None) -> FloatArray:
+        """Of all heads or of some, (batch, heads, q_len, head_dim)."""
+        if heads is None:
+            return _normed(self.q_norm, *split_heads(self.q(query), self.heads))
+        parts = [self.q.rows(head * self.head_dim, (head + 1) * self.head_dim)(query) for head in heads]
+        return _normed(self.q_norm, *split_heads(np.concatenate(parts, axis=-1), len(heads)))
 
     def _heads_of(
         self, query: FloatArray, key: FloatArray | KeyValues | None, value: FloatArray | None, rotation: Rotation | None

@@ -16,6 +16,8 @@ from maskattn.decoder.weights import LayerStack
 
 Progress = Callable[[int, int], object]
 Ids = Sequence[Sequence[int] | IntArray]
+#: What an encoder reads: texts, pairs of texts, or token ids.
+Sources = Union[Sequence[str], Sequence[tuple[str, str]], Ids]  # noqa: UP007
 #: Token ids for all sources, or for each.
 PromptIds = Union[Sequence[int], IntArray, Ids]  # noqa: UP007 - an alias, evaluated by Python 3.10
 #: Where transformers looks for the first decoder input, in its order.
@@ -61,6 +63,17 @@ class Requests:
         if sizes.mels:
             return check.features(name, sources, sizes.mels, 2 * sizes.positions)
         return list(check.token_lists(name, sources, sizes.vocab, sizes.positions))
+
+    def segments(self, sequences: list[Any], segments: Ids | None) -> list[IntArray] | None:
+        """Of each token; None for a stack that makes no difference between them."""
+        table = getattr(self.reads.embed, "segments", None)
+        if segments is None or table is None:
+            return None
+        checked = check.token_lists("segments", segments, len(table), 0)
+        lengths = [len(sequence) for sequence in sequences]
+        if (got := [len(some) for some in checked]) != lengths:
+            raise ValueError(f"segments must have the lengths of sources, {lengths}, got {got}; give each token one")
+        return checked
 
     def prompts(self, sequences: list[IntArray], prompt_ids: PromptIds | None) -> list[IntArray]:
         """What stands in the decoder before the first new token."""

@@ -10,16 +10,16 @@ from maskattn.decoder.options import Options
 Decode = Callable[[Sequence[int]], str]
 
 
-def stop_strings(options: Options, decode: Decode | None, problem: str) -> Callable[[IntArray], bool] | None:
+def stop_strings(options: Options, decoder: Callable[[], Decode]) -> Callable[[IntArray], bool] | None:
     """Tells of the ids of a sequence, prompt included, whether its last token has completed one of ``stop_strings``.
 
     Args:
-        decode: token ids -> text with special tokens; None where there is no tokenizer.
-        problem: what to tell who needs one.
+        decoder: gives what makes texts of token ids, special tokens included; called only if it is needed.
 
     Raises:
         TypeError, ValueError: ``stop_strings`` is no text or list of texts, or holds an empty one; or there is no
             tokenizer.
+        ImportError: the library that runs the tokenizer is not installed.
     """
     value = options.get("stop_strings")
     texts = [value] if isinstance(value, str) else options.items("stop_strings", "a str or a list of str")
@@ -29,9 +29,10 @@ def stop_strings(options: Options, decode: Decode | None, problem: str) -> Calla
         raise options.wrong("stop_strings", "a str or a list of str", TypeError)
     if not all(texts):
         raise options.wrong("stop_strings", "texts, none empty")
-    if decode is None:
-        raise ValueError(f"stop_strings needs a tokenizer: {problem}")
-    to_text, longest = decode, max(map(len, texts))
+    try:
+        to_text, longest = decoder(), max(map(len, texts))
+    except ValueError as error:
+        raise ValueError(f"stop_strings needs a tokenizer: {error}") from error
 
     def stopped(ids: IntArray) -> bool:
         # A token may stand for less than a character, so a text of n characters may take 4 n tokens; and the first

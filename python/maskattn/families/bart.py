@@ -23,6 +23,7 @@ def learned(side: str, **changes: Any) -> Stack:
 BART = replace(
     MARIAN,
     name="bart",
+    tokenizer="RobertaTokenizer",
     encoder=learned("encoder"),
     decoder=learned("decoder"),
     defaults={**MARIAN.defaults, "decoder_start_token_id": 2},

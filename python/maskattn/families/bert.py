@@ -1,4 +1,4 @@
-"""BERT (arXiv:1810.04805): a post-norm encoder; all tokens are of the first segment."""
+"""BERT (arXiv:1810.04805): a post-norm encoder; a table of segments (token types) besides positions."""
 
 from maskattn import masks
 from maskattn.families.family import Family, Head, Stack
@@ -39,6 +39,7 @@ STACK = Stack(
 POOLER = ("{base}pooler.dense", "tanh")
 BERT = Family(
     name="bert",
+    tokenizer="BertTokenizer",
     encoder=STACK,
     base="bert.",
     pooler=Head(maps=(POOLER,)),

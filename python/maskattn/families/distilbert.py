@@ -9,6 +9,7 @@ LAYER = "{base}transformer.layer.{layer}."
 DISTILBERT = replace(
     BERT,
     name="distilbert",
+    tokenizer="BertTokenizer",
     encoder=replace(
         STACK,
         norm_eps=1e-12,

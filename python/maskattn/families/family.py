@@ -10,6 +10,8 @@ from maskattn import masks
 
 Config = Mapping[str, Any]
 T = TypeVar("T")
+#: A tokenizer that is its tokenizer.json, if there is one.
+FILE = "TokenizersBackend"
 #: A value, or how it follows from config.json.
 Setting = Union[T, Callable[[Config], T]]  # noqa: UP007 - an alias that takes a parameter
 #: Config keys, the first that is set counts; or how the number follows from config.json.
@@ -97,5 +99,8 @@ class Family:
     pooler: Head | None = None
     #: Config keys that would make it another architecture -> the values under which they do not.
     only: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    #: The tokenizer class where tokenizer_config.json names none; "" is tokenizer.json as it stands, and FILE is that
+    #: whatever tokenizer_config.json names.
+    tokenizer: str = ""
     #: Tensors that a file may hold and that are not needed, as patterns of ``fnmatch``.
     unused: tuple[str, ...] = ()

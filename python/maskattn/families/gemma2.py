@@ -17,6 +17,7 @@ def mask(config: Config, layer: int) -> masks.Mask:
 LAYER = "{base}layers.{layer}."
 GEMMA2 = Family(
     name="gemma2",
+    tokenizer="GemmaTokenizer",
     base="model.",
     decoder=replace(
         STACK,

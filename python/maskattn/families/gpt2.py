@@ -11,6 +11,7 @@ def attention_scale(config: Config, layer: int) -> float:
 
 GPT2 = Family(
     name="gpt2",
+    tokenizer="GPT2Tokenizer",
     base="transformer.",
     decoder=Stack(
         norm_eps=lambda config: config["layer_norm_epsilon"],

@@ -6,6 +6,7 @@ from maskattn.families.family import Family, Stack
 LAYER = "{base}layers.{layer}."
 GPT_NEOX = Family(
     name="gpt_neox",
+    tokenizer="GPTNeoXTokenizer",
     base="gpt_neox.",
     decoder=Stack(
         norm_eps=lambda config: config["layer_norm_eps"],

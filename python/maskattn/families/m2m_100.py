@@ -17,6 +17,7 @@ def positioned(side: str) -> Stack:
 M2M_100 = replace(
     PEGASUS,
     name="m2m_100",
+    tokenizer="M2M100Tokenizer",
     encoder=positioned("encoder"),
     decoder=positioned("decoder"),
     head_bias=(),

@@ -32,6 +32,7 @@ def stack(side: str) -> Stack:
 
 MARIAN = Family(
     name="marian",
+    tokenizer="MarianTokenizer",
     encoder=stack("encoder"),
     decoder=stack("decoder"),
     head_bias=("final_logits_bias",),

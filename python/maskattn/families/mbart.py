@@ -7,6 +7,7 @@ from maskattn.families.bart import BART, learned
 MBART = replace(
     BART,
     name="mbart",
+    tokenizer="MBartTokenizer",
     encoder=learned("encoder", placement="pre", final_norm=True),
     decoder=learned("decoder", placement="pre", final_norm=True),
     defaults={"activation_function": "gelu", "scale_embedding": False, "tie_word_embeddings": True},

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from maskattn import masks
-from maskattn.families.family import Config
+from maskattn.families.family import FILE, Config
 from maskattn.families.llama import LLAMA, STACK
 
 
@@ -19,6 +19,7 @@ def mask(config: Config, layer: int) -> masks.Mask:
 MISTRAL = replace(
     LLAMA,
     name="mistral",
+    tokenizer=FILE,
     decoder=replace(STACK, mask=mask, biases=()),
     defaults={**LLAMA.defaults, "sliding_window": 4096, "max_position_embeddings": 131072},
 )

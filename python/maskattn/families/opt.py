@@ -6,6 +6,7 @@ from maskattn.families.family import Family, Stack
 LAYER = "{base}layers.{layer}."
 OPT = Family(
     name="opt",
+    tokenizer="GPT2Tokenizer",
     base="model.decoder.",
     decoder=Stack(
         norm=lambda config: "layer" if config["layer_norm_elementwise_affine"] else "layer without weights",

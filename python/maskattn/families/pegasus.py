@@ -16,6 +16,7 @@ def pre_norm(side: str) -> Stack:
 PEGASUS = replace(
     MARIAN,
     name="pegasus",
+    tokenizer="PegasusTokenizer",
     encoder=pre_norm("encoder"),
     decoder=pre_norm("decoder"),
     defaults={**MARIAN.defaults, "decoder_start_token_id": 0},

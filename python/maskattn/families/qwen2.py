@@ -19,6 +19,7 @@ def mask(config: Config, layer: int) -> masks.Mask:
 QWEN2 = replace(
     LLAMA,
     name="qwen2",
+    tokenizer="Qwen2Tokenizer",
     decoder=replace(STACK, mask=mask, biases=("self.q", "self.k", "self.v")),
     defaults={
         **LLAMA.defaults,

@@ -9,6 +9,7 @@ NORMS = {f"self.{part}_norm": "{base}layers.{layer}.self_attn." + part + "_norm"
 QWEN3 = replace(
     QWEN2,
     name="qwen3",
+    tokenizer="Qwen2Tokenizer",
     decoder=replace(
         STACK,
         mask=mask,

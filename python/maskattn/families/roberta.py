@@ -8,6 +8,7 @@ from maskattn.families.family import Head
 ROBERTA = replace(
     BERT,
     name="roberta",
+    tokenizer="RobertaTokenizer",
     encoder=replace(
         STACK,
         position_offset=lambda config: config["pad_token_id"] + 1,
@@ -24,4 +25,4 @@ ROBERTA = replace(
     defaults={**BERT.defaults, "pad_token_id": 1},
     unused=("lm_head.*", "*embeddings.position_ids", "*pooler.dense.*"),
 )
-XLM_ROBERTA = replace(ROBERTA, name="xlm-roberta")
+XLM_ROBERTA = replace(ROBERTA, name="xlm-roberta", tokenizer="XLMRobertaTokenizer")

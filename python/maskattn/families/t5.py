@@ -48,6 +48,7 @@ def head_scale(config: Config) -> float:
 
 T5 = Family(
     name="t5",
+    tokenizer="T5Tokenizer",
     encoder=stack("encoder"),
     decoder=stack("decoder"),
     tied=True,  # where the file has no head, whatever the config says

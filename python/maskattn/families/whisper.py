@@ -36,6 +36,7 @@ def encoder() -> Stack:
 
 WHISPER = Family(
     name="whisper",
+    tokenizer="WhisperTokenizer",
     encoder=encoder(),
     decoder=stack("decoder"),
     head=("proj_out.weight",),

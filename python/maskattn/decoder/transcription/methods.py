@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from maskattn.decoder.model import Transformer
 from maskattn.decoder.options import GenerationOptions
 from maskattn.decoder.requests import Progress, Requests
-from maskattn.decoder.text import CharacterTokenizer
+from maskattn.decoder.text import Texts
 from maskattn.decoder.transcription.results import Transcription
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ class SpeechMethods:
     """Recordings in, transcriptions or languages out."""
 
     #: ``Model``'s.
-    tokenizer: CharacterTokenizer | None
+    _texts: Texts
     config: Mapping[str, Any]
     _forward: Transformer
     _generation: Mapping[str, Any]
@@ -74,7 +74,7 @@ class SpeechMethods:
             One per source; see ``maskattn.Transcription``.
 
         Raises:
-            FileNotFoundError, ImportError: see ``maskattn.speech.read_audio``.
+            FileNotFoundError, ImportError: see ``maskattn.speech.read_audio``; or the tokenizer's library is missing.
             TypeError, ValueError: an argument is not as above, a file is broken, or the model does not hear.
         """
         return self._hearing().transcribe(
@@ -106,5 +106,6 @@ class SpeechMethods:
     def _hearing(self) -> Hearing:
         from maskattn.decoder.transcription.hearing import Hearing
 
-        decode = None if self.tokenizer is None else self.tokenizer.decode
+        tokenizer = self._texts.tokenizer
+        decode = None if tokenizer is None else tokenizer.decode
         return Hearing(self._forward, self._generation, self.config, self._requests.start, self._directory, decode)

@@ -1,11 +1,9 @@
-"""Tokenizers. So far one: a token per character."""
+"""A token per character: the tokenizer of the embedded date model, which needs no library."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
-
-from maskattn.decoder.checkpoint import Checkpoint, read_json
 
 
 class CharacterTokenizer:
@@ -60,10 +58,32 @@ class CharacterTokenizer:
         """One more than the largest id."""
         return max(self._tokens) + 1
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str, *, language: str | None = None, special_tokens: bool = True) -> list[int]:
         """Ids of the characters of ``text`` and the end token; white space is one space, and none at either end."""
+        if language is not None:
+            self.language_token(language)
         text = " ".join(text.split())
-        return [self._ids.get(c, self._unk) for c in (text.lower() if self._lower else text)] + [self._eos]
+        ids = [self._ids.get(c, self._unk) for c in (text.lower() if self._lower else text)]
+        return [*ids, self._eos] if special_tokens else ids
+
+    def encode_target(self, text: str, *, language: str | None = None) -> list[int]:
+        """As :meth:`encode`: both sides have one vocabulary."""
+        return self.encode(text, language=language)
+
+    def encode_pair(self, first: str, second: str) -> tuple[list[int], list[int]]:
+        """Each text with its end token, the second in segment 1."""
+        one, two = self.encode(first), self.encode(second)
+        return one + two, [0] * len(one) + [1] * len(two)
+
+    def token_id(self, token: str) -> int | None:
+        """The id of a character or a special token; None: it has none."""
+        return self._ids.get(token)
+
+    def language_token(self, language: str) -> str:
+        """Raises ValueError: characters are of no language."""
+        raise ValueError(
+            f"src_lang and tgt_lang must be None for a tokenizer without languages, got {language!r}; leave them out"
+        )
 
     def tokens(self, ids: Sequence[int]) -> list[str]:
         """The token of each id, special ones included, for pictures.
@@ -76,34 +96,13 @@ class CharacterTokenizer:
                 raise ValueError(f"ids must be in vocab.json, got {i}; use the vocab.json of the model that made them")
         return [self._tokens[i] for i in ids]
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """The text of ``ids``, special tokens dropped.
+    def decode(self, ids: Sequence[int], *, special_tokens: bool = False) -> str:
+        """The text of ``ids``, special tokens dropped unless they are asked for.
 
         Raises:
             ValueError: an id is not in the vocabulary.
         """
-        return "".join(self.tokens([i for i in ids if i not in self._special]))
+        return "".join(self.tokens([i for i in ids if special_tokens or i not in self._special]))
 
     def __repr__(self) -> str:
         return f"CharacterTokenizer({len(self._ids)} tokens)"
-
-
-def read_tokenizer(checkpoint: Checkpoint, vocab: int) -> tuple[CharacterTokenizer | None, str]:
-    """The tokenizer, or None and what to tell who asks for it."""
-    directory = checkpoint.directory
-    for name in ("vocab.json", "tokenizer_config.json"):
-        if not (directory / name).is_file():
-            return None, f"{name} must be in {str(directory)!r}, got no such file; add it, or use the *_ids methods"
-    config = read_json(directory, "tokenizer_config.json")
-    if (kind := config.get("tokenizer_class")) != "CharacterTokenizer":
-        return None, (
-            f"tokenizer_class in tokenizer_config.json must be CharacterTokenizer, got {kind!r}; "
-            "use its own tokenizer and the *_ids methods"
-        )
-    tokenizer = CharacterTokenizer.read(read_json(directory, "vocab.json"), config)
-    if tokenizer.vocab_size > vocab:
-        raise ValueError(
-            f"vocab.json must hold ids below the model's vocab_size {vocab}, got "
-            f"{tokenizer.vocab_size - 1}; take both files from the same model"
-        )
-    return tokenizer, ""
