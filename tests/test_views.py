@@ -115,3 +115,25 @@ def test_weights_of_some_heads_under_grouped_queries_masks_and_biases(rng: np.ra
             np.testing.assert_array_equal(layer.weights(x, keys, heads=some, **options), want)
     with pytest.raises(ValueError, match="heads must be from 0 to 3, got 4"):
         layer.weights(x, y, heads=[0, 4])
+
+
+def test_generation_brings_it_along(model: Any) -> None:
+    """In batches, with prompts of different lengths: what cross_attention says of the tokens; the tokens are the same."""
+    options: dict[str, Any] = {"prompt_ids": [list(prompt) for prompt in PROMPTS], "max_new_tokens": 6, "batch_size": 2}
+    plain = model.generate_ids(SOURCES, **options)
+    whole = model.generate_ids(SOURCES, return_cross_attention=True, **options)
+    some = model.generate_ids(SOURCES, return_cross_attention=[(-1, 0), (0, 1)], **options)
+    assert plain == whole == some
+    assert plain[0].cross_attention is None
+    for source, prompt, every, chosen in zip(SOURCES, PROMPTS, whole, some, strict=True):
+        want = model.cross_attention(source, list(every), prompt_ids=prompt)
+        np.testing.assert_array_equal(every.cross_attention, want)
+        np.testing.assert_array_equal(chosen.cross_attention, want[[-1, 0], [0, 1]])
+    with pytest.raises(ValueError, match=r"return_cross_attention\[0\] must name one of 2 layers, 0 to 1, got 2"):
+        model.generate_ids(SOURCES, return_cross_attention=[(2, 0)])
+
+
+def test_a_model_without_an_encoder_has_none(tmp_path: Path) -> None:
+    model = maskattn.load(write(tmp_path, config("gpt2")))
+    with pytest.raises(ValueError, match="return_cross_attention needs an encoder and a decoder, got family gpt2"):
+        model.generate_ids([[3]], return_cross_attention=True)

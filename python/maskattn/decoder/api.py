@@ -21,7 +21,7 @@ from maskattn.decoder.score import log_probabilities
 from maskattn.decoder.stopping import stop_strings
 from maskattn.decoder.text import TextMethods, Texts
 from maskattn.decoder.transcription.methods import SpeechMethods
-from maskattn.decoder.views import cross_attention
+from maskattn.decoder.views import cross_attention, look_at
 from maskattn.families import Family, find
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ class Model(TextMethods, SpeechMethods):
         batch_size: int = 64,
         progress: Progress | None = None,
         return_log_probabilities: bool = False,
+        return_cross_attention: bool | Sequence[tuple[int, int]] = False,
         **options: Unpack[GenerationOptions],
     ) -> list[Generated]:
         """Greedy search or sampling: for the same weights and options what ``transformers``' ``generate`` gives.
@@ -73,7 +74,9 @@ class Model(TextMethods, SpeechMethods):
                 prefix language models), such as another encoder's output.
             batch_size: sequences that are computed together. Similar lengths share a batch, whatever their order.
             progress: called as ``progress(done, total)`` after each batch.
-            return_log_probabilities: whether the result has them.
+            return_log_probabilities: whether the results have them; see ``Generated``.
+            return_cross_attention: whether the results have it, of all heads, or only of these, pairs (layer, head) as
+                in ``cross_attention``. It is computed when all is written, so that steps take no longer.
             options: see ``GenerationOptions``; ``max_new_tokens`` is by default the generation config's, or its
                 ``max_length`` (which counts the start token or the prompt), else 20; never more than the model has
                 positions.
@@ -92,6 +95,8 @@ class Model(TextMethods, SpeechMethods):
         settings = Options(self._generation, options, self._requests.writes.sizes.vocab)
         limits = self._requests.limits(prompts, prefixes, settings)
         check.count("batch_size", batch_size)
+        heads = None if isinstance(return_cross_attention, bool) else return_cross_attention
+        pairs = None if return_cross_attention is False else self._requests.heads("return_cross_attention", heads)
         rules = Rules.read(settings, stop_strings(settings, self._texts.decoder))
         made = [Generated() for _ in sequences]
         for some in batches(sequences, batch_size, progress):
@@ -103,9 +108,10 @@ class Model(TextMethods, SpeechMethods):
                 Prefix([prefixes[i] for i in some]) if prefixes else None,
                 [sequences[i] for i in some] if self._requests.encoder_reads_tokens else None,
             )
-            for i, ids in zip(
-                some, generate(self._forward, batch, rules, log_probabilities=return_log_probabilities), strict=True
-            ):
+            written = generate(self._forward, batch, rules, log_probabilities=return_log_probabilities)
+            if return_cross_attention is not False:
+                look_at(self._forward, batch, written, pairs)
+            for i, ids in zip(some, written, strict=True):
                 made[i] = ids
         return made
 
@@ -266,12 +272,10 @@ class Model(TextMethods, SpeechMethods):
         if isinstance(source_ids, np.ndarray) and source_ids.ndim == 2:  # sound
             sources = source_ids[None]
         source = self._requests.sequences("source_ids", sources)
-        if self._requests.start is None:
-            raise ValueError(f"cross_attention needs an encoder and a decoder, got family {self.family.name}")
+        pairs = self._requests.heads("cross_attention", heads)
         target = check.token_lists("target_ids", [target_ids], writes.vocab, writes.positions)
         prompts = self._requests.prompts(source, prompt_ids)
         self._requests.check_room(0, len(prompts[0]), len(target[0]))
-        pairs = None if heads is None else check.head_pairs("heads", heads, writes.layers, writes.heads)
         return cross_attention(self._forward, prompts, target, self._forward.encode(source), pairs)[0]
 
     def __repr__(self) -> str:

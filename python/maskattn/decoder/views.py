@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from maskattn.decoder.arrays import FloatArray, IntArray
+from maskattn.decoder.generate import Batch, Generated
 from maskattn.decoder.memory import CrossView, Memory
 from maskattn.decoder.model import Transformer, pad
 from maskattn.decoder.score import shift_right
@@ -60,3 +61,14 @@ def cross_attention(
 
     model.decode(inputs, memory, new_lengths=lengths, view=CrossView(wanted, take))
     return views
+
+
+def look_at(model: Transformer, batch: Batch, written: Sequence[Generated], pairs: Sequence[Pair] | None) -> None:
+    """Give what has been written its ``cross_attention``."""
+    assert batch.memory is not None
+    for ids, weights in zip(
+        written,
+        cross_attention(model, batch.prompts, [np.array(ids) for ids in written], batch.memory, pairs),
+        strict=True,
+    ):
+        ids.cross_attention = weights
