@@ -31,6 +31,7 @@ WORDS = {
     "de": ["null", "eins", "zwei", "drei", "vier", "fünf", "sechs", "sieben", "acht", "neun"],
 }
 VOICES = {"en": ["en-us", "en-gb"], "de": ["de"]}
+VARIANTS = ["m1", "m2", "m3", "m4", "m5", "f1", "f2", "f3", "f4"]
 VOCAB = {name: i for i, name in enumerate(["<pad>", "</s>", "<unk>", *"0123456789"])}
 END, START, TRANSCRIBE, TRANSLATE, PREVIOUS, SILENCE, NO_TIMESTAMPS = 1, 13, 16, 17, 18, 19, 20
 LANGUAGES = {"en": 14, "de": 15}
@@ -53,7 +54,7 @@ def clips(rng: Random, count: int) -> dict[str, list[list[np.ndarray]]]:
     """By language and digit, spoken by ``count`` voices."""
     speakers = {
         language: [
-            (f"{rng.choice(VOICES[language])}+{rng.choice(['m1', 'm3', 'm5', 'f1', 'f2', 'f4'])}",
+            (f"{rng.choice(VOICES[language])}+{rng.choice(VARIANTS)}",
              rng.randint(120, 190), rng.randint(25, 75))
             for _ in range(count)
         ]
