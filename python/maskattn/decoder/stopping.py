@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from maskattn.decoder.arrays import IntArray
 from maskattn.decoder.options import Options
 
+#: Of a character in UTF-8, each of which may be a token.
+_MOST_BYTES = 4
 Decode = Callable[[Sequence[int]], str]
 
 
@@ -38,8 +40,13 @@ def stop_strings(options: Options, decoder: Callable[[], Decode]) -> Callable[[I
         # A token may stand for less than a character, so a text of n characters may take 4 n tokens; and the first
         # token's text may depend on standing first.
         tail = ids[ids.size - min(ids.size, 4 * longest + 1) :].tolist()
-        text = to_text(tail)
-        old = _common(text, to_text(tail[:-1]))
+        text, before = to_text(tail), ""
+        # Before the last token, or before the character that it completes: parts of one may spoil what stands before it.
+        for back in range(1, _MOST_BYTES + 1):
+            before = to_text(tail[:-back])
+            if not before.endswith("\ufffd"):
+                break
+        old = _common(text, before)
         return any(stop in text and text.rindex(stop) + len(stop) > old for stop in texts)
 
     return stopped
