@@ -69,9 +69,12 @@ def test_classify_several_labels_and_numbers(capsys: pytest.CaptureFixture[str],
     scores = maskattn.load(path).classify(["hello"])[0]
     record = json.loads(run(capsys, "classify", "--model", path, "--json", "hello")[0])
     np.testing.assert_allclose(list(record["scores"].values()), 1 / (1 + np.exp(-scores)), rtol=1e-5)
-    path = bert(tmp_path / "number", id2label={"0": "stars"})
+    path = bert(tmp_path / "number", id2label={"0": "stars"}, problem_type="regression")
     scores = maskattn.load(path).classify(["hello"])[0]
     assert run(capsys, "classify", "--model", path, "hello") == [f"stars\t{scores[0]:.4f}\thello"]
+    path = bert(tmp_path / "single", id2label={"0": "spam"})
+    scores = maskattn.load(path).classify(["hello"])[0]
+    assert run(capsys, "classify", "--model", path, "hello") == [f"spam\t{1 / (1 + np.exp(-scores[0])):.4f}\thello"]
 
 
 def test_classify_tokens(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -59,11 +59,15 @@ def _print_tokens(model: Model, source: Any, scores: Any, as_json: bool) -> None
 
 
 def _probabilities(model: Model, scores: Any) -> Any:
-    """As config.json's problem_type says: of one label, of each by itself, or the number itself."""
+    """As ``transformers``' text-classification pipeline says it, by config.json's problem_type.
+
+    One label of several, labels each by itself (as is a single one), or the numbers of a regression.
+    """
     kind = model.config.get("problem_type")
-    if kind == "regression" or len(scores) == 1:
+    if kind == "regression":
         return scores
-    if kind == "multi_label_classification":
-        return 1 / (1 + np.exp(-scores))
+    if kind == "multi_label_classification" or len(scores) == 1:
+        small = np.exp(-np.abs(scores))  # never overflows
+        return np.where(scores >= 0, 1, small) / (1 + small)
     powers = np.exp(scores - scores.max())
     return powers / powers.sum()
