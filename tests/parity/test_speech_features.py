@@ -119,7 +119,9 @@ def test_resampling_keeps_a_tone(rate: int, tmp_path: Path) -> None:
 def test_broken_files_of_other_formats(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "whole.flac", voiced(RATE, 0), RATE)
     content = (tmp_path / "whole.flac").read_bytes()
-    for name, part in (("half.flac", content[: len(content) // 2]), ("head.flac", content[:60]), ("text.mp3", b"no")):
+    endless = content[:21] + bytes([content[21] | 15]) + b"\xff" * 4 + content[26:]  # 2^36 - 1 samples, says its header
+    parts = {"half.flac": content[: len(content) // 2], "head.flac": content[:60], "endless.flac": endless}
+    for name, part in {**parts, "text.mp3": b"no"}.items():
         (tmp_path / name).write_bytes(part)
         with pytest.raises(ValueError, match=rf"{name} must be .*audio file.*, got "):
             read_audio(tmp_path / name)

@@ -16,6 +16,7 @@ FloatArray = npt.NDArray[np.float32]
 
 #: Sampling rates, in Hz, that recordings have. A header that says 1 Hz would ask for thousands of times its samples.
 _LOWEST, _HIGHEST = 1_000, 768_000
+_BLOCK = 1 << 20  # samples
 _EXTRA = 'pip install "maskattn[speech]"'
 
 
@@ -60,22 +61,28 @@ def read_audio(path: str | os.PathLike[str], sampling_rate: int = 16000) -> Floa
 
 def _read(path: Path) -> tuple[FloatArray, int]:
     """(length, channels) and the sampling rate."""
-    content = path.read_bytes()
-    if not content:
-        raise ValueError(f"{path} must be an audio file, got an empty file; record or download it again")
     problem = "it is no WAV file"
     try:
-        if content[:4] == b"RIFF" and content[8:12] == b"WAVE":
-            return decode(content)
+        with path.open("rb") as file:
+            head = file.read(12)
+            if head[:4] == b"RIFF" and head[8:] == b"WAVE":
+                return decode(head + file.read())
     except Unknown as error:
         problem = f"it is in {error}"
     except ValueError as error:
         raise ValueError(f"{path} must be a whole WAV file, got {error}; record or download it again") from error
+    if not head:
+        raise ValueError(f"{path} must be an audio file, got an empty file; record or download it again")
     soundfile = _optional("soundfile", f"to read {path}: {problem}")
     try:
         with soundfile.SoundFile(path) as file:
-            announced = file.frames
-            samples = file.read(dtype="float32", always_2d=True)
+            # How long an MP3 is need not stand anywhere in it: libsndfile may have guessed.
+            announced = 0 if file.format == "MP3" else file.frames
+            # By blocks: a header that lies about the length must not get the memory that it asks for.
+            blocks = [file.read(_BLOCK, dtype="float32", always_2d=True)]
+            while len(blocks[-1]):
+                blocks.append(file.read(_BLOCK, dtype="float32", always_2d=True))
+            samples = np.concatenate(blocks)
             rate: int = file.samplerate
     except (soundfile.SoundFileError, RuntimeError, TypeError) as error:
         raise ValueError(
