@@ -221,6 +221,26 @@ def packed_linear(
     bias: npt.NDArray[np.float32] | None,
     threads: int | None,
 ) -> npt.NDArray[np.float32]: ...
+
+class DecoderStep:
+    """The layers of a decoder, for one token at a time; see decoder/step.py, which describes them."""
+
+    def __init__(
+        self, layers: list[Any], width: int, before: bool, after: bool, parallel: bool, bias_table: object
+    ) -> None: ...
+    def run(
+        self,
+        x: npt.NDArray[np.float32],
+        caches: object,
+        lengths: npt.NDArray[Any],
+        longest: int,
+        memories: object,
+        memory_lengths: object,
+        cosines: object,
+        sines: object,
+        threads: int | None,
+    ) -> None: ...
+
 def layer_norm(
     x: npt.NDArray[np.float32],
     weight: npt.NDArray[np.float32],

@@ -131,24 +131,37 @@ class Layer:
 
     def _append_in_place(self, k: Array, v: Array, n: int) -> bool:
         """The short way of most appends, a decoder's steps: a page per sequence, its own, and nothing to convert."""
-        if self.tables.shape[1] != 1 or self.window is not None or not k.dtype == v.dtype == self.dtype:
-            return False
         first, last = self.extremes
-        if not n or not len(self.tables) or last + n > self.capacity or first == 0 < last:
+        if not k.dtype == v.dtype == self.dtype or not n:
             return False
-        if last == 0:  # nobody has a page
+        if last == 0 and self._has_own_page_each and n <= self.capacity:  # nobody has a page yet
             self.tables[:, 0] = self._pages.allocate(len(self.tables))
-        pages = self.tables[:, 0]
-        if self._pages.must_copy(pages).any():
+        elif not self.has_room_in_place(n):
             return False
+        pages = self.tables[:, 0]
         if first == last:
             self._pages.write(pages, slice(first, first + n), [k, v])
         else:
             slots = self.lengths[:, None] + np.arange(n)
             self._pages.write(pages[:, None], slots, [k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)])
-        self.lengths = self.lengths + n
-        self._extremes = first + n, last + n
+        self.took_in_place(self.lengths + n, n)
         return True
+
+    @property
+    def _has_own_page_each(self) -> bool:
+        return self.tables.shape == (len(self.tables), 1) and self.window is None and len(self.tables) > 0
+
+    def has_room_in_place(self, n: int) -> bool:
+        """Whether ``n`` tokens more of each sequence are nothing but rows behind its last one, which is there."""
+        first, last = self.extremes
+        if not self._has_own_page_each or first == 0 or last + n > self.capacity:
+            return False
+        return not self._pages.must_copy(self.tables[:, 0]).any()
+
+    def took_in_place(self, lengths: IntArray, n: int) -> None:
+        """``n`` rows of each sequence have been written there; ``lengths`` are the new ones."""
+        first, last = self.extremes
+        self._lengths, self._extremes = lengths, (first + n, last + n)
 
     def arrays(self) -> tuple[Array, Array]:
         """Copies of all keys and values, shape (batch, kv_heads, kv_len, dim), for tests and for debugging.

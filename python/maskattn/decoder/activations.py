@@ -9,6 +9,7 @@ from maskattn import _core
 from maskattn.decoder.arrays import FloatArray
 
 Activation = Callable[[FloatArray], FloatArray]
+_NUMBERS = ("relu", "silu", "gelu", "gelu_tanh", "quick_gelu", "tanh")
 
 
 @dataclass(frozen=True)
@@ -16,6 +17,11 @@ class CoreActivation:
     """A function of the core, element by element; the bits of an element depend on that element only."""
 
     name: str
+
+    @property
+    def number(self) -> int:
+        """The core's number of it (maskattn/elementwise.hpp)."""
+        return _NUMBERS.index(self.name)
 
     def __call__(self, x: FloatArray) -> FloatArray:
         return _core.activate(self.name, x, False, None)

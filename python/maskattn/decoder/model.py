@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from maskattn.decoder.inputs import TokenEmbedding
 from maskattn.decoder.layers import DecoderLayer, EncoderLayer
 from maskattn.decoder.memory import CrossView, Memory, Prefix
 from maskattn.decoder.settings import Settings, check_variant
+from maskattn.decoder.step import Step
 from maskattn.decoder.weights import LayerStack, Reader, decoder_layer, encoder_layer
 from maskattn.families import Family
 
@@ -37,6 +38,7 @@ class Transformer:
         self.encoder: LayerStack[EncoderLayer] | None = None
         self.decoder: LayerStack[DecoderLayer] | None = None
         self.head: LanguageHead | None = None
+        self._step: Step | None = None
         known: list[str] = []
         if family.encoder is not None:
             reader = Reader(checkpoint, family, Settings(family.name, "encoder", family.encoder, config), dtype)
@@ -45,6 +47,7 @@ class Transformer:
         if family.decoder is not None:
             reader = Reader(checkpoint, family, Settings(family.name, "decoder", family.decoder, config), dtype)
             self.decoder = reader.stack(decoder_layer)
+            self._step = Step.of(self.decoder.layers, self.decoder.masks, self.decoder.positions)
             self.head = read_language_head(reader, family, config)
             known += reader.names_of_tables()
         self.classifier, self.pooler = self._read_classifiers(family, config, checkpoint)
@@ -87,9 +90,7 @@ class Transformer:
         for layer, mask in zip(stack.layers, stack.masks, strict=True):
             seen = None if isinstance(mask, masks.Full) else mask
             x = layer(x, mask=seen, bias=stack.positions.bias, kv_lengths=lengths, rotation=rotation)
-        for last in stack.final:
-            x = last(x)
-        return x, lengths
+        return _through(stack.final, x), lengths
 
     def encode(self, sources: Sequence[Any]) -> Memory:
         """As :meth:`encode_hidden`, as the cross-attention keys and values of every decoder layer."""
@@ -133,10 +134,11 @@ class Transformer:
         lengths = starts + (new if new_lengths is None else new_lengths)
         positions = starts[:, None] + np.arange(new)
         x = stack.embed.finish(x, stack.positions.rows(positions))
-        options: dict[str, Any] = {
-            "bias": stack.positions.bias,
-            "rotation": stack.positions.rotation(positions, lengths),
-        }
+        rotation = stack.positions.rotation(positions, lengths)
+        plain = new == 1 and new_lengths is None and prefix is None and view is None
+        if plain and cache is not None and self._step is not None and self._step.run(x, cache, memory, rotation):
+            return _through(stack.final, x)
+        options: dict[str, Any] = {"bias": stack.positions.bias, "rotation": rotation}
         if cache is None:
             options["kv_lengths"] = None if new_lengths is None else lengths
         else:
@@ -160,9 +162,7 @@ class Transformer:
             )
             if view is not None:
                 view.collect(i)
-        for last in stack.final:
-            x = last(x)
-        return x
+        return _through(stack.final, x)
 
     def logits(self, hidden: FloatArray) -> FloatArray:
         """(..., width) -> (..., vocab)."""
@@ -185,6 +185,12 @@ class Transformer:
         classifier = None if head is None else read_classifier(checkpoint, family, head, width, config)
         pooler = None if family.pooler is None else read_pooler(checkpoint, family, family.pooler, width)
         return classifier, pooler
+
+
+def _through(functions: Sequence[Callable[[FloatArray], FloatArray]], x: FloatArray) -> FloatArray:
+    for function in functions:
+        x = function(x)
+    return x
 
 
 def pad(sequences: Sequence[IntArray]) -> tuple[IntArray, IntArray]:
