@@ -11,6 +11,7 @@ import pytest
 
 pytest.importorskip("torch")
 
+import maskattn
 from bench import compare, density, side_by_side
 from bench.side_by_side import Result
 from bench.variants import VARIANTS, Variant
@@ -108,3 +109,25 @@ def test_write_section(tmp_path: Path) -> None:
     assert page.read_text() == "a\n<!-- t -->\n\nnew\n\n<!-- /t -->\nb\n"
     with pytest.raises(SystemExit, match="must have the lines"):
         side_by_side.write_section(page, "other", "new")
+
+
+def test_generation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    transformers = pytest.importorskip("transformers")
+    import torch
+
+    from bench import generation
+
+    kind, settings = generation.SHAPES["Marian"]
+    small = {"d_model": 32, "encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 16, "decoder_ffn_dim": 16}
+    monkeypatch.setitem(generation.SHAPES, "tiny", (kind, settings | small | {"vocab_size": 300}))
+    threads = maskattn.num_threads(), torch.get_num_threads()
+    try:
+        generation.main(["--models", "tiny", "--dtypes", "float32,int8", "--rounds", "1", "--root", str(tmp_path)])
+    finally:
+        maskattn.set_num_threads(threads[0])
+        torch.set_num_threads(threads[1])
+        transformers.logging.set_verbosity_warning()
+    head, rule, wide, narrow = capsys.readouterr().out.splitlines()
+    assert {line.count("|") for line in (head, rule, wide, narrow)} == {11}
+    assert wide.startswith("| tiny | float32 |")
+    assert narrow.startswith("| tiny | int8 |")
