@@ -77,6 +77,17 @@ def inside(name: str, **changes: Any) -> Callable[[Files], None]:
     return lambda files: files[name].update(changes)
 
 
+def broken_rules(files: Files) -> None:
+    """A field 3 that holds a field 2: rules of normalisation that are none."""
+    files["spiece.model"] += b"\x1a\x06\x12\x04abcd"
+
+
+def unknown_start(files: Files) -> None:
+    """A panic of the library, not an exception."""
+    _, template = files["tokenizer.json"]["post_processor"]["processors"]
+    template["single"][0]["SpecialToken"]["id"] = template["pair"][0]["SpecialToken"]["id"] = "<nothing>"
+
+
 @pytest.mark.parametrize(
     ("family", "files", "damage", "message"),
     [
@@ -131,6 +142,20 @@ def inside(name: str, **changes: Any) -> Callable[[Files], None]:
             tiny.t5,
             set_to("spiece.model", b"\x0a\x05abc"),
             "spiece.model must be a SentencePiece model, got a field",
+        ),
+        ("t5", tiny.t5, broken_rules, "spiece.model must hold what the tokenizers library can read, got Precompiled"),
+        (
+            "t5",
+            tiny.t5,
+            set_to("tokenizer_config.json", {"extra_ids": 10**9}),
+            "extra_ids in .* an int in .0, 10000., got",
+        ),
+        ("llama", llama3, unknown_start, "tokenizer.json must hold what the tokenizers library can read, got no entry"),
+        (
+            "llama",
+            llama3,
+            set_to("tokenizer_config.json", '{"pad_token": "\\ud800"}'),
+            "a token in .* must be Unicode text",
         ),
         ("t5", tiny.t5, set_to("spiece.model", b""), "spiece.model must be a SentencePiece model, got a file without"),
         (

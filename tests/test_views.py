@@ -118,7 +118,7 @@ def test_weights_of_some_heads_under_grouped_queries_masks_and_biases(rng: np.ra
 
 
 def test_generation_brings_it_along(model: Any) -> None:
-    """In batches, with prompts of different lengths: what cross_attention says of the tokens; the tokens are the same."""
+    """In batches, with prompts of several lengths: what cross_attention says of the tokens, which are the same."""
     options: dict[str, Any] = {"prompt_ids": [list(prompt) for prompt in PROMPTS], "max_new_tokens": 6, "batch_size": 2}
     plain = model.generate_ids(SOURCES, **options)
     whole = model.generate_ids(SOURCES, return_cross_attention=True, **options)

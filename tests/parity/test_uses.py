@@ -22,6 +22,7 @@ transformers = pytest.importorskip("transformers")
 pytest.importorskip("sentencepiece")
 
 import maskattn  # noqa: E402 - after the skips, so that a machine without PyTorch skips before anything else can fail
+from maskattn import cli  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore:Recommended. pip install sacremoses")
 COUNT = 40
@@ -173,6 +174,25 @@ def test_sentiment_by_a_head(run: Any, held_out: Any, checkpoint: Checkpoint) ->
         want = model(**tokenizer(reviews, padding=True, return_tensors="pt")).logits.softmax(-1).numpy()
     got = [[record["probabilities"][label] for label in ("negative", "positive")] for record in records]
     np.testing.assert_allclose(got, want, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("problem", [None, "multi_label_classification", "regression", "one label"])
+def test_the_command_reports_what_a_pipeline_does(
+    problem: str | None, checkpoint: Checkpoint, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(checkpoint("sentiment"))
+    model.config.problem_type = None if problem == "one label" else problem
+    if problem == "one label":
+        model.classifier = torch.nn.Linear(64, 1)
+        model.config.num_labels = model.num_labels = 1
+    model.save_pretrained(tmp_path)
+    transformers.AutoTokenizer.from_pretrained(checkpoint("sentiment")).save_pretrained(tmp_path)
+    reviews = ["the film was not bad", "what a sad coffee"]
+    assert cli.main(["classify", "--model", str(tmp_path), "--json", *reviews]) == 0
+    got = [json.loads(line)["scores"] for line in capsys.readouterr().out.splitlines()]
+    want = transformers.pipeline("text-classification", str(tmp_path), top_k=None, device="cpu")(reviews)
+    for scores, labels in zip(got, want, strict=True):
+        assert scores == pytest.approx({label["label"]: label["score"] for label in labels}, abs=1e-5)
 
 
 def test_sentiment_as_t5_is_asked(run: Any, held_out: Any, checkpoint: Checkpoint) -> None:

@@ -90,7 +90,7 @@ assert_type(maskattn.repad(packed, real), FloatArray)
 model = maskattn.load()
 assert_type(model, maskattn.Model)
 assert_type(model.generate(["3 March 2024"], max_new_tokens=12), list[str])
-assert_type(model.generate_ids([[3, 4, 5], [6]], max_new_tokens=2), list[list[int]])
+assert_type(model.generate_ids([[3, 4, 5], [6]], max_new_tokens=2, do_sample=True), list[maskattn.Generated])
 assert_type(model.score(["3.3.24"], ["2024-03-03"]), list[npt.NDArray[np.float32]])
 
 # The machine.

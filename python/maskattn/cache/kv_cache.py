@@ -186,7 +186,7 @@ class KVCache:
         return Draft(self)
 
     def _lengths(self, why: str) -> npt.NDArray[np.int64]:
-        first: npt.NDArray[np.int64] = self[0].lengths.copy()
+        first = np.array(self[0].lengths, np.int64)
         if all(np.array_equal(layer.lengths, first) for layer in self):
             return first
         most = np.max([layer.lengths for layer in self], axis=0)

@@ -57,6 +57,13 @@ def load(options: argparse.Namespace) -> Model:
     return load(options.model)
 
 
+def load_named(options: argparse.Namespace, kind: str) -> Model:
+    """As :func:`load` where there is no default: ``--model`` must name a checkpoint ``kind``."""
+    if options.model is None:
+        raise ValueError(f"--model must name a checkpoint {kind}, got none; pass its folder, or owner/name on the Hub")
+    return load(options)
+
+
 def lines(given: Sequence[str]) -> list[str]:
     """The arguments, or the lines of standard input that are not empty."""
     return list(given) or [line for line in sys.stdin.read().splitlines() if line.strip()]

@@ -35,9 +35,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 
 def _transcribe(options: argparse.Namespace) -> None:
-    if options.model is None:
-        raise ValueError("--model must name a checkpoint of a model that hears, got none; pass one such as Whisper")
-    model = common.load(options)
+    model = common.load_named(options, "of a model that hears, such as Whisper")
     with common.progress(len(options.recordings), many=1) as show:
         results = model.transcribe(
             options.recordings,

@@ -96,7 +96,9 @@ class Model(TextMethods, SpeechMethods):
         limits = self._requests.limits(prompts, prefixes, settings)
         check.count("batch_size", batch_size)
         heads = None if isinstance(return_cross_attention, bool) else return_cross_attention
-        pairs = None if return_cross_attention is False else self._requests.heads("return_cross_attention", heads)
+        pairs = None
+        if return_cross_attention is not False:
+            pairs = self._requests.heads("return_cross_attention", heads, "return_cross_attention")
         rules = Rules.read(settings, stop_strings(settings, self._texts.decoder))
         made = [Generated() for _ in sequences]
         for some in batches(sequences, batch_size, progress):
@@ -272,7 +274,7 @@ class Model(TextMethods, SpeechMethods):
         if isinstance(source_ids, np.ndarray) and source_ids.ndim == 2:  # sound
             sources = source_ids[None]
         source = self._requests.sequences("source_ids", sources)
-        pairs = self._requests.heads("cross_attention", heads)
+        pairs = self._requests.heads("heads", heads, "cross_attention")
         target = check.token_lists("target_ids", [target_ids], writes.vocab, writes.positions)
         prompts = self._requests.prompts(source, prompt_ids)
         self._requests.check_room(0, len(prompts[0]), len(target[0]))

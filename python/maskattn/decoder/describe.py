@@ -9,6 +9,8 @@ from typing import Any
 from maskattn.decoder.heads import find_head
 from maskattn.decoder.loading import open_checkpoint
 from maskattn.decoder.settings import Settings, check_variant
+from maskattn.decoder.text.chat import ChatTemplates
+from maskattn.decoder.text.reading import tokenizer_name
 from maskattn.families import FAMILIES, Family, find
 
 
@@ -44,7 +46,9 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
     stored = checkpoint.stored()
     facts["parameters"] = sum(stored.values())
     facts["dtypes"] = sorted(stored)
-    facts["uses"] = _uses(family, config)
+    facts["tokenizer"] = tokenizer_name(checkpoint, family) or "none"
+    templates = ChatTemplates.find(checkpoint.directory, {})
+    facts["uses"] = _uses(family, config, has_template=templates is not None)
     return facts
 
 
@@ -54,9 +58,11 @@ def _kind(family: Family) -> str:
     return "decoder-only" if family.encoder is None else "encoder-decoder"
 
 
-def _uses(family: Family, config: dict[str, Any]) -> list[str]:
+def _uses(family: Family, config: dict[str, Any], *, has_template: bool) -> list[str]:
     """The methods of ``Model`` that it is for."""
     uses = [] if family.decoder is None else ["generate", "score"]
+    if family.encoder is None and has_template:
+        uses.append("chat")
     uses += [] if family.encoder is None else ["encode"]
     if family.encoder is not None and family.encoder.inputs == "sound":
         uses.append("transcribe")

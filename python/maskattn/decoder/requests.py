@@ -130,10 +130,10 @@ class Requests:
             )
         return limits
 
-    def heads(self, name: str, value: Sequence[tuple[int, int]] | None) -> list[tuple[int, int]] | None:
+    def heads(self, name: str, value: Sequence[tuple[int, int]] | None, asked: str) -> list[tuple[int, int]] | None:
         """Whose cross-attention is asked for; None: of all heads."""
         if self.start is None:
-            raise ValueError(f"{name} needs an encoder and a decoder, got family {self._forward.family.name}")
+            raise ValueError(f"{asked} needs an encoder and a decoder, got family {self._forward.family.name}")
         sizes = self.writes.sizes
         return None if value is None else check.head_pairs(name, value, sizes.layers, sizes.heads)
 

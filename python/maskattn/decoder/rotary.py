@@ -77,7 +77,8 @@ def _dynamic(dim: int, rope: Parameters) -> Rope:
 
     def frequencies(lengths: IntArray) -> FloatArray:
         stretch = factor * np.maximum(lengths, trained) / trained - (factor - 1)
-        return _inverse_powers(np.float32(rope["rope_theta"] * stretch ** (dim / (dim - 2))), dim)
+        base: FloatArray = np.asarray(rope["rope_theta"] * stretch ** (dim / (dim - 2)), np.float32)
+        return _inverse_powers(base, dim)
 
     return Rope(frequencies)
 

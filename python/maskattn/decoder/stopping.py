@@ -7,6 +7,10 @@ from collections.abc import Callable, Sequence
 from maskattn.decoder.arrays import IntArray
 from maskattn.decoder.options import Options
 
+#: Of a character in UTF-8, each of which may be a token.
+_MOST_BYTES = 4
+#: What stands in a text for a part of a character.
+_PART = "\ufffd"
 Decode = Callable[[Sequence[int]], str]
 
 
@@ -35,11 +39,19 @@ def stop_strings(options: Options, decoder: Callable[[], Decode]) -> Callable[[I
         raise ValueError(f"stop_strings needs a tokenizer: {error}") from error
 
     def stopped(ids: IntArray) -> bool:
-        # A token may stand for less than a character, so a text of n characters may take 4 n tokens; and the first
-        # token's text may depend on standing first.
-        tail = ids[ids.size - min(ids.size, 4 * longest + 1) :].tolist()
-        text = to_text(tail)
-        old = _common(text, to_text(tail[:-1]))
+        # A token may stand for less than a character, and parts of one may spoil what stands beside them in the text:
+        # so there is none at the beginning, and what was there before is looked at without the character now ending.
+        for more in range(_MOST_BYTES):
+            # One more than a stop string may take, since a first token's text may depend on standing first.
+            tail = ids[max(ids.size - _MOST_BYTES * longest - 1 - more, 0) :].tolist()
+            text = to_text(tail)
+            if not text.startswith(_PART):
+                break
+        for back in range(1, _MOST_BYTES + 1):
+            before = to_text(tail[:-back])
+            if not before.endswith(_PART):
+                break
+        old = _common(text, before)
         return any(stop in text and text.rindex(stop) + len(stop) > old for stop in texts)
 
     return stopped

@@ -42,6 +42,17 @@ class ChatTemplates:
         Raises:
             ValueError: no file has a template, or one is broken.
         """
+        found = cls.find(directory, tokens)
+        if found is None:
+            raise ValueError(
+                f"chat_template must be in {_CONFIG} or {_FILE} in {str(directory)!r}, got none; use a checkpoint that "
+                "was trained on conversations, or write the prompt and use generate"
+            )
+        return found
+
+    @classmethod
+    def find(cls, directory: Path, tokens: dict[str, str]) -> ChatTemplates | None:
+        """As :meth:`read`; None if no file has a template."""
         files = {"default": directory / _FILE} if (directory / _FILE).is_file() else {}
         files |= {path.name.removesuffix(".jinja"): path for path in sorted((directory / _FOLDER).glob("*.jinja"))}
         if files:
@@ -50,10 +61,7 @@ class ChatTemplates:
             value = read_json(directory, name).get("chat_template") if (directory / name).is_file() else None
             if value is not None:
                 return cls(_by_name(value, name), tokens, name)
-        raise ValueError(
-            f"chat_template must be in {_CONFIG} or {_FILE} in {str(directory)!r}, got none; use a checkpoint that was "
-            "trained on conversations, or write the prompt and use generate"
-        )
+        return None
 
     def render(
         self,

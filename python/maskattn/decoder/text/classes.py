@@ -128,8 +128,18 @@ _FAIRSEQ_UNIGRAM = replace(
 
 
 def _sentinels(config: Config) -> list[str]:
-    count = config.get("extra_ids", 100)
-    return [f"<extra_id_{i}>" for i in range(count if isinstance(count, int) else 100)][::-1]
+    return [f"<extra_id_{i}>" for i in range(_count(config, "extra_ids", 100))][::-1]
+
+
+def _count(config: Config, name: str, default: int) -> int:
+    value = config.get(name, default)
+    if not isinstance(value, int) or not 0 <= value <= _MANY:
+        raise ValueError(f"{name} in tokenizer_config.json must be an int in [0, {_MANY}], got {value!r:.40}")
+    return value
+
+
+#: No checkpoint has so many tokens of pre-training; a file that says more would fill the memory.
+_MANY = 10_000
 
 
 _T5 = Kind(
@@ -142,26 +152,26 @@ _T5 = Kind(
 
 def _fillers(config: Config) -> list[str]:
     """Tokens that only pre-training used (arXiv:1912.08777)."""
-    offset = config.get("offset", 103)
-    return [f"<unk_{i}>" for i in range(2, offset if isinstance(offset, int) else 103)]
+    return [f"<unk_{i}>" for i in range(2, _count(config, "offset", 103))]
+
+
+def _sentence_mask(config: Config) -> list[str]:
+    token = config.get("mask_token_sent", "<mask_1>")
+    if token is not None and not isinstance(token, str):
+        raise ValueError(f"mask_token_sent in tokenizer_config.json must be a str, got {token!r:.40}; take it out")
+    return [] if token is None else [token]
 
 
 _PEGASUS = Kind(
     names={"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>", "mask_token": "<mask_2>"},
-    extra=lambda config: [config.get("mask_token_sent", "<mask_1>"), *_fillers(config)],
+    extra=lambda config: [*_sentence_mask(config), *_fillers(config)],
     template=_always("$A eos_token", "$A $B eos_token"),
     pipeline=replace(
         _UNIGRAM,
         model={**_UNIGRAM.model, "unk_id": None},
         normalizers=lambda config, rules: [*(rules or [_replace({"Regex": r"\n"}, " ")]), _SPACES],
         pre_tokenizer=lambda config: _metaspace(),
-        first=lambda config: [
-            "pad_token",
-            "eos_token",
-            config.get("mask_token_sent", "<mask_1>"),
-            "mask_token",
-            *_fillers(config),
-        ],
+        first=lambda config: ["pad_token", "eos_token", *_sentence_mask(config), "mask_token", *_fillers(config)],
         skipped=2,
     ),
 )

@@ -52,8 +52,7 @@ def from_pieces(directory: Path, pipeline: Pipeline, tokens: SpecialTokens) -> t
     model = read_piece_model(directory / pipeline.files[0])
     special = [(piece, True) for piece in model.control] + [(piece, False) for piece in model.user_defined]
     first, last = (
-        [tokens.texts.get(word, word) for word in words(tokens.config) if word]
-        for words in (pipeline.first, pipeline.last)
+        [tokens.texts.get(word, word) for word in words(tokens.config)] for words in (pipeline.first, pipeline.last)
     )
     pieces = [(text, 0.0) for text in first] + model.pieces[pipeline.skipped :] + [(text, 0.0) for text in last]
     rules = [_rules(base64.b64encode(model.charsmap).decode())] if model.charsmap else []

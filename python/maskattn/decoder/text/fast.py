@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -122,22 +123,33 @@ def _from_file(directory: Path, kind: Kind | None, tokens: SpecialTokens) -> Fas
 
 
 def _backend(document: bytes, name: str) -> Any:
-    try:
+    with _named(name):
         backend = need("tokenizers").Tokenizer.from_buffer(document)
-    except Exception as error:  # the library raises no class of its own
-        raise ValueError(
-            f"{name} must hold what the tokenizers library can read, got {str(error)[:200]}; download it again"
-        ) from error
+        # What stands around texts is looked at when there are texts.
+        backend.encode("", "")
     backend.no_truncation()
     backend.no_padding()
     return backend
+
+
+@contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Errors of the library, which has no class of its own for them, and panics, which are no Exceptions."""
+    try:
+        yield
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise ValueError(
+            f"{name} must hold what the tokenizers library can read, got {str(error)[:200]}; download it again"
+        ) from error
 
 
 def _added_tokens(file: Json) -> dict[int, Json]:
     listed = file.get("added_tokens") or []
     if not isinstance(listed, list) or not all(isinstance(token, dict) and "id" in token for token in listed):
         raise ValueError("added_tokens of tokenizer.json must be a list of objects with an id; download it again")
-    return read_added({token["id"]: token for token in listed}, documents.FILE)
+    return read_added([(token["id"], token) for token in listed], documents.FILE)
 
 
 def _add_tokens(backend: Any, tokens: SpecialTokens, added: dict[int, Json], own: list[tuple[str, bool]]) -> None:

@@ -66,6 +66,15 @@ def find_files(checkpoint: Checkpoint, family: Family) -> Files:
     return Files(directory, kind, (document.FILE, " and ".join(missing)) if missing else ())
 
 
+def tokenizer_name(checkpoint: Checkpoint, family: Family) -> str | None:
+    """The class of the tokenizer, or tokenizer.json where that says it all; None where files are missing."""
+    name = tokenizer_class(checkpoint, family)
+    if name == CharacterTokenizer.__name__:
+        return None if _missing(checkpoint.directory, ["vocab.json"]) else name
+    files = find_files(checkpoint, family)
+    return None if files.missing else document.FILE if files.kind is None else name
+
+
 def read_tokenizer(checkpoint: Checkpoint, family: Family) -> tuple[Tokenizer | None, str]:
     """The tokenizer of the files beside a model, or None and what to tell who asks for it.
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from maskattn.decoder import check
 from maskattn.decoder.checkpoint import read_json
 from maskattn.decoder.text.template import Config
 
@@ -50,7 +51,7 @@ def read_special_tokens(directory: Path, defaults: Mapping[str, str | Json]) -> 
     listed = config.get("added_tokens_decoder")
     added: dict[int, Json] = {}
     if isinstance(listed, dict):
-        added = read_added(listed, "tokenizer_config.json")
+        added = read_added(listed.items(), "tokenizer_config.json")
     else:
         config |= _optional(directory, "special_tokens_map.json")
     source = "tokenizer_config.json or special_tokens_map.json"
@@ -75,9 +76,9 @@ def read_special_tokens(directory: Path, defaults: Mapping[str, str | Json]) -> 
     return SpecialTokens(config, named, extra, dict(sorted(added.items())), isinstance(listed, dict))
 
 
-def read_added(listed: Mapping[Any, Any], source: str) -> dict[int, Json]:
+def read_added(listed: Iterable[tuple[object, object]], source: str) -> dict[int, Json]:
     """Id -> token, of a file named ``source``."""
-    return {_id(i): _token(value, source, special=False) for i, value in listed.items()}
+    return {_id(i): _token(value, source, special=False) for i, value in listed}
 
 
 def plain_token(text: str, *, special: bool) -> Json:
@@ -92,9 +93,10 @@ def _is_name(key: str, value: object) -> bool:
 def _token(value: object, source: str, *, special: bool) -> Json:
     """A token with all its settings."""
     if isinstance(value, str):
-        return plain_token(value, special=special)
+        value = plain_token(value, special=special)
     if not isinstance(value, dict) or not isinstance(value.get("content"), str):
         raise ValueError(f"a token in {source} must be a str or have a content, got {value!r:.60}; download it again")
+    check.unicode(f"a token in {source}", value["content"])
     token = {flag: bool(value.get(flag, False)) for flag in _FLAGS}
     token["special"] = special or token["special"]
     # An object that says nothing was written for a tokenizer that normalises what is not special.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
+from maskattn.decoder import check
 from maskattn.decoder.text.kinds import Kind
 from maskattn.decoder.text.special import SpecialTokens
 from maskattn.decoder.text.template import Template
@@ -57,6 +58,7 @@ class Subwords(ABC):
                 f"src_lang and tgt_lang must be None for a tokenizer without languages, got {language!r}; "
                 "write the language into the text, if the model wants it there"
             )
+        check.unicode("src_lang and tgt_lang", str(language))
         token = known.token.format(language)
         codes = known.known(self._special.config.get("language_codes"))
         special = {extra["content"] for extra in self._special.extra or []}
