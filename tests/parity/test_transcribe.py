@@ -209,6 +209,13 @@ def test_condition_on_what_was_said(seed: int, previous: int | None, tmp_path: P
 COLD = 1e-4
 
 
+def between(values: list[float]) -> float:
+    """Half of the windows are on either side, and none so near that rounding decides."""
+    apart = np.unique(np.round(values, 6))
+    middle = len(apart) // 2
+    return float(apart[middle - 1] + apart[middle]) / 2
+
+
 @pytest.mark.parametrize("seed", [0, 4])
 @pytest.mark.parametrize("names", [
     ("compression_ratio_threshold",), ("logprob_threshold",), ("compression_ratio_threshold", "logprob_threshold"),
@@ -220,9 +227,9 @@ def test_fallback(seed: int, names: tuple[str, ...], tmp_path: Path) -> None:
     ours, recordings = save(model, tmp_path), sounds(5.2, 2.6)
     plain = [one for got in ours.transcribe(recordings) for one in got.segments]
     middle = {
-        "compression_ratio_threshold": float(np.median([one.compression_ratio for one in plain])) - 1e-6,
-        "logprob_threshold": float(np.median([one.avg_logprob for one in plain])) + 1e-3,
-        "no_speech_threshold": float(np.median([one.no_speech_prob or 0 for one in plain])),
+        "compression_ratio_threshold": between([one.compression_ratio for one in plain]),
+        "logprob_threshold": between([one.avg_logprob for one in plain]),
+        "no_speech_threshold": between([one.no_speech_prob or 0 for one in plain]),
     }
     # transformers keeps scores where there is a threshold for them.
     options: dict[str, Any] = {"logprob_threshold": -100.0} | {name: middle[name] for name in names}

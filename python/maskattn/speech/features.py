@@ -10,6 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from maskattn._core import PackedWeight
+from maskattn.linear import linear, pack
+
 FloatArray = npt.NDArray[np.float32]
 
 #: Frames of one transform: their spectra stay in the cache until the filters have summed them.
@@ -88,6 +91,11 @@ class MelSettings:
         return filters
 
     @cached_property
+    def packed_filters(self) -> PackedWeight:
+        """``filters`` for :func:`maskattn.linear.linear`, by which a frame does not depend on those beside it."""
+        return pack(np.ascontiguousarray(self.filters.T))
+
+    @cached_property
     def window(self) -> npt.NDArray[np.float64]:
         """Hann's window of ``n_fft`` samples, periodic."""
         return np.hanning(self.n_fft + 1)[:-1]
@@ -127,7 +135,7 @@ def log_mel(audio: npt.NDArray[Any], settings: MelSettings | int = 80, *, sample
     mel = np.zeros((frames, settings.feature_size), np.float32)
     for i in range(0, heard, _FRAMES):
         some = slice(i, min(i + _FRAMES, heard))
-        np.matmul(_powers(windows[some], settings.window), settings.filters, out=mel[some])
+        mel[some] = linear(_powers(windows[some], settings.window), settings.packed_filters)
     logs = np.log10(np.maximum(mel, np.float32(1e-10)))
     np.maximum(logs, logs.max() - np.float32(8), out=logs)
     return np.ascontiguousarray((logs.T + np.float32(4)) / np.float32(4))
