@@ -28,8 +28,9 @@ void fill(PackedWeight& weight, std::int64_t first, const py::array_t<float>& ro
   if (rows.ndim() != 2 || rows.shape(1) != weight.inputs() || first < 0 || rows.shape(0) > weight.outputs() - first)
     bad_value("rows must fit a weight of shape " + shape_text({weight.outputs(), weight.inputs()}) + " from row " +
               std::to_string(first) + " on, got " + describe(rows));
+  const int threads = thread_count(py::none());
   const py::gil_scoped_release unlocked;
-  weight.fill(first, rows.shape(0), rows.data(), rows.strides(0) / rows.itemsize());
+  weight.fill(first, rows.shape(0), rows.data(), rows.strides(0) / rows.itemsize(), threads);
 }
 
 py::array_t<float> rows_of(const PackedWeight& weight, const py::array_t<std::int64_t, py::array::c_style>& indices) {

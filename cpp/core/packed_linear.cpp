@@ -9,9 +9,14 @@
 #include "memory.hpp"
 #include "threads.hpp"
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 namespace maskattn {
 namespace {
 
+constexpr std::size_t kHugePage = std::size_t{2} << 20;
 constexpr double kSmall = 4e5;  // weights that are not worth waking a thread for
 
 int group_of(WeightType type) { return kInputGroup[static_cast<int>(type)]; }
@@ -37,30 +42,59 @@ std::size_t place(int group, std::int64_t i, std::int64_t o) {
   return static_cast<std::size_t>((i / group * kBlockOutputs + o) * group + i % group);
 }
 
-void fill_integers(std::byte* block, std::int64_t groups, std::int64_t o, const float* row, std::int64_t inputs) {
-  auto* scales = reinterpret_cast<BlockScales*>(block + groups * 4 * kBlockOutputs);
-  float most = 0;
-  for (std::int64_t i = 0; i < inputs; ++i) most = std::max(most, std::abs(row[i]));
-  const float factor = most > 0 ? 127 / most : 0;
-  std::int32_t sum = 0;
-  for (std::int64_t i = 0; i < inputs; ++i) {
-    const int q = static_cast<int>(std::nearbyint(row[i] * factor));
-    sum += q;
-    reinterpret_cast<std::int8_t*>(block)[place(4, i, o)] = static_cast<std::int8_t>(q);
-  }
-  scales->scale[o] = most / 127;
-  scales->sum[o] = sum;
+// Nearest, of two the even one; for |x| below 2^22.
+int rounded(float x) {
+  constexpr float kInteger = 0x1.8p23f;  // a sum with it has no room for a fraction
+  return static_cast<int>((x + kInteger) - kInteger);
 }
 
-void fill_row(WeightType type, std::byte* block, std::int64_t groups, std::int64_t o, const float* row, std::int64_t inputs) {
+// Some outputs of a block, from rows of floats.
+struct Outputs {
+  std::int64_t begin, end;  // of the block's
+  const float* rows;        // of `begin` and those after it
+  std::ptrdiff_t stride;
+
+  const float* of(std::int64_t output) const { return rows + (output - begin) * stride; }
+};
+
+// put(place, input, output) for all, few inputs of all outputs at a time: both sides stay in the first-level cache.
+template <class Put>
+void in_tiles(int group, std::int64_t inputs, const Outputs& outputs, const Put& put) {
+  constexpr std::int64_t kTile = 16;
+  for (std::int64_t tile = 0; tile < inputs; tile += kTile)
+    for (std::int64_t o = outputs.begin; o < outputs.end; ++o)
+      for (std::int64_t i = tile; i < std::min(inputs, tile + kTile); ++i) put(place(group, i, o), i, o);
+}
+
+void fill_integers(std::byte* block, std::int64_t groups, std::int64_t inputs, const Outputs& outputs) {
+  auto* scales = reinterpret_cast<BlockScales*>(block + groups * 4 * kBlockOutputs);
+  float factors[kBlockOutputs];
+  for (std::int64_t o = outputs.begin; o < outputs.end; ++o) {
+    float most = 0;
+    for (std::int64_t i = 0; i < inputs; ++i) most = std::max(most, std::abs(outputs.of(o)[i]));
+    factors[o] = most > 0 ? 127 / most : 0;
+    scales->scale[o] = most / 127;
+    scales->sum[o] = 0;
+  }
+  in_tiles(4, inputs, outputs, [&](std::size_t at, std::int64_t i, std::int64_t o) {
+    const int q = rounded(outputs.of(o)[i] * factors[o]);
+    scales->sum[o] += q;
+    reinterpret_cast<std::int8_t*>(block)[at] = static_cast<std::int8_t>(q);
+  });
+}
+
+void fill_block(WeightType type, std::byte* block, std::int64_t groups, std::int64_t inputs, const Outputs& outputs) {
   switch (type) {
     case WeightType::float32:
-      for (std::int64_t i = 0; i < inputs; ++i) reinterpret_cast<float*>(block)[place(1, i, o)] = row[i];
+      in_tiles(1, inputs, outputs,
+               [&](std::size_t at, std::int64_t i, std::int64_t o) { reinterpret_cast<float*>(block)[at] = outputs.of(o)[i]; });
       break;
     case WeightType::bfloat16:
-      for (std::int64_t i = 0; i < inputs; ++i) reinterpret_cast<std::uint16_t*>(block)[place(2, i, o)] = to_bfloat(row[i]);
+      in_tiles(2, inputs, outputs, [&](std::size_t at, std::int64_t i, std::int64_t o) {
+        reinterpret_cast<std::uint16_t*>(block)[at] = to_bfloat(outputs.of(o)[i]);
+      });
       break;
-    case WeightType::int8: fill_integers(block, groups, o, row, inputs); break;
+    case WeightType::int8: fill_integers(block, groups, inputs, outputs); break;
   }
 }
 
@@ -131,8 +165,12 @@ PackedWeight::PackedWeight(WeightType type, std::int64_t outputs, std::int64_t i
     : type_(type), outputs_(outputs), inputs_(inputs), groups_((inputs + group_of(type) - 1) / group_of(type)) {
   const auto elements = static_cast<std::size_t>(groups_ * group_of(type) * kBlockOutputs);
   block_bytes_ = elements * element_bytes(type) + (type == WeightType::int8 ? sizeof(BlockScales) : 0);
-  const std::align_val_t align{kAlign};
+  const std::align_val_t align{bytes() < kHugePage ? kAlign : kHugePage};
   data_.reset(static_cast<std::byte*>(::operator new(bytes(), align)), [align](std::byte* p) { ::operator delete(p, align); });
+#ifdef MADV_HUGEPAGE
+  // A step reads weights from front to back: at the end of a small page the hardware's prefetching would stop.
+  if (bytes() >= kHugePage) madvise(data_.get(), bytes(), MADV_HUGEPAGE);
+#endif
   std::memset(data_.get(), 0, bytes());
 }
 
@@ -147,12 +185,14 @@ PackedWeight PackedWeight::slice(std::int64_t start, std::int64_t stop) const {
   return part;
 }
 
-void PackedWeight::fill(std::int64_t first, std::int64_t count, const float* rows, std::ptrdiff_t stride) {
-  for (std::int64_t r = 0; r < count; ++r) {
-    const std::int64_t o = first_ + first + r;
-    std::byte* to = data_.get() + static_cast<std::size_t>(o / kBlockOutputs) * block_bytes_;
-    fill_row(type_, to, groups_, o % kBlockOutputs, rows + r * stride, inputs_);
-  }
+void PackedWeight::fill(std::int64_t first, std::int64_t count, const float* rows, std::ptrdiff_t stride, int threads) {
+  const std::int64_t start = first_ + first, end = start + count, first_block = start / kBlockOutputs;
+  parallel_for(blocks_up_to(end) - first_block, threads, [&](std::int64_t index) {
+    const std::int64_t block = first_block + index, origin = block * kBlockOutputs;
+    const std::int64_t from = std::max(origin, start), to = std::min(origin + kBlockOutputs, end);
+    const Outputs outputs{from - origin, to - origin, rows + (from - start) * stride, stride};
+    fill_block(type_, data_.get() + static_cast<std::size_t>(block) * block_bytes_, groups_, inputs_, outputs);
+  });
 }
 
 void PackedWeight::row(std::int64_t output, float* to) const {

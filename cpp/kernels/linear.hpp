@@ -19,16 +19,17 @@ MASKATTN_INLINE I32 dot_bytes(V sum, I32 u, I32 s) {
   return sum + pair_products(even, (I16)(u & 0x00ff00ff)) + pair_products(odd, (I16)(u >> 8 & 0x00ff00ff));
 }
 
+// Bytes of weights that are fetched ahead for a single row; products of several rows wait for arithmetic.
+inline constexpr int kAhead = 4096;
+
 // What products of floats do with a group of inputs: the weights of the first (or only) and of the second one.
 struct FloatWeights {
   static constexpr int kGroup = 1;
   using Element = float;
-  static constexpr int kAhead = 0;  // bytes; the hardware's own prefetching is as good
   MASKATTN_INLINE static F32 get(F32 packed, int) { return packed; }
 };
 struct BfloatWeights {
   static constexpr int kGroup = 2;
-  static constexpr int kAhead = 1024;
   MASKATTN_INLINE static F32 get(F32 packed, int i) {
     const I32 pair = (I32)packed;
     return (F32)(i == 0 ? pair << 16 : pair & -65536);
@@ -49,8 +50,8 @@ struct FloatTile {
       MASKATTN_UNROLLED(v, Vectors) acc[r][v] = F32{};
     block += static_cast<std::ptrdiff_t>(begin) * kBlockOutputs;
     for (std::ptrdiff_t g = begin; g < end; ++g, block += kBlockOutputs) {
-      if constexpr (Weights::kAhead != 0 && Rows == 1)
-        MASKATTN_UNROLLED(v, Vectors) __builtin_prefetch(reinterpret_cast<const char*>(block + v * n) + Weights::kAhead);
+      if constexpr (Rows == 1)
+        MASKATTN_UNROLLED(v, Vectors) __builtin_prefetch(reinterpret_cast<const char*>(block + v * n) + kAhead);
       F32 packed[Vectors];
       MASKATTN_UNROLLED(v, Vectors) packed[v] = load(block + v * n);
       MASKATTN_UNROLLED(i, Weights::kGroup) {
@@ -101,6 +102,8 @@ MASKATTN_INLINE void integer_tile(const QuantizedRow* const* x, const std::int32
     MASKATTN_UNROLLED(v, Vectors) high[r][v] = low[r][v] = I32{};
   const std::int32_t* at = block + first;
   for (std::ptrdiff_t g = 0; g < groups; ++g, at += kBlockOutputs) {
+    if constexpr (Rows == 1)
+      MASKATTN_UNROLLED(v, Vectors) __builtin_prefetch(reinterpret_cast<const char*>(at + v * n) + kAhead);
     I32 weight[Vectors];
     MASKATTN_UNROLLED(v, Vectors) std::memcpy(&weight[v], at + v * n, sizeof(I32));
     MASKATTN_UNROLLED(r, Rows) {

@@ -16,7 +16,7 @@ class PackedWeight {
   PackedWeight(WeightType type, std::int64_t outputs, std::int64_t inputs);
 
   // Rows first to first + count, of `inputs` floats each, `stride` elements apart; as int8 each row has a factor of its own.
-  void fill(std::int64_t first, std::int64_t count, const float* rows, std::ptrdiff_t stride);
+  void fill(std::int64_t first, std::int64_t count, const float* rows, std::ptrdiff_t stride, int threads);
   // A row as its packed form has it.
   void row(std::int64_t output, float* to) const;
 

@@ -44,6 +44,7 @@ class Model(TextMethods, SpeechMethods):
         self._generation, self._directory = checkpoint.generation, checkpoint.directory
         self._requests = Requests(self._forward, self.config, self._generation)
         self.parameters = checkpoint.parameters
+        checkpoint.close()
         self.labels = label_names(self.config, self._forward.classifier)
         vocab = self._requests.reads.sizes.vocab or self._forward.vocab  # who hears reads no tokens
         self._texts = Texts(checkpoint, self.family, vocab, continues=self._forward.encoder is None)

@@ -18,8 +18,10 @@ from maskattn.decoder.arrays import FloatArray
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 _DTYPES = ("F32", "F16", "BF16")
-#: Rows that are read and packed at once, so that a matrix is never there twice.
-_PIECE = 1024
+#: Numbers that are read and packed at once, so that a matrix is never there twice.
+_PIECE = 1 << 20
+#: Bytes of a file after which it is opened anew.
+_MAPPED = 16 << 20
 
 
 class Checkpoint:
@@ -54,6 +56,10 @@ class Checkpoint:
     def parameters(self) -> int:
         """Numbers in the tensors read so far; a tensor that serves twice counts once."""
         return sum(self._sizes.values())
+
+    def close(self) -> None:
+        """Let go of the files of weights; config and folder stay."""
+        self._files.clear()
 
     def names(self) -> list[str]:
         """All tensors of the files."""
@@ -110,8 +116,9 @@ class Checkpoint:
             weight = PackedWeight(sum(outputs for _, outputs in parts), inputs, dtype)
             first = 0
             for name, (_, outputs) in zip(found, parts, strict=True):
-                for start in range(0, outputs, _PIECE):
-                    rows = self._files[name].rows(name, start, min(start + _PIECE, outputs), transposed)
+                piece = max(_PIECE // inputs // 64, 1) * 64
+                for start in range(0, outputs, piece):
+                    rows = self._files[name].rows(name, start, min(start + piece, outputs), transposed)
                     weight.fill(first + start, rows)
                 first += outputs
                 self._sizes[name] = inputs * outputs
@@ -156,12 +163,16 @@ class _File:
     """A safetensors file, opened: its header has been read and checked, its tensors are read when asked for."""
 
     def __init__(self, path: Path) -> None:
+        self.name, self._path = path.name, path
+        self._open()
+        self.tensors: list[str] = list(self._file.keys())
+
+    def _open(self) -> None:
         from safetensors import SafetensorError, safe_open
 
-        self.name, opened = path.name, cast("Any", safe_open)
+        opened = cast("Any", safe_open)
         try:
-            self._file = opened(path, framework="np")
-            self.tensors: list[str] = list(self._file.keys())
+            self._file, self._read = opened(self._path, framework="np"), 0
         except (SafetensorError, OSError) as error:
             raise ValueError(f"{self.name} must be a safetensors file, got {error}; download it again") from error
 
@@ -187,7 +198,12 @@ class _File:
                 f"{name} must be stored as F32, F16 or BF16, got {dtype} in {self.name}; "
                 "save the model in one of these dtypes"
             )
-        tensor = np.ascontiguousarray(read(), np.float32)
+        found = read()
+        # What has been read stays mapped while the file is open, and counts as ours.
+        self._read += found.nbytes
+        if self._read > _MAPPED:
+            self._open()
+        tensor = np.ascontiguousarray(found, np.float32)
         # The extremes of an array with a NaN are NaN: two passes and no array of flags.
         if tensor.size and not np.isfinite([tensor.min(), tensor.max()]).all():
             raise ValueError(
