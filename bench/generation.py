@@ -4,8 +4,9 @@
 
 Greedy search of 64 tokens behind a source or prompt of 32, batch 1; sides take turns in one process, medians of the
 rounds. A token's time is (time of all tokens - time of one) / (tokens - 1). The floor of a token is the time to read
-what it needs once from memory: the matrices of all layers and of the vocabulary, as our dtype stores them, at the rate
-at which this run reads an array that no cache holds. Start-up and memory are those of a fresh process each.
+what it needs once from memory: the matrices of all layers and of the vocabulary, as our dtype stores them, and the keys
+and values of what was read and written before it (float32), at the rate at which this run reads an array that no cache
+holds. Start-up and memory are those of a fresh process each.
 """
 
 from __future__ import annotations
@@ -156,7 +157,7 @@ def inputs(name: str) -> tuple[Any, dict[str, Any]]:
 
 
 def bytes_of_a_token(model: Any) -> int:
-    """Of the matrices that a token's step multiplies with, as they are stored; caches and vectors come on top."""
+    """What a token's step reads: the matrices that it multiplies with, as they are stored, and keys and values."""
     stack = model._forward.decoder
     maps = [model._forward.head.map]
     for layer in stack.layers:
@@ -164,7 +165,10 @@ def bytes_of_a_token(model: Any) -> int:
         maps.append(getattr(layer.feed_forward, "_gate_up", None) or layer.feed_forward.up)
         maps += [] if layer.cross is None else [layer.cross.q, layer.cross.out]
     assert all(isinstance(linear.weight, PackedWeight) for linear in maps)
-    return sum(linear.weight.nbytes for linear in maps)
+    sizes, encoder = stack.sizes, model._forward.encoder
+    source = encoder.sizes.positions if encoder is not None and encoder.sizes.mels else PROMPT
+    keys = (source + TOKENS // 2) * sizes.layers * sizes.kv_heads * sizes.head_dim
+    return sum(linear.weight.nbytes for linear in maps) + 2 * 4 * keys
 
 
 def compare(name: str, path: Path, dtype: str, rounds: int) -> dict[str, Any]:

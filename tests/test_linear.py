@@ -65,7 +65,9 @@ def test_packed(isa: str, rng: np.random.Generator, dtype: str, outputs: int, in
     assert (packed.shape, packed.dtype) == ((outputs, inputs), dtype)
     got = linear(x, packed, b)
     kept = packed.rows(np.arange(outputs))
-    for weight, tolerance in ((w, ERRORS[dtype]), (kept, 3e-7 if dtype != "int8" else 4e-5)):
+    # Of the weights as they are kept only what happens to activations is left.
+    rounding = {"int8": 4e-5, "bfloat16": 3e-3 if isa in ("avx512_bf16", "amx") else 3e-7}.get(dtype, 3e-7)
+    for weight, tolerance in ((w, ERRORS[dtype]), (kept, rounding)):
         exact = x.astype(np.float64) @ weight.T.astype(np.float64)
         assert np.linalg.norm(got - (exact + b)) <= tolerance * np.linalg.norm(exact)
     for first, last in ((0, 1), (5, 8), (3, 40)):

@@ -98,25 +98,26 @@ void fill_block(WeightType type, std::byte* block, std::int64_t groups, std::int
   }
 }
 
-// The rows of a call as kernels take them: where they are, or copies with zeros behind them or quantized.
+// The rows of a call as kernels take them: where they are, or converted, or copies with zeros behind them.
 class Rows {
  public:
-  Rows(const PackedLinear& call, int inputs)
+  Rows(const PackedLinear& call, const LinearTable& kernels, int inputs)
       : call_(call),
+        convert_(kernels.convert[static_cast<int>(call.weight->type())]),
         inputs_(inputs),
-        integers_(call.weight->type() == WeightType::int8),
-        copied_(integers_ || call.weight->inputs() != inputs) {
-    const std::size_t row_bytes = integers_ ? QuantizedRow::size(inputs / 4) : sizeof(float) * static_cast<std::size_t>(inputs);
+        copied_(convert_ || call.weight->inputs() != inputs) {
+    const std::size_t row_bytes =
+        convert_ ? QuantizedRow::size((inputs + 3) / 4) : sizeof(float) * static_cast<std::size_t>(inputs);
     size_ = (row_bytes + kAlign - 1) / kAlign * kAlign;
     if (copied_) copies_ = static_cast<std::byte*>(thread_memory(size_ * static_cast<std::size_t>(call.rows)));
   }
   bool copied() const { return copied_; }
-  void copy(const LinearTable& kernels, std::int64_t row) {
+  void copy(std::int64_t row) {
     const float* from = call_.x + row * call_.x_stride;
     std::byte* to = copies_ + static_cast<std::size_t>(row) * size_;
     const auto inputs = static_cast<int>(call_.weight->inputs());
-    if (integers_) {
-      kernels.quantize(from, inputs, reinterpret_cast<QuantizedRow*>(to));
+    if (convert_) {
+      convert_(from, inputs, to);
     } else {
       std::copy_n(from, inputs, reinterpret_cast<float*>(to));
       std::fill(reinterpret_cast<float*>(to) + inputs, reinterpret_cast<float*>(to) + inputs_, 0.f);
@@ -129,8 +130,9 @@ class Rows {
 
  private:
   const PackedLinear& call_;
+  void (*convert_)(const float*, int, void*);
   int inputs_;
-  bool integers_, copied_;
+  bool copied_;
   std::size_t size_;
   std::byte* copies_ = nullptr;
 };
@@ -223,11 +225,11 @@ void linear(const PackedLinear& call) {
   const std::int64_t blocks = blocks_up_to(weight.first_output() + weight.outputs()) - first_block;
   const bool small = static_cast<double>(call.rows) * static_cast<double>(weight.inputs() * weight.outputs()) < kSmall;
   const int threads = small ? 1 : call.threads;
-  Rows rows(call, inputs);
+  Rows rows(call, kernels, inputs);
   if (rows.copied()) {
     const std::int64_t part = (call.rows + threads - 1) / threads;
     parallel_for(threads, call.rows < 16 ? 1 : threads, [&](std::int64_t t) {
-      for (std::int64_t r = t * part; r < std::min(call.rows, (t + 1) * part); ++r) rows.copy(kernels, r);
+      for (std::int64_t r = t * part; r < std::min(call.rows, (t + 1) * part); ++r) rows.copy(r);
     });
   }
   // Few rows: every thread walks through one piece of memory. Many: whoever is free takes the next block, rows innermost.

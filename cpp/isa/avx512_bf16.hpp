@@ -12,5 +12,6 @@ MASKATTN_INLINE I32 dot_bytes(I32 sum, I32 u, I32 s) { return (I32)_mm512_dpbusd
 }  // namespace
 }  // namespace maskattn::MASKATTN_ISA
 
+#define MASKATTN_BFLOAT_PAIRS  // bfloat16 weights are multiplied with activations rounded likewise
 #define MASKATTN_TILES "tiles_dot.hpp"
 #define MASKATTN_MATRICES nullptr, &matrix_table<1>, nullptr, nullptr

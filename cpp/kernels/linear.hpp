@@ -146,30 +146,90 @@ inline void multiply_integers(const LinearArgs& args) {
   if (args.rows - row == 1) integer_rows<1>(x + row, args, args.out + row * args.stride);
 }
 
-inline void quantize(const float* x, int inputs, QuantizedRow* to) {
+typedef std::uint8_t Bytes __attribute__((vector_size(MASKATTN_VECTOR_BYTES / 4)));  // as many as floats
+
+inline void quantize(const float* x, int inputs, void* to) {
   constexpr int n = kLanes<float>;
+  const auto row = static_cast<QuantizedRow*>(to);
   F32 largest = {};
   for (int i = 0; i < inputs; i += n) {
-    const F32 value = inputs - i < n ? load_first(x + i, inputs - i) : load(x + i);
+    const F32 value = load_up_to(x + i, inputs - i);
     largest = vmax(largest, vmax(value, -value));
   }
   const float most = max_lanes<float>(largest);
-  to->scale = most / 32767;
-  const float factor = most > 0 ? 32767 / most : 0;
+  row->scale = most / 32767;
+  const F32 factor = splat(most > 0 ? 32767 / most : 0);
   for (int i = 0; i < inputs; i += n) {
-    const F32 value = inputs - i < n ? load_first(x + i, inputs - i) : load(x + i);
-    const I32 q = __builtin_convertvector(round_even(value * splat(factor)), I32) + 32768;
-    for (int j = 0; j < n && i + j < (inputs + 3) / 4 * 4; j += 4) {
-      std::uint32_t high = 0, low = 0;
-      for (int b = 0; b < 4; ++b) {
-        high |= static_cast<std::uint32_t>(q[j + b] >> 8 & 255) << 8 * b;
-        low |= static_cast<std::uint32_t>(q[j + b] & 255) << 8 * b;
-      }
-      to->bytes[(i + j) / 2] = high;
-      to->bytes[(i + j) / 2 + 1] = low;
+    const I32 q = __builtin_convertvector(round_even(load_up_to(x + i, inputs - i) * factor), I32) + 32768;
+    const Bytes high = __builtin_convertvector(q >> 8, Bytes), low = __builtin_convertvector(q & 255, Bytes);
+    std::uint32_t words[2][n / 4];
+    std::memcpy(words[0], &high, sizeof high);
+    std::memcpy(words[1], &low, sizeof low);
+    const int groups = (inputs - i + 3) / 4;
+    for (int g = 0; g < n / 4 && g < groups; ++g) {
+      row->bytes[i / 2 + 2 * g] = words[0][g];
+      row->bytes[i / 2 + 2 * g + 1] = words[1][g];
     }
   }
 }
+
+#ifdef MASKATTN_BFLOAT_PAIRS
+// Two inputs of a row at a time, rounded to bfloat16 as the weights are.
+struct PairTile {
+  template <int Rows, int Vectors>
+  __attribute__((noinline)) static void run(const std::int32_t* const* x, const std::int32_t* block, int begin, int end,
+                                            float* out, std::ptrdiff_t stride) {
+    constexpr int n = kLanes<float>;
+    const std::int32_t* row[Rows];
+    MASKATTN_UNROLLED(r, Rows) row[r] = x[r];
+    F32 acc[Rows][Vectors];
+    MASKATTN_UNROLLED(r, Rows)
+      MASKATTN_UNROLLED(v, Vectors) acc[r][v] = F32{};
+    block += static_cast<std::ptrdiff_t>(begin) * kBlockOutputs;
+    for (std::ptrdiff_t g = begin; g < end; ++g, block += kBlockOutputs) {
+      if constexpr (Rows == 1)
+        MASKATTN_UNROLLED(v, Vectors) __builtin_prefetch(reinterpret_cast<const char*>(block + v * n) + kAhead);
+      I32 weight[Vectors];
+      MASKATTN_UNROLLED(v, Vectors) std::memcpy(&weight[v], block + v * n, sizeof(I32));
+      MASKATTN_UNROLLED(r, Rows) {
+        const I32 pair = I32{} + row[r][g];
+        MASKATTN_UNROLLED(v, Vectors) acc[r][v] = dot_pairs(acc[r][v], pair, weight[v]);
+      }
+    }
+    MASKATTN_UNROLLED(r, Rows)
+      MASKATTN_UNROLLED(v, Vectors) {
+        float* to = out + r * stride + v * n;
+        store(to, begin == 0 ? acc[r][v] : load(to) + acc[r][v]);
+      }
+  }
+};
+
+inline void multiply_pairs(const LinearArgs& args) {
+  constexpr int n = kLanes<float>, most = MASKATTN_KEY_VECTORS, chain = 128;
+  const auto* x = reinterpret_cast<const std::int32_t* const*>(args.x);
+  const auto* block = static_cast<const std::int32_t*>(args.block);
+  const int groups = args.inputs / 2;
+  for (int begin = 0; begin < groups; begin += chain) {
+    const int end = groups - begin < chain ? groups : begin + chain;
+    for (int row = 0; row < args.rows; row += kRowGroup) {
+      const int count = args.rows - row < kRowGroup ? args.rows - row : kRowGroup;
+      for (int v = 0; v < kBlockOutputs / n; v += most)
+        TileTable<PairTile>::of(count, most)(x + row, block + v * n, begin, end, args.out + row * args.stride + v * n,
+                                             args.stride);
+    }
+  }
+}
+
+inline void to_pairs(const float* x, int inputs, void* to) {
+  constexpr int n = kLanes<float>;
+  for (int i = 0; i < inputs; i += 2 * n) {
+    const int left = inputs - i;
+    const I32 pairs = round_to_bfloats(load_up_to(x + i, left), left > n ? load_up_to(x + i + n, left - n) : F32{});
+    const int groups = left < 2 * n ? (left + 1) / 2 : n;
+    std::memcpy(static_cast<std::int32_t*>(to) + i / 2, &pairs, sizeof(std::int32_t) * static_cast<std::size_t>(groups));
+  }
+}
+#endif
 
 }  // namespace
 }  // namespace maskattn::MASKATTN_ISA

@@ -36,7 +36,7 @@ struct QuantizedRow {
 struct LinearArgs {
   const void* block;
   int inputs;            // in whole groups
-  const void* const* x;  // [rows] float rows with as many readable elements, or QuantizedRows
+  const void* const* x;  // [rows] as `convert` makes them; where there is none, of floats with as many readable elements
   int rows;
   float* out;  // [rows][kBlockOutputs], `stride` apart
   std::ptrdiff_t stride;
@@ -57,10 +57,11 @@ struct NormArgs {
 
 struct LinearTable {
   // The canonical sum of float products is one FMA chain per 32 inputs, each from zero, chains added in order, as of scores;
-  // integer products are exact.
+  // where bfloat16 numbers are multiplied as such, one of sums of pairs per 256 inputs. Integer products are exact.
   void (*multiply[kWeightTypes])(const LinearArgs& args);
-  // `inputs` floats and zeros up to the next group.
-  void (*quantize)(const float* x, int inputs, QuantizedRow* to);
+  // Writes a row of `inputs` floats as the products of a type take it, QuantizedRow::size bytes at most, zeros up to the next
+  // group; null where they take floats.
+  void (*convert[kWeightTypes])(const float* x, int inputs, void* to);
   void (*layer_norm)(const NormArgs& args);
   void (*rms_norm)(const NormArgs& args);
   // out[i] = function(x[i]), times `factor` if that is not null.

@@ -50,8 +50,9 @@ def pack(weight: FloatArray, dtype: str = "float32") -> PackedWeight:
 
     Args:
         weight: shape (out_features, in_features), float32.
-        dtype: "float32"; "bfloat16", rounded to nearest; or "int8": each output has 8-bit integers and a factor, its
-            largest absolute value / 127, and activations are rounded to 16 bits of their row's largest.
+        dtype: "float32"; "bfloat16", rounded to nearest, and so are activations where the instruction set multiplies
+            bfloat16 numbers (AVX512-BF16); or "int8": each output has 8-bit integers and a factor, its largest absolute
+            value / 127, and activations are rounded to 16 bits of their row's largest.
 
     Returns:
         The packed weight: ``linear`` multiplies with it, ``weight[start:stop]`` is some of its outputs on the same

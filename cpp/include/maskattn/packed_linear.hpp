@@ -41,8 +41,8 @@ class PackedWeight {
 };
 
 // out[r][o] = x[r] . weight[o] + bias[o]; rows of x and out are `..._stride` elements apart, bias may be null. Activations are
-// float32; with integer weights each row is rounded to 16 bits of its own scale first. The bits of a row of out depend on that
-// row of x only.
+// float32; with integer weights each row is rounded to 16 bits of its own scale first, and with bfloat16 weights to bfloat16
+// where the instruction set multiplies such. The bits of a row of out depend on that row of x only.
 struct PackedLinear {
   const PackedWeight* weight;
   std::int64_t rows;
