@@ -70,6 +70,9 @@ def test_the_generation_config_applies_and_the_call_comes_first(tmp_path: Any, s
     # max_length counts the start token.
     assert model.generate_ids(sources) == plain.generate_ids(sources, max_new_tokens=6, no_repeat_ngram_size=1)
     assert model.generate_ids(sources, no_repeat_ngram_size=0) == plain.generate_ids(sources, max_new_tokens=6)
+    beams = maskattn.load(tiny_marian.write(tmp_path / "beams", tiny_marian.CONFIG | {"num_beams": 3, "max_length": 9}))
+    assert beams.generate_ids(sources) == plain.generate_ids(sources, max_new_tokens=8, num_beams=3)
+    assert beams.generate_ids(sources, num_beams=1) == plain.generate_ids(sources, max_new_tokens=8)
     assert model.generate_ids(sources, max_length=5) == plain.generate_ids(
         sources, max_new_tokens=4, no_repeat_ngram_size=1
     )
@@ -119,6 +122,42 @@ def test_allowed_tokens_by_prefix(model: Any, sources: list[list[int]]) -> None:
     assert made == words
 
 
+# Beams
+
+
+def test_beams_do_not_depend_on_the_batch(model: Any, sources: list[list[int]]) -> None:
+    options = dict(
+        num_beams=3, max_new_tokens=12, num_return_sequences=2, prompt_ids=[[PAD, *ids[:2]] for ids in sources]
+    )
+    together = model.generate_ids(sources, **options)
+    assert len(together) == 2 * len(sources)
+    assert together == model.generate_ids(sources, batch_size=3, **options)
+    assert all(a != b for a, b in zip(together[::2], together[1::2], strict=True))
+
+
+def test_beams_find_what_greedy_search_misses(model: Any, sources: list[list[int]]) -> None:
+    def scores(**options: Any) -> np.ndarray:
+        made = model.generate_ids(
+            sources, max_new_tokens=10, min_new_tokens=10, length_penalty=0.0, return_log_probabilities=True, **options
+        )
+        for ids, want in zip(made, model.score_ids(sources, made), strict=True):
+            np.testing.assert_array_equal(ids.log_probabilities, want)
+        return np.array([ids.log_probabilities.sum() for ids in made])
+
+    assert scores(num_beams=8).sum() > scores(num_beams=1).sum() + 1
+
+
+def test_beams_stop_and_bring_attention(model: Any, sources: list[list[int]]) -> None:
+    best = model.generate_ids(sources, num_beams=3, max_new_tokens=12)
+    stop = model.tokenizer.decode(best[3])[2:4]
+    made = model.generate_ids(sources, num_beams=3, max_new_tokens=12, stop_strings=stop, return_cross_attention=True)
+    texts = [model.tokenizer.decode(ids) for ids in made]
+    assert any(text.endswith(stop) for text in texts)
+    assert all(stop not in text[:-1] for text in texts)
+    for source, ids in zip(sources, made, strict=True):
+        np.testing.assert_array_equal(ids.cross_attention, model.cross_attention(source, list(ids)))
+
+
 # What comes with the tokens
 
 
@@ -151,7 +190,13 @@ def test_prompts_for_all_sources_or_for_each(model: Any, sources: list[list[int]
     ("options", "error", "message"),
     [
         ({"temprature": 1}, TypeError, "got temprature; did you mean temperature"),
-        ({"num_beams": 4}, NotImplementedError, "num_beams must be 1, got 4"),
+        ({"num_beams": 0}, ValueError, "num_beams must be at least 1, got 0"),
+        ({"num_beams": 2, "num_return_sequences": 3}, ValueError, "num_return_sequences must be at most num_beams, 2"),
+        ({"num_return_sequences": 2}, ValueError, "num_return_sequences must be at most num_beams, 1"),
+        ({"num_beams": 2, "do_sample": True}, NotImplementedError, "do_sample must be False with num_beams above 1"),
+        ({"num_beams": 2, "early_stopping": "now"}, ValueError, 'early_stopping must be True, False or "never"'),
+        ({"num_beams": 2, "length_penalty": "x"}, TypeError, "length_penalty must be a number"),
+        ({"num_beams": 2, "suppress_tokens": range(41)}, ValueError, r"got -inf as the highest for sources\[0\]"),
         ({"temperature": 0}, ValueError, r"temperature must be a number above 0 .*, got 0; pass another temperature"),
         ({"temperature": "hot"}, TypeError, "temperature must be a number, got 'hot'"),
         ({"top_k": -1}, ValueError, "top_k must be at least 0, got -1"),

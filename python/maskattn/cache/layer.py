@@ -136,7 +136,7 @@ class Layer:
             return False
         if last == 0 and self._has_own_page_each and n <= self.capacity:  # nobody has a page yet
             self.tables[:, 0] = self._pages.allocate(len(self.tables))
-        elif not self.has_room_in_place(n):
+        elif not self.make_room_in_place(n):
             return False
         pages = self.tables[:, 0]
         if first == last:
@@ -151,12 +151,17 @@ class Layer:
     def _has_own_page_each(self) -> bool:
         return self.tables.shape == (len(self.tables), 1) and self.window is None and len(self.tables) > 0
 
-    def has_room_in_place(self, n: int) -> bool:
-        """Whether ``n`` tokens more of each sequence are nothing but rows behind its last one, which is there."""
+    def make_room_in_place(self, n: int) -> bool:
+        """Whether ``n`` tokens more of each sequence are nothing but rows behind its last one, in a page of its own.
+
+        A page that others share is copied first, as for any append.
+        """
         first, last = self.extremes
         if not self._has_own_page_each or first == 0 or last + n > self.capacity:
             return False
-        return not self._pages.must_copy(self.tables[:, 0]).any()
+        if self._pages.must_copy(self.tables[:, 0]).any():
+            self._make_room(self.lengths + n)
+        return True
 
     def took_in_place(self, lengths: IntArray, n: int) -> None:
         """``n`` rows of each sequence have been written there; ``lengths`` are the new ones."""

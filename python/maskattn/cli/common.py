@@ -19,6 +19,8 @@ _MANY = 100  # from here on a progress bar is worth its line
 _FLAGS: dict[str, tuple[Callable[[str], Any], str]] = {
     "max_new_tokens": (int, "the most new tokens; default: as the checkpoint says"),
     "min_new_tokens": (int, "no end before so many tokens"),
+    "num_beams": (int, "beam search with N beams; default: 1"),
+    "length_penalty": (float, "of beam search: above 1 longer texts win, below 1 shorter ones"),
     "temperature": (float, "when sampling: below 1 the probable become more probable"),
     "top_k": (int, "when sampling: only the N most probable tokens"),
     "top_p": (float, "when sampling: only the most probable tokens that together reach X"),

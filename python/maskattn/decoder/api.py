@@ -9,6 +9,7 @@ import numpy as np
 
 from maskattn.decoder import check
 from maskattn.decoder.arrays import FloatArray, IntArray
+from maskattn.decoder.beams import BeamRules, search
 from maskattn.decoder.checkpoint import Checkpoint
 from maskattn.decoder.generate import Batch, Generated, generate
 from maskattn.decoder.heads import label_names
@@ -61,9 +62,9 @@ class Model(TextMethods, SpeechMethods):
         return_cross_attention: bool | Sequence[tuple[int, int]] = False,
         **options: Unpack[GenerationOptions],
     ) -> list[Generated]:
-        """Greedy search or sampling: for the same weights and options what ``transformers``' ``generate`` gives.
+        """Greedy search, sampling or beams: for the same weights and options what ``transformers``' ``generate`` gives.
 
-        What ``options`` do not say, the generation config says; but the search has no beams whatever it says.
+        What ``options`` do not say, the generation config says.
 
         Args:
             sources: token ids per sequence, lengths may differ: what an encoder reads, usually ending in the end token,
@@ -100,8 +101,8 @@ class Model(TextMethods, SpeechMethods):
         pairs = None
         if return_cross_attention is not False:
             pairs = self._requests.heads("return_cross_attention", heads, "return_cross_attention")
-        rules = Rules.read(settings, stop_strings(settings, self._texts.decoder))
-        made = [Generated() for _ in sequences]
+        rules, beams = Rules.read(settings, stop_strings(settings, self._texts.decoder)), BeamRules.read(settings)
+        made: list[list[Generated]] = [[] for _ in sequences]
         for some in batches(sequences, batch_size, progress):
             batch = Batch(
                 [prompts[i] for i in some],
@@ -111,12 +112,18 @@ class Model(TextMethods, SpeechMethods):
                 Prefix([prefixes[i] for i in some]) if prefixes else None,
                 [sequences[i] for i in some] if self._requests.encoder_reads_tokens else None,
             )
-            written = generate(self._forward, batch, rules, log_probabilities=return_log_probabilities)
+            if beams is None:
+                written = [
+                    [ids] for ids in generate(self._forward, batch, rules, log_probabilities=return_log_probabilities)
+                ]
+            else:
+                written = search(self._forward, batch, rules, beams, with_log_probabilities=return_log_probabilities)
             if return_cross_attention is not False:
-                look_at(self._forward, batch, written, pairs)
-            for i, ids in zip(some, written, strict=True):
-                made[i] = ids
-        return made
+                for rank in zip(*written, strict=True):
+                    look_at(self._forward, batch, rank, pairs)
+            for i, ranked in zip(some, written, strict=True):
+                made[i] = ranked
+        return [ids for ranked in made for ids in ranked]
 
     def score_ids(
         self,

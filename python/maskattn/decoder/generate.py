@@ -77,7 +77,7 @@ def generate(model: Transformer, batch: Batch, rules: Rules, *, log_probabilitie
         raw = scores.copy() if log_probabilities and rules.processors else scores
         if rules.processors:
             scores = rules.process(_step(batch, tokens, begin, now, rows), scores)
-            _check_open(scores, rules.sample, batch, rows)
+            check_open(scores, rules.sample, batch, rows)
         chosen = draw(scores, [streams[i] for i in rows]) if rules.sample else scores.argmax(axis=-1)
         tokens[rows, now] = chosen
         if log_probabilities:
@@ -106,7 +106,8 @@ def _step(batch: Batch, tokens: IntArray, begin: int, end: int, rows: IntArray) 
     return Step(tokens[rows, :end], begin, last, np.array(batch.numbers)[rows], sources)
 
 
-def _check_open(scores: FloatArray, drawing: bool, batch: Batch, rows: IntArray) -> None:
+def check_open(scores: FloatArray, drawing: bool, batch: Batch, rows: IntArray) -> None:
+    """Raises ValueError where a row of (rows, vocab) has no token left to take, or to draw."""
     best = scores.max(axis=-1)
     for row in np.flatnonzero(~(np.isfinite(best) if drawing else best > -np.inf)):
         raise ValueError(

@@ -34,8 +34,15 @@ class GenerationOptions(TypedDict, total=False):
     stop_strings: str | Sequence[str] | None
     #: ``f(ids, scores)`` -> (batch,) bool, asked after each token: True ends a sequence. ``scores`` are the processed.
     stopping_criteria: Sequence[Callable[[IntArray, FloatArray], BoolArray]] | None
-    #: 1: greedy search or sampling. (Beam search comes later; a generation config that asks for it is not followed.)
+    #: Beam search with so many beams; 1, the default: greedy search, or sampling.
     num_beams: int | None
+    #: Of beam search: how many of its sequences are returned for each source, one after the other, best first.
+    num_return_sequences: int | None
+    #: Of beam search: scores of whole sequences are divided by this power of their length. Default 1.
+    length_penalty: float | None
+    #: Of beam search: a source is done with as many whole sequences as beams (True), once better ones are unlikely
+    #: (False, the default), or impossible ("never").
+    early_stopping: bool | str | None
     #: Draw tokens instead of taking the most probable one. Off by default.
     do_sample: bool | None
     #: Of the draws. Equal seeds give a source equal tokens whatever the batch size; None: other ones in each call.
@@ -125,8 +132,6 @@ class Options:
                     f"{name} must be off in the generation config, got {value!r:.60}, which is not implemented; "
                     "take it out of generation_config.json"
                 )
-        if (beams := asked.get("num_beams")) not in (None, 1):
-            raise NotImplementedError(f"num_beams must be 1, got {beams!r:.60}; beam search is not implemented yet")
 
     def get(self, name: str) -> Any:
         """The call's value, else the generation config's, else the default; None: there is none."""

@@ -73,7 +73,7 @@ class Rules:
         # Checked in any case: a wrong temperature is an error also where it would not be used.
         drawing = [make(options) for make in _SAMPLING]
         made += drawing if sample else []
-        made.append(sampling.log_softmax(options))
+        made.append(sampling.renormalize(options))
         return cls(
             eos_token_id=options.ids("eos_token_id"),
             processors=tuple(processor for processor in made if processor is not None),

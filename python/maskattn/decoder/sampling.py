@@ -141,15 +141,16 @@ def top_h(options: Options) -> Processor | None:
     return None if share is None else _by_row(keep)
 
 
-def log_softmax(options: Options) -> Processor | None:
+def log_softmax(scores: FloatArray) -> FloatArray:
+    """Along the last axis of (rows, vocab), in place."""
+    scores -= scores.max(axis=1, keepdims=True)
+    scores -= np.log(np.exp(scores).sum(axis=1, keepdims=True))
+    return scores
+
+
+def renormalize(options: Options) -> Processor | None:
     """``renormalize_logits``: the last of all, sampling or not."""
-
-    def process(step: Step, scores: FloatArray) -> FloatArray:
-        scores -= scores.max(axis=1, keepdims=True)
-        scores -= np.log(np.exp(scores).sum(axis=1, keepdims=True))
-        return scores
-
-    return process if options.flag("renormalize_logits") else None
+    return (lambda step, scores: log_softmax(scores)) if options.flag("renormalize_logits") else None
 
 
 def draw(scores: FloatArray, streams: Sequence[np.random.Generator]) -> IntArray:

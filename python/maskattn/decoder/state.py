@@ -50,11 +50,16 @@ class DecoderState:
                 return
         self.hidden = self._model.decode(tokens[:, None], self._memory, self._cache, prefix=self._prefix)[:, -1]
 
-    def reorder(self, sequences: IntArray) -> None:
-        """Sequence ``i`` continues what was sequence ``sequences[i]``; some may be left out, and some repeated."""
+    def reorder(self, sequences: IntArray, *, within: bool = False) -> None:
+        """Sequence ``i`` continues what was sequence ``sequences[i]``; some may be left out, and some repeated.
+
+        Args:
+            within: each continues a sequence that reads the same source as it did.
+        """
         self._cache.reorder(sequences)
-        self._memory = None if self._memory is None else self._memory.reorder(sequences)
-        self._prefix = None if self._prefix is None else self._prefix.reorder(sequences)
+        if not within:
+            self._memory = None if self._memory is None else self._memory.reorder(sequences)
+            self._prefix = None if self._prefix is None else self._prefix.reorder(sequences)
         self.hidden = self.hidden[sequences]
         if self._history is not None:
             self._history = [self._history[i].copy() for i in sequences]

@@ -61,9 +61,9 @@ class Step:
         """Move the states (batch, 1, width) of new tokens through the layers, in place, and store them in ``cache``.
 
         Returns:
-            Whether it could: where the cache must do more than to write behind what it holds, nothing has happened.
+            Whether it could: where the cache must do more than to write behind what it holds, no token has moved.
         """
-        if cache[0].dtype != np.float32 or not all(layer.has_room_in_place(1) for layer in cache):
+        if cache[0].dtype != np.float32 or not all(layer.make_room_in_place(1) for layer in cache):
             return False
         first = cache[0]
         cos, sin = (None, None) if rotation is None else rotation

@@ -130,6 +130,8 @@ class Hearing:
     ) -> Writer:
         for name in _REFUSED.keys() & options:
             raise TypeError(f"options of transcribe must not have {name}, got {options[name]!r:.40}; {_REFUSED[name]}")
+        if options.get("num_beams") not in (None, 1):
+            raise NotImplementedError(f"num_beams must be 1 in transcribe, got {options['num_beams']!r:.40}")
         Rules.read(Options(self.generation, options, self.model.vocab))  # refuses wrong ones before any work
         numbers = {name: self._number(name, value) for name, value in thresholds.items()}
         limits = Thresholds(**{name.removesuffix("_threshold"): value for name, value in numbers.items()})
