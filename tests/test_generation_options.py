@@ -221,6 +221,8 @@ def test_prompts_for_all_sources_or_for_each(model: Any, sources: list[list[int]
         ({"logits_processor": [lambda ids, scores: None]}, TypeError, "logits_processor must return a float array"),
         ({"stopping_criteria": [lambda ids, scores: 1]}, TypeError, "stopping_criteria must return bools"),
         ({"prefix_allowed_tokens_fn": 3}, TypeError, "prefix_allowed_tokens_fn must be a function"),
+        ({"prefix_allowed_tokens_fn": lambda i, ids: [41]}, ValueError, "must hold token ids below 41, got 41"),
+        ({"prefix_allowed_tokens_fn": lambda i, ids: [0.5]}, TypeError, "prefix_allowed_tokens_fn must be token ids"),
         ({"prefix_allowed_tokens_fn": lambda i, ids: []}, ValueError, r"must allow at least one token, got none"),
         (
             {"suppress_tokens": range(41), "forced_eos_token_id": None},

@@ -185,6 +185,7 @@ def prefix_allowed(options: Options) -> Processor | None:
                     f"prefix_allowed_tokens_fn must allow at least one token, got none for sources[{sequence}]; "
                     "let it allow the end token"
                 )
+            options.token_ids("prefix_allowed_tokens_fn", allowed)
             mask = np.full_like(own, -np.inf)
             mask[allowed] = 0
             # Where all that is allowed has been forbidden by what came before, the constraint holds all the same.
