@@ -158,6 +158,20 @@ def test_beams_stop_and_bring_attention(model: Any, sources: list[list[int]]) ->
         np.testing.assert_array_equal(ids.cross_attention, model.cross_attention(source, list(ids)))
 
 
+def test_a_beam_that_has_no_way_on_leaves_the_others(model: Any) -> None:
+    """The best beam's tokens are all forbidden after two steps: the search goes on with what the second one wrote."""
+
+    def block(ids: np.ndarray, scores: np.ndarray) -> np.ndarray:
+        if ids.shape[1] == 3:
+            kept.append(ids[1, 1:].tolist())
+            scores[0] = -np.inf
+        return scores
+
+    kept: list[list[int]] = []
+    (made,) = model.generate_ids([[5, 9]], num_beams=2, max_new_tokens=6, min_new_tokens=6, logits_processor=[block])
+    assert made[:2] == kept[0]
+
+
 # What comes with the tokens
 
 

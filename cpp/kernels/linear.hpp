@@ -25,7 +25,6 @@ inline constexpr int kAhead = 4096;
 // What products of floats do with a group of inputs: the weights of the first (or only) and of the second one.
 struct FloatWeights {
   static constexpr int kGroup = 1;
-  using Element = float;
   MASKATTN_INLINE static F32 get(F32 packed, int) { return packed; }
 };
 struct BfloatWeights {

@@ -161,7 +161,8 @@ def search(
         if rules.processors:
             step = ends.step(active, np.concatenate([source.running for source in active]))
             scores = rules.process(step, scores)
-            check_open(scores[::beams], False, batch, np.array([source.row for source in active]))
+            # A beam may have no way on while others of its source have.
+            check_open(scores.reshape(len(active), -1), False, batch, np.array([source.row for source in active]))
         chosen = [
             source.advance(beam_rules, scores[i * beams : (i + 1) * beams], keep, ends)
             for i, source in enumerate(active)
