@@ -22,27 +22,42 @@ MASKATTN_INLINE I32 dot_bytes(V sum, I32 u, I32 s) {
 // Bytes of weights that are fetched ahead for a single row; products of several rows wait for arithmetic.
 inline constexpr int kAhead = 4096;
 
-// What products of floats do with a group of inputs: the weights of the first (or only) and of the second one.
-struct FloatWeights {
-  static constexpr int kGroup = 1;
-  MASKATTN_INLINE static F32 get(F32 packed, int) { return packed; }
-};
-struct BfloatWeights {
-  static constexpr int kGroup = 2;
-  MASKATTN_INLINE static F32 get(F32 packed, int i) {
-    const I32 pair = (I32)packed;
-    return (F32)(i == 0 ? pair << 16 : pair & -65536);
+// What is multiplied with a group of inputs that lie together: `add` takes the group `g` of a row in.
+struct FloatProducts {
+  using Element = float;
+  static constexpr int kGroup = 1, kChain = 32;  // groups; inputs of a chain
+  MASKATTN_INLINE static F32 add(F32 sum, const float* row, std::ptrdiff_t g, F32 weights) {
+    return fma(splat(row[g]), weights, sum);
   }
 };
+// bfloat16 weights, widened.
+struct WidenedProducts {
+  using Element = float;
+  static constexpr int kGroup = 2, kChain = 32;
+  MASKATTN_INLINE static F32 add(F32 sum, const float* row, std::ptrdiff_t g, F32 weights) {
+    const I32 pairs = (I32)weights;
+    return fma(splat(row[2 * g + 1]), (F32)(pairs & -65536), fma(splat(row[2 * g]), (F32)(pairs << 16), sum));
+  }
+};
+#ifdef MASKATTN_BFLOAT_PAIRS
+// bfloat16 weights and activations rounded likewise, two inputs at a time.
+struct PairProducts {
+  using Element = std::int32_t;
+  static constexpr int kGroup = 2, kChain = 256;
+  MASKATTN_INLINE static F32 add(F32 sum, const std::int32_t* row, std::ptrdiff_t g, F32 weights) {
+    return dot_pairs(sum, I32{} + row[g], (I32)weights);
+  }
+};
+#endif
 
-template <class Weights>
-struct FloatTile {
+template <class Products>
+struct ProductTile {
   // Rows x Vectors vectors of outputs, one chain: groups from `begin` to `end` of the inputs.
   template <int Rows, int Vectors>
-  __attribute__((noinline)) static void run(const float* const* x, const float* block, int begin, int end, float* out,
-                                            std::ptrdiff_t stride) {
+  __attribute__((noinline)) static void run(const typename Products::Element* const* x, const float* block, int begin, int end,
+                                            float* out, std::ptrdiff_t stride) {
     constexpr int n = kLanes<float>;
-    const float* row[Rows];
+    const typename Products::Element* row[Rows];
     MASKATTN_UNROLLED(r, Rows) row[r] = x[r];
     F32 acc[Rows][Vectors];
     MASKATTN_UNROLLED(r, Rows)
@@ -51,16 +66,10 @@ struct FloatTile {
     for (std::ptrdiff_t g = begin; g < end; ++g, block += kBlockOutputs) {
       if constexpr (Rows == 1)
         MASKATTN_UNROLLED(v, Vectors) __builtin_prefetch(reinterpret_cast<const char*>(block + v * n) + kAhead);
-      F32 packed[Vectors];
-      MASKATTN_UNROLLED(v, Vectors) packed[v] = load(block + v * n);
-      MASKATTN_UNROLLED(i, Weights::kGroup) {
-        F32 weight[Vectors];
-        MASKATTN_UNROLLED(v, Vectors) weight[v] = Weights::get(packed[v], i);
-        MASKATTN_UNROLLED(r, Rows) {
-          const F32 value = splat(row[r][g * Weights::kGroup + i]);
-          MASKATTN_UNROLLED(v, Vectors) acc[r][v] = fma(value, weight[v], acc[r][v]);
-        }
-      }
+      F32 weights[Vectors];
+      MASKATTN_UNROLLED(v, Vectors) weights[v] = load(block + v * n);
+      MASKATTN_UNROLLED(r, Rows)
+        MASKATTN_UNROLLED(v, Vectors) acc[r][v] = Products::add(acc[r][v], row[r], g, weights[v]);
     }
     MASKATTN_UNROLLED(r, Rows)
       MASKATTN_UNROLLED(v, Vectors) {
@@ -70,19 +79,19 @@ struct FloatTile {
   }
 };
 
-template <class Weights>
-void multiply_floats(const LinearArgs& args) {
-  constexpr int n = kLanes<float>, most = MASKATTN_KEY_VECTORS, chain = 32 / Weights::kGroup;
-  const auto* x = reinterpret_cast<const float* const*>(args.x);
+template <class Products>
+void multiply(const LinearArgs& args) {
+  constexpr int n = kLanes<float>, most = MASKATTN_KEY_VECTORS, chain = Products::kChain / Products::kGroup;
+  const auto* x = reinterpret_cast<const typename Products::Element* const*>(args.x);
   const auto* block = static_cast<const float*>(args.block);
-  const int groups = args.inputs / Weights::kGroup;
-  for (int begin = 0; begin < groups; begin += chain) {  // outermost: 32 inputs of a block stay in the first-level cache
+  const int groups = args.inputs / Products::kGroup;
+  for (int begin = 0; begin < groups; begin += chain) {  // outermost: a chain's part of a block stays in the first-level cache
     const int end = groups - begin < chain ? groups : begin + chain;
     for (int row = 0; row < args.rows; row += kRowGroup) {
       const int count = args.rows - row < kRowGroup ? args.rows - row : kRowGroup;
       for (int v = 0; v < kBlockOutputs / n; v += most)
-        TileTable<FloatTile<Weights>>::of(count, most)(x + row, block + v * n, begin, end, args.out + row * args.stride + v * n,
-                                                       args.stride);
+        TileTable<ProductTile<Products>>::of(count, most)(x + row, block + v * n, begin, end,
+                                                          args.out + row * args.stride + v * n, args.stride);
     }
   }
 }
@@ -173,52 +182,6 @@ inline void quantize(const float* x, int inputs, void* to) {
 }
 
 #ifdef MASKATTN_BFLOAT_PAIRS
-// Two inputs of a row at a time, rounded to bfloat16 as the weights are.
-struct PairTile {
-  template <int Rows, int Vectors>
-  __attribute__((noinline)) static void run(const std::int32_t* const* x, const std::int32_t* block, int begin, int end,
-                                            float* out, std::ptrdiff_t stride) {
-    constexpr int n = kLanes<float>;
-    const std::int32_t* row[Rows];
-    MASKATTN_UNROLLED(r, Rows) row[r] = x[r];
-    F32 acc[Rows][Vectors];
-    MASKATTN_UNROLLED(r, Rows)
-      MASKATTN_UNROLLED(v, Vectors) acc[r][v] = F32{};
-    block += static_cast<std::ptrdiff_t>(begin) * kBlockOutputs;
-    for (std::ptrdiff_t g = begin; g < end; ++g, block += kBlockOutputs) {
-      if constexpr (Rows == 1)
-        MASKATTN_UNROLLED(v, Vectors) __builtin_prefetch(reinterpret_cast<const char*>(block + v * n) + kAhead);
-      I32 weight[Vectors];
-      MASKATTN_UNROLLED(v, Vectors) std::memcpy(&weight[v], block + v * n, sizeof(I32));
-      MASKATTN_UNROLLED(r, Rows) {
-        const I32 pair = I32{} + row[r][g];
-        MASKATTN_UNROLLED(v, Vectors) acc[r][v] = dot_pairs(acc[r][v], pair, weight[v]);
-      }
-    }
-    MASKATTN_UNROLLED(r, Rows)
-      MASKATTN_UNROLLED(v, Vectors) {
-        float* to = out + r * stride + v * n;
-        store(to, begin == 0 ? acc[r][v] : load(to) + acc[r][v]);
-      }
-  }
-};
-
-inline void multiply_pairs(const LinearArgs& args) {
-  constexpr int n = kLanes<float>, most = MASKATTN_KEY_VECTORS, chain = 128;
-  const auto* x = reinterpret_cast<const std::int32_t* const*>(args.x);
-  const auto* block = static_cast<const std::int32_t*>(args.block);
-  const int groups = args.inputs / 2;
-  for (int begin = 0; begin < groups; begin += chain) {
-    const int end = groups - begin < chain ? groups : begin + chain;
-    for (int row = 0; row < args.rows; row += kRowGroup) {
-      const int count = args.rows - row < kRowGroup ? args.rows - row : kRowGroup;
-      for (int v = 0; v < kBlockOutputs / n; v += most)
-        TileTable<PairTile>::of(count, most)(x + row, block + v * n, begin, end, args.out + row * args.stride + v * n,
-                                             args.stride);
-    }
-  }
-}
-
 inline void to_pairs(const float* x, int inputs, void* to) {
   constexpr int n = kLanes<float>;
   for (int i = 0; i < inputs; i += 2 * n) {

@@ -16,15 +16,15 @@ namespace maskattn::MASKATTN_ISA {
 namespace {
 
 #ifdef MASKATTN_BFLOAT_PAIRS
-constexpr auto bfloats = multiply_pairs;
+constexpr auto bfloats = multiply<PairProducts>;
 constexpr auto to_bfloats = to_pairs;
 #else
-constexpr auto bfloats = multiply_floats<BfloatWeights>;
+constexpr auto bfloats = multiply<WidenedProducts>;
 constexpr void (*to_bfloats)(const float*, int, void*) = nullptr;
 #endif
 
 constexpr LinearTable linears{
-    {multiply_floats<FloatWeights>, bfloats, multiply_integers}, {nullptr, to_bfloats, quantize}, layer_norm, rms_norm, activate};
+    {multiply<FloatProducts>, bfloats, multiply_integers}, {nullptr, to_bfloats, quantize}, layer_norm, rms_norm, activate};
 
 }  // namespace
 }  // namespace maskattn::MASKATTN_ISA
