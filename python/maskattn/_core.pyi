@@ -195,9 +195,7 @@ class PackedWeight:
 
     def __init__(self, outputs: int, inputs: int, dtype: str, group: int = 32) -> None: ...
     @staticmethod
-    def over(
-        outputs: int, inputs: int, dtype: str, bytes: npt.NDArray[np.uint8], group: int = 32
-    ) -> PackedWeight:
+    def over(outputs: int, inputs: int, dtype: str, bytes: npt.NDArray[np.uint8], group: int = 32) -> PackedWeight:
         """A weight over the ``packed_bytes`` of another one, wherever they are now: read only, 64-byte aligned."""
 
     @property
