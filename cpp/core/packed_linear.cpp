@@ -11,14 +11,20 @@ namespace {
 
 constexpr double kSmall = 4e5;  // weights that are not worth waking a thread for
 
-// The rows of a call as kernels take them: where they are, or converted, or copies with zeros behind them.
+constexpr std::int64_t kRowsInPlace = 36;  // up to which rows of floats are read where they are
+
+// The rows of a call as kernels take them: where they are, or converted, or copies with zeros behind them. Copies of many rows of
+// floats stand chain by chain: 32 inputs of all rows of a block, then the next 32. Rows of a few kilobytes each, read in such pieces,
+// would fall on the same few lines of the first-level cache.
 class Rows {
  public:
   Rows(const PackedLinear& call, const LinearTable& kernels)
       : call_(call),
         convert_(kernels.convert[static_cast<int>(call.weight->type())]),
         inputs_(static_cast<int>(call.weight->padded_inputs())),
-        copied_(convert_ || call.weight->inputs() != inputs_) {
+        in_chains_(!convert_ && call.rows > kRowsInPlace),
+        copied_(convert_ || in_chains_ || call.weight->inputs() != inputs_) {
+    if (in_chains_) inputs_ = (inputs_ + kChainInputs - 1) / kChainInputs * kChainInputs;
     const std::size_t row_bytes = is_four_bit(call.weight->type()) ? SignedRow::size(inputs_)
                                   : convert_                       ? QuantizedRow::size((inputs_ + 3) / 4)
                                                                    : sizeof(float) * static_cast<std::size_t>(inputs_);
@@ -26,27 +32,41 @@ class Rows {
     if (copied_) copies_ = static_cast<std::byte*>(thread_memory(size_ * static_cast<std::size_t>(call.rows)));
   }
   bool copied() const { return copied_; }
-  void copy(std::int64_t row) {
+  void copy(std::int64_t row) const {
     const float* from = call_.x + row * call_.x_stride;
-    std::byte* to = copies_ + static_cast<std::size_t>(row) * size_;
     const auto inputs = static_cast<int>(call_.weight->inputs());
     if (convert_) {
-      convert_(from, inputs, inputs_, to);
-    } else {
-      std::copy_n(from, inputs, reinterpret_cast<float*>(to));
-      std::fill(reinterpret_cast<float*>(to) + inputs, reinterpret_cast<float*>(to) + inputs_, 0.f);
+      convert_(from, inputs, inputs_, at(row));
+      return;
+    }
+    const int step = in_chains_ ? kChainInputs : inputs_;
+    auto* to = reinterpret_cast<float*>(at(row));
+    for (int i = 0; i < inputs_; i += step, to += chain(row)) {
+      const int count = std::clamp(inputs - i, 0, step);
+      std::copy_n(from + i, count, to);
+      std::fill(to + count, to + step, 0.f);
     }
   }
   const void* operator[](std::int64_t row) const {
-    if (copied_) return copies_ + static_cast<std::size_t>(row) * size_;
+    if (copied_) return at(row);
     return call_.x + row * call_.x_stride;
+  }
+  // Elements from one chain of a row to the next, or 0: they follow each other.
+  std::ptrdiff_t chain(std::int64_t row) const {
+    const std::int64_t first = row / kBlockRows * kBlockRows;
+    return in_chains_ ? kChainInputs * std::min<std::int64_t>(kBlockRows, call_.rows - first) : 0;
   }
 
  private:
+  std::byte* at(std::int64_t row) const {
+    const std::int64_t first = in_chains_ ? row / kBlockRows * kBlockRows : row;
+    return copies_ + static_cast<std::size_t>(first) * size_ + static_cast<std::size_t>(row - first) * sizeof(float) * kChainInputs;
+  }
+
   const PackedLinear& call_;
   void (*convert_)(const float*, int, int, void*);
   int inputs_;
-  bool copied_;
+  bool in_chains_, copied_;
   std::size_t size_;
   std::byte* copies_ = nullptr;
 };
@@ -59,7 +79,7 @@ void multiply(const PackedLinear& call, const LinearTable& kernels, const Rows& 
   const int count = static_cast<int>(std::min<std::int64_t>(most, call.rows - first_row));
   for (int r = 0; r < count; ++r) x[r] = rows[first_row + r];
   const auto inputs = static_cast<int>(call.weight->padded_inputs()), group = static_cast<int>(call.weight->group());
-  const LinearArgs args{call.weight->block(block), inputs, group, x, count, tile, kBlockOutputs};
+  const LinearArgs args{call.weight->block(block), inputs, group, x, rows.chain(first_row), count, tile, kBlockOutputs};
   kernels.multiply[static_cast<int>(call.weight->type())](args);
   // The block may begin before the rows that are asked for, and end behind them.
   const std::int64_t origin = block * kBlockOutputs - call.weight->first_output();

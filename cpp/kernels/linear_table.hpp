@@ -18,6 +18,8 @@ inline constexpr int kBlockOutputs = 64;
 // Inputs that lie together, by type of weight, in the order of WeightType (maskattn/packed_linear.hpp).
 inline constexpr int kWeightTypes = 5;
 inline constexpr int kInputGroup[kWeightTypes] = {1, 2, 4, 8, 8};
+// Inputs of a chain of float products.
+inline constexpr int kChainInputs = 32;
 // Groups with one scale are multiples of so many inputs.
 inline constexpr int kScaleGroup = 32;
 
@@ -55,6 +57,7 @@ struct LinearArgs {
   int inputs;            // in whole groups
   int group;             // of inputs with one scale, for 4-bit weights
   const void* const* x;  // [rows] as `convert` makes them; where there is none, of floats with as many readable elements
+  std::ptrdiff_t chain;  // of floats: elements from a row's kChainInputs inputs to its next ones, or 0: they follow each other
   int rows;
   float* out;  // [rows][kBlockOutputs], `stride` apart
   std::ptrdiff_t stride;

@@ -163,10 +163,29 @@ class Layer:
             self._make_room(self.lengths + n)
         return True
 
+    def make_room(self, counts: IntArray) -> None:
+        """Pages of its own for so many tokens more of each sequence, shape (batch,); not in a ring.
+
+        They are then written there by who asked, and :meth:`took` tells so.
+
+        Raises:
+            ValueError: a sequence would be longer than the capacity; nothing has changed then.
+        """
+        assert self.window is None
+        ends = self.lengths + counts
+        self._check_capacity(ends)
+        self._make_room(ends)
+
+    def took(self, lengths: IntArray) -> None:
+        """All rows up to ``lengths`` have been written."""
+        self.lengths = lengths
+        self._pages.wrote_up_to(min(self.kv_len, self.page_size))
+
     def took_in_place(self, lengths: IntArray, n: int) -> None:
         """``n`` rows of each sequence have been written there; ``lengths`` are the new ones."""
         first, last = self.extremes
         self._lengths, self._extremes = lengths, (first + n, last + n)
+        self._pages.wrote_up_to(last + n)
 
     def arrays(self) -> tuple[Array, Array]:
         """Copies of all keys and values, shape (batch, kv_heads, kv_len, dim), for tests and for debugging.

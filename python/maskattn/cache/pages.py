@@ -103,8 +103,11 @@ class Pages:
         """
         for array, tokens in zip(self.arrays, encoded, strict=True):
             array[pages, :, slots] = tokens
-        end = slots.stop if isinstance(slots, slice) else int(slots.max(initial=-1)) + 1
-        self._written_slots = max(self._written_slots, end)
+        self.wrote_up_to(slots.stop if isinstance(slots, slice) else int(slots.max(initial=-1)) + 1)
+
+    def wrote_up_to(self, slot: int) -> None:
+        """Some page has been written up to ``slot``, not included."""
+        self._written_slots = max(self._written_slots, slot)
 
     def read(self, pages: IntArray, slots: IntArray) -> tuple[Array, Array]:
         """Copies of tokens, shape (..., kv_heads, dim); int8 as the float32 that it stands for."""

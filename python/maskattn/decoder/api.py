@@ -326,6 +326,6 @@ class Model(TextMethods, SpeechMethods):
             hidden, lengths = self._forward.encode_hidden(
                 [sequences[i] for i in batch], None if types is None else [types[i] for i in batch]
             )
-            for row, i in enumerate(batch):
-                made[i] = function(hidden[row] if lengths is None else hidden[row, : lengths[row]].copy())
+            for i, states in zip(batch, np.split(hidden, lengths.cumsum()[:-1]), strict=True):
+                made[i] = function(states.copy())
         return made
