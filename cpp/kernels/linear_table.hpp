@@ -76,6 +76,11 @@ struct NormArgs {
   float* out;
 };
 
+// The largest of kBlockOutputs numbers, and the sum of 2^(x log2(e) - exponent) of them, for an integer near the largest exponent.
+struct BlockSummary {
+  float maximum, exponent, sum;
+};
+
 struct LinearTable {
   // The canonical sum of float products is one FMA chain per 32 inputs, each from zero, chains added in order, as of scores;
   // where bfloat16 numbers are multiplied as such, one of sums of pairs per 256 inputs. Integer products are exact.
@@ -87,6 +92,8 @@ struct LinearTable {
   void (*rms_norm)(const NormArgs& args);
   // out[i] = function(x[i]), times `factor` if that is not null.
   void (*activate)(int function, const float* x, const float* factor, int count, float* out);
+  // Without sum and exponent, unless they are asked for.
+  BlockSummary (*summarize)(const float* x, bool with_sum);
 };
 
 }  // namespace maskattn

@@ -243,6 +243,16 @@ def packed_linear(
     threads: int | None,
 ) -> npt.NDArray[np.float32]: ...
 
+def best_outputs(
+    weight: PackedWeight,
+    x: npt.NDArray[np.float32],
+    bias: npt.NDArray[np.float32] | None,
+    count: int,
+    logsumexp: bool,
+    threads: int | None,
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64], npt.NDArray[np.float32] | None]:
+    """The largest outputs of each row of ``packed_linear``: values and outputs (rows, count); logsumexp (rows,)."""
+
 class LayerStack:
     """Layers, for rows of several sequences; see decoder/core_layers.py, which describes them."""
 

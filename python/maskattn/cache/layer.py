@@ -149,7 +149,8 @@ class Layer:
 
     @property
     def _has_own_page_each(self) -> bool:
-        return self.tables.shape == (len(self.tables), 1) and self.window is None and len(self.tables) > 0
+        batch, pages = self.tables.shape
+        return pages == 1 and batch > 0 and self.window is None
 
     def make_room_in_place(self, n: int) -> bool:
         """Whether ``n`` tokens more of each sequence are nothing but rows behind its last one, in a page of its own.
@@ -159,7 +160,7 @@ class Layer:
         first, last = self.extremes
         if not self._has_own_page_each or first == 0 or last + n > self.capacity:
             return False
-        if self._pages.must_copy(self.tables[:, 0]).any():
+        if self._pages.sharing and self._pages.must_copy(self.tables[:, 0]).any():
             self._make_room(self.lengths + n)
         return True
 

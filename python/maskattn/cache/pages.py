@@ -33,7 +33,7 @@ class Pages:
             self.arrays += [np.empty(shape, np.float32), np.empty(shape, np.float32)]
         self.references = np.zeros(pages, np.int32)
         self._free: list[int] = []  # pages that were used before; used again first, their memory is there already
-        self._sharing = False  # whether a page ever was shared
+        self.sharing = False  # whether a page ever was shared
         self._unused = 0  # pages at or past this one never were
         self._written_slots = 0  # no page has been written at or past this slot
 
@@ -59,7 +59,7 @@ class Pages:
 
     def share(self, pages: IntArray) -> None:
         """One more reference for each page, as often as it is named."""
-        self._sharing = True
+        self.sharing = True
         np.add.at(self.references, pages, 1)
 
     def release(self, pages: IntArray) -> None:
@@ -69,7 +69,7 @@ class Pages:
 
     def must_copy(self, pages: IntArray) -> npt.NDArray[np.bool_]:
         """Which of the entries ``pages`` need a page of their own before all of them are written."""
-        if not self._sharing:
+        if not self.sharing:
             return np.zeros(pages.shape, np.bool_)
         references = self.references[pages]
         copies = references > 1

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
 from maskattn import masks
@@ -20,6 +21,9 @@ from maskattn.decoder.norms import LayerNorm, RMSNorm
 from maskattn.decoder.positions import Positions
 from maskattn.decoder.projection import Linear
 from maskattn.decoder.rotary import Rotation
+
+
+_STORED = (np.dtype(np.float32), np.dtype(ml_dtypes.bfloat16))
 
 
 class Unknown(Exception):
@@ -55,7 +59,7 @@ class CoreLayers:
     @staticmethod
     def takes(cache: KVCache) -> bool:
         """Whether the core can store what is new in such a cache."""
-        return cache[0].dtype.name in ("float32", "bfloat16") and cache[0].window is None
+        return cache[0].dtype in _STORED and cache[0].window is None
 
     def run(
         self,

@@ -72,13 +72,18 @@ def generate(model: Transformer, batch: Batch, rules: Rules, *, log_probabilitie
     is_end[list(rules.eos_token_id)] = True
     streams = rules.streams(batch.numbers)
     state = DecoderState(model, batch.prompts, batch.limits, batch.memory, batch.prefix)
+    takes_best = not (rules.processors or rules.sample or rules.criteria or log_probabilities)
     for now in range(begin, tokens.shape[1]):
-        scores = model.logits(state.hidden)
+        # Where only the highest score counts, scores are not kept.
+        scores = np.zeros((len(rows), 0), np.float32) if takes_best else model.logits(state.hidden)
         raw = scores.copy() if log_probabilities and rules.processors else scores
         if rules.processors:
             scores = rules.process(_step(batch, tokens, begin, now, rows), scores)
             check_open(scores, rules.sample, batch, rows)
-        chosen = draw(scores, [streams[i] for i in rows]) if rules.sample else scores.argmax(axis=-1)
+        if takes_best:
+            chosen = model.best(state.hidden)
+        else:
+            chosen = draw(scores, [streams[i] for i in rows]) if rules.sample else scores.argmax(axis=-1)
         tokens[rows, now] = chosen
         if log_probabilities:
             likely[rows, now] = log_softmax_at(raw, chosen)

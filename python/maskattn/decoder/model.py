@@ -183,6 +183,20 @@ class Transformer:
                 view.collect(i)
         return _through(stack.final, x)
 
+    def step(
+        self, tokens: IntArray, memory: Memory | None, cache: KVCache, prefix: Prefix | None = None
+    ) -> FloatArray:
+        """:meth:`decode` of one token (batch,) behind each sequence in ``cache``: hidden states (batch, width)."""
+        stack, core = self.decoder, self._core_decoder
+        assert stack is not None and isinstance(stack.embed, TokenEmbedding)
+        if core is None or prefix is not None or not CoreLayers.takes(cache):
+            return self.decode(tokens[:, None], memory, cache, prefix=prefix)[:, 0]
+        starts = cache[0].lengths
+        x = stack.embed.finish(stack.embed.rows(tokens), stack.positions.rows(starts))
+        rotation = stack.positions.rotation_of_rows(starts, starts + 1)
+        core.run(x, np.ones(len(x), np.int64), cache=cache, memory=memory, rotation=rotation)
+        return _through(stack.final, x)
+
     def _decode_rows(
         self,
         x: FloatArray,
@@ -210,6 +224,16 @@ class Transformer:
         """(..., width) -> (..., vocab)."""
         assert self.head is not None
         return self.head(hidden)
+
+    def best(self, hidden: FloatArray) -> IntArray:
+        """(rows, width) -> (rows,): the token with the highest logit, the first one of equals."""
+        assert self.head is not None
+        return self.head.best(hidden)
+
+    def most_probable(self, hidden: FloatArray, count: int) -> tuple[FloatArray, IntArray]:
+        """(rows, width) -> (rows, count) each: log-probabilities of the most probable tokens, and these, best first."""
+        assert self.head is not None
+        return self.head.most_probable(hidden, count)
 
     def new_cache(self, batch: int, capacity: int = 1024, *, page_size: int | None = None) -> KVCache:
         """An empty cache for ``batch`` sequences of up to ``capacity`` positions."""

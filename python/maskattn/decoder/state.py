@@ -48,7 +48,7 @@ class DecoderState:
             if (self._cache[0].lengths == self._switch).any():
                 self._read_again()
                 return
-        self.hidden = self._model.decode(tokens[:, None], self._memory, self._cache, prefix=self._prefix)[:, -1]
+        self.hidden = self._model.step(tokens, self._memory, self._cache, self._prefix)
 
     def reorder(self, sequences: IntArray, *, within: bool = False) -> None:
         """Sequence ``i`` continues what was sequence ``sequences[i]``; some may be left out, and some repeated.
