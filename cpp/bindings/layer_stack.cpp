@@ -10,7 +10,8 @@
 namespace maskattn {
 namespace {
 
-// A stack as maskattn/decoder/core_layers.py describes it: tuples of maps, norms and numbers, whose arrays live as long as it does.
+// A stack as maskattn/decoder/core_layers.py describes it: tuples of maps, norms and numbers, whose arrays live as long as it
+// does.
 class StackHandle {
  public:
   StackHandle(const py::list& layers, std::int64_t width, bool before, bool after, bool parallel, const py::object& bias_table)
@@ -128,16 +129,14 @@ void run(const StackHandle& handle, py::array_t<float, py::array::c_style>& x, c
       bad_value("caches and stored must be of every layer and sequence");
   }
   if (!masks.is_none())
-    for (const py::handle& mask : masks)
-      call.masks.push_back(mask.is_none() ? nullptr : mask.cast<MaskHandle>().mask);
+    for (const py::handle& mask : masks) call.masks.push_back(mask.is_none() ? nullptr : mask.cast<MaskHandle>().mask);
   if (!memory.is_none()) {
     const auto parts = memory.cast<py::tuple>();
     starts = parts[1].cast<Counts>();
     memory_lengths = parts[2].cast<Counts>();
     for (const py::handle& pair : parts[0]) call.memories.push_back(memory_of(pair, starts.data()));
     call.memory_lengths = memory_lengths.data();
-    for (py::ssize_t b = 0; b < memory_lengths.size(); ++b)
-      call.memory_len = std::max(call.memory_len, memory_lengths.data()[b]);
+    for (py::ssize_t b = 0; b < memory_lengths.size(); ++b) call.memory_len = std::max(call.memory_len, memory_lengths.data()[b]);
   }
   Floats cosine, sine;
   if (!turns.is_none()) {

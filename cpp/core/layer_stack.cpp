@@ -11,7 +11,7 @@
 namespace maskattn {
 namespace {
 
-constexpr std::int64_t kKeptRows = 64;   // calls of more rows give their memory back
+constexpr std::int64_t kKeptRows = 512;   // calls of more rows give their memory back
 constexpr std::int64_t kInnerRows = 512;  // of the feed-forward part, which is wide, at a time
 constexpr std::int64_t kShare = 1 << 15;  // elements that are worth a thread
 
@@ -86,7 +86,8 @@ class Pass {
     const std::int64_t all = a.heads * a.head_dim;
     float* q = linear_of(a.in, from, work_.joined);
     if (a.q_norm)
-      for_sequences(all, [&](std::int64_t, std::int64_t row, std::int64_t) { norm_heads(a.q_norm, q + row * all, a.heads, a.head_dim); });
+      for_sequences(
+          all, [&](std::int64_t, std::int64_t row, std::int64_t) { norm_heads(a.q_norm, q + row * all, a.heads, a.head_dim); });
     AttentionInputs in{};
     in.kv_len = call_.memory_len;
     in.k = call_.memories[index].keys;

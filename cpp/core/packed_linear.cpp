@@ -13,13 +13,14 @@
 namespace maskattn {
 namespace {
 
-constexpr double kSmall = 4e5;  // weights that are not worth waking a thread for
+// Products, and bytes of weights, that are not worth waking a thread for.
+constexpr double kFewProducts = 4e5, kFewBytes = 1.5e5;
 
 constexpr std::int64_t kRowsInPlace = 36;  // up to which rows of floats are read where they are
 
 // The rows of a call as kernels take them: where they are, or converted, or copies with zeros behind them. Copies of many rows of
-// floats stand chain by chain: 32 inputs of all rows of a block, then the next 32. Rows of a few kilobytes each, read in such pieces,
-// would fall on the same few lines of the first-level cache.
+// floats stand chain by chain: 32 inputs of all rows of a block, then the next 32. Rows of a few kilobytes each, read in such
+// pieces, would fall on the same few lines of the first-level cache.
 class Rows {
  public:
   Rows(const PackedLinear& call, const LinearTable& kernels)
@@ -64,7 +65,8 @@ class Rows {
  private:
   std::byte* at(std::int64_t row) const {
     const std::int64_t first = in_chains_ ? row / kBlockRows * kBlockRows : row;
-    return copies_ + static_cast<std::size_t>(first) * size_ + static_cast<std::size_t>(row - first) * sizeof(float) * kChainInputs;
+    return copies_ + static_cast<std::size_t>(first) * size_ +
+           static_cast<std::size_t>(row - first) * sizeof(float) * kChainInputs;
   }
 
   const PackedLinear& call_;
@@ -98,7 +100,8 @@ struct BlockSpan {
         end(std::min(origin + kBlockOutputs, weight.outputs())) {}
 };
 
-void multiply(const PackedLinear& call, const LinearTable& kernels, const Rows& rows, std::int64_t first_row, std::int64_t block) {
+void multiply(const PackedLinear& call, const LinearTable& kernels, const Rows& rows, std::int64_t first_row,
+              std::int64_t block) {
   alignas(kAlign) float tile[kBlockRows * kBlockOutputs];
   const int count = rows_of_block(call, first_row);
   multiply_block(call, kernels, rows, first_row, count, block, tile);
@@ -124,7 +127,9 @@ void copy_rows(const PackedLinear& call, const Rows& rows, int threads) {
 
 int worthwhile_threads(const PackedLinear& call) {
   const double weights = static_cast<double>(call.weight->inputs() * call.weight->outputs());
-  return static_cast<double>(call.rows) * weights < kSmall ? 1 : call.threads;
+  const bool few =
+      static_cast<double>(call.rows) * weights < kFewProducts && static_cast<double>(call.weight->bytes()) < kFewBytes;
+  return few ? 1 : call.threads;
 }
 
 // Blocks of the weight's memory in which its rows lie.
@@ -142,7 +147,9 @@ class Largest {
   // Whether some number up to `most` of outputs behind all that have been put may be among them.
   bool may_take(float most) const { return kept_.size() < count_ ? most == most : most > kept_.back().first; }
   void put(float value, std::int64_t output) {
-    const auto behind = [](const Item& a, const Item& b) { return a.first > b.first || (a.first == b.first && a.second < b.second); };
+    const auto behind = [](const Item& a, const Item& b) {
+      return a.first > b.first || (a.first == b.first && a.second < b.second);
+    };
     const Item item{value, output};
     if (!(value == value) || (kept_.size() == count_ && !behind(item, kept_.back()))) return;
     kept_.insert(std::upper_bound(kept_.begin(), kept_.end(), item, behind), item);

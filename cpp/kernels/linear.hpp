@@ -93,8 +93,8 @@ void multiply(const LinearArgs& args) {
     for (int row = 0; row < args.rows; row += kRowGroup) {
       const int rows = args.rows - row < kRowGroup ? args.rows - row : kRowGroup;
       for (int v = 0; v < kBlockOutputs / n; v += most) {
-        const auto tile =
-            row == 0 ? TileTable<ProductTile<Products, true>>::of(rows, most) : TileTable<ProductTile<Products, false>>::of(rows, most);
+        const auto tile = row == 0 ? TileTable<ProductTile<Products, true>>::of(rows, most)
+                                   : TileTable<ProductTile<Products, false>>::of(rows, most);
         tile(x + row, at, block + static_cast<std::ptrdiff_t>(begin) * kBlockOutputs + v * n, count, begin == 0,
              args.out + row * args.stride + v * n, args.stride);
       }

@@ -76,7 +76,8 @@ struct NormArgs {
   float* out;
 };
 
-// The largest of kBlockOutputs numbers, and the sum of 2^(x log2(e) - exponent) of them, for an integer near the largest exponent.
+// The largest of kBlockOutputs numbers, and the sum of 2^(x log2(e) - exponent) of them, for an integer near the largest
+// exponent.
 struct BlockSummary {
   float maximum, exponent, sum;
 };

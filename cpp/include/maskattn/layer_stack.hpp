@@ -1,5 +1,5 @@
-// Rows of several sequences through a stack of Transformer layers: the same functions, in the same order, that the layers in Python
-// call one by one, so that a row has the same bits whichever of the two computes it, alone or among others.
+// Rows of several sequences through a stack of Transformer layers: the same functions, in the same order, that the layers in
+// Python call one by one, so that a row has the same bits whichever of the two computes it, alone or among others.
 #pragma once
 
 #include <cstddef>
@@ -59,7 +59,8 @@ struct StackPlacement {
   bool before, after, parallel;
 };
 
-// Keys and values of a layer's sequences, float32 or bfloat16, in pages: position p of sequence b and head h is at page * stride[0]
+// Keys and values of a layer's sequences, float32 or bfloat16, in pages: position p of sequence b and head h is at page *
+// stride[0]
 // + h * stride[1] + p % page_size * stride[2] elements, page = table[b * per_sequence + p / page_size].
 struct StackCache {
   Dtype dtype;
