@@ -12,10 +12,10 @@ import pytest
 import maskattn
 from maskattn import KVCache
 from maskattn.decoder.activations import ACTIVATIONS
+from maskattn.decoder.core_layers import CoreLayers
 from maskattn.decoder.layers import FeedForward
 from maskattn.decoder.model import Transformer, pad
 from maskattn.decoder.norms import PLACEMENTS, LayerNorm
-from maskattn.decoder.core_layers import CoreLayers
 from maskattn.families import FAMILIES
 from maskattn.linear import DTYPES
 from tiny_families import VOCAB, config, write
@@ -60,7 +60,8 @@ def states(
 @pytest.mark.parametrize("name", WRITES)
 def test_every_family(name: str, dtype: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     forward = maskattn.load(write(tmp_path, config(name)), dtype=dtype)._forward
-    assert forward._core_decoder is not None and (forward.encoder is None or forward._core_encoder is not None)
+    assert forward._core_decoder is not None
+    assert forward.encoder is None or forward._core_encoder is not None
     whole = states(forward, name, fast=True, monkeypatch=monkeypatch)
     paged = states(forward, name, fast=True, monkeypatch=monkeypatch, page_size=16)
     layers = states(forward, name, fast=False, monkeypatch=monkeypatch)
@@ -93,7 +94,8 @@ def test_a_full_cache_is_left_alone(marian: Transformer) -> None:
 
 
 def test_a_ring_is_left_to_the_layers(marian: Transformer) -> None:
-    assert CoreLayers.takes(marian.new_cache(1)) and not CoreLayers.takes(KVCache(1, 1, 1, 64, 8, window=16))
+    assert CoreLayers.takes(marian.new_cache(1))
+    assert not CoreLayers.takes(KVCache(1, 1, 1, 64, 8, window=16))
     assert not CoreLayers.takes(KVCache(1, 1, 1, 64, 8, dtype="int8"))
 
 

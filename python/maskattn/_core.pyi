@@ -242,7 +242,6 @@ def packed_linear(
     bias: npt.NDArray[np.float32] | None,
     threads: int | None,
 ) -> npt.NDArray[np.float32]: ...
-
 def best_outputs(
     weight: PackedWeight,
     x: npt.NDArray[np.float32],

@@ -88,6 +88,11 @@ class Layer:
         return int(np.unique(self.tables[self.tables >= 0]).size) * self._pages.page_nbytes
 
     @property
+    def pool_in_use(self) -> int:
+        """Pages of the pool in use, by this layer or others."""
+        return self._pages.in_use
+
+    @property
     def drafting(self) -> bool:
         return self._draft_start is not None
 
@@ -230,17 +235,33 @@ class Layer:
         self.begins = np.where(lengths > 0, self.begins, 0)
         self.lengths = lengths
 
-    def fork(self) -> Layer:
-        """Another layer with the same tokens, in the same pages."""
-        layer = Layer(self._pages, 0, 0, self.capacity, self.window)
-        self._pages.share(self.tables[self.tables >= 0])
-        layer.tables, layer.lengths, layer.begins = self.tables.copy(), self.lengths, self.begins
+    def empty(self, batch: int) -> Layer:
+        """A layer of ``batch`` sequences without tokens, over the same pages."""
+        return Layer(self._pages, batch, self.tables.shape[1], self.capacity, self.window)
+
+    def fork(self, sequences: IntArray) -> Layer:
+        """Another layer with the tokens of some sequences, in the same pages."""
+        layer = self.empty(0)
+        layer.tables, layer.lengths = self.tables[sequences], self.lengths[sequences]
+        layer.begins = self.begins[sequences]
+        self._pages.share(layer.tables[layer.tables >= 0])
         return layer
+
+    def shares_pages(self, other: Layer) -> bool:
+        """Whether both have their pages from one pool, in tables of one width."""
+        return self._pages is other._pages and self.tables.shape[1] == other.tables.shape[1]
+
+    def take(self, other: Layer) -> None:
+        """The sequences of ``other`` behind those of this layer; ``other`` has none then."""
+        self.tables = np.concatenate([self.tables, other.tables])
+        self.begins = np.concatenate([self.begins, other.begins])
+        self.lengths = np.concatenate([self.lengths, other.lengths])
+        other.tables, other.begins, other.lengths = other.tables[:0], other.begins[:0], other.lengths[:0]
 
     def reorder(self, beams: IntArray) -> None:
         """Sequence ``i`` becomes what sequence ``beams[i]`` is, in the same pages."""
         old, self.tables = self.tables, self.tables[beams]
-        if (np.diff(beams) > 0).all():  # sequences leave, and none is repeated
+        if np.unique(beams).size == beams.size:  # sequences leave, or change places, and none is repeated
             old = np.delete(old, beams, axis=0)
         else:
             self._pages.share(self.tables[self.tables >= 0])

@@ -45,6 +45,11 @@ class Pages:
     def page_nbytes(self) -> int:
         return sum(array[:1].nbytes for array in self.arrays)
 
+    @property
+    def in_use(self) -> int:
+        """How many pages have a reference."""
+        return self._unused - len(self._free)
+
     def allocate(self, count: int) -> IntArray:
         """``count`` pages with one reference each."""
         again = min(count, len(self._free))

@@ -22,7 +22,6 @@ from maskattn.decoder.positions import Positions
 from maskattn.decoder.projection import Linear
 from maskattn.decoder.rotary import Rotation
 
-
 _STORED = (np.dtype(np.float32), np.dtype(ml_dtypes.bfloat16))
 
 

@@ -36,7 +36,8 @@ class LanguageHead:
         """(rows, width) -> (rows,): the token with the highest score, the first of equals; scores are not written."""
         weight = self.map.weight
         if self.softcap or not isinstance(weight, PackedWeight):  # a cap may make equals of two scores
-            return self(hidden).argmax(axis=-1)
+            highest: IntArray = self(hidden).argmax(axis=-1)
+            return highest
         return best_outputs(weight, hidden * self.scale, self.map.bias, 1, False, None)[1][:, 0]
 
     def most_probable(self, hidden: FloatArray, count: int) -> tuple[FloatArray, IntArray]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from maskattn import masks
 from maskattn.cache import KVCache
@@ -109,9 +110,16 @@ class Transformer:
         """As :meth:`encode_hidden`, as the cross-attention keys and values of every decoder layer."""
         x, lengths = self.encode_hidden(sources)
         assert self.decoder is not None
-        pairs = [layer.cross.project(x[None]) for layer in self.decoder.layers if layer.cross is not None]
-        kept = [tuple(array[0].transpose(1, 0, 2).astype(self._kv_dtype, copy=False) for array in pair) for pair in pairs]
-        return Memory(tuple((keys, values) for keys, values in kept), lengths.cumsum() - lengths, lengths)
+        kept = []
+        for layer in self.decoder.layers:
+            if layer.cross is not None:
+                keys, values = layer.cross.project(x[None])
+                kept.append((self._as_kept(keys), self._as_kept(values)))
+        return Memory(tuple(kept), lengths.cumsum() - lengths, lengths)
+
+    def _as_kept(self, heads: FloatArray) -> npt.NDArray[Any]:
+        """(1, heads, tokens, head_dim) as (tokens, heads, head_dim) of the type in which keys and values are kept."""
+        return heads[0].transpose(1, 0, 2).astype(self._kv_dtype, copy=False)
 
     def decode(
         self,
@@ -141,7 +149,7 @@ class Transformer:
         assert stack is not None
         assert isinstance(stack.embed, TokenEmbedding)
         x = stack.embed.rows(tokens)
-        starts = np.zeros(len(tokens), np.int64) if cache is None else cache[0].lengths
+        starts = np.zeros(len(tokens), np.int64) if cache is None else cache[0].lengths.astype(np.int64, copy=False)
         if prefix is not None and not starts.any():
             x, new_lengths = prefix.before(x, new_lengths)
         if cache is None and self._kv_dtype != "float32":  # so that keys are rounded as those are that are kept
@@ -183,15 +191,14 @@ class Transformer:
                 view.collect(i)
         return _through(stack.final, x)
 
-    def step(
-        self, tokens: IntArray, memory: Memory | None, cache: KVCache, prefix: Prefix | None = None
-    ) -> FloatArray:
+    def step(self, tokens: IntArray, memory: Memory | None, cache: KVCache, prefix: Prefix | None = None) -> FloatArray:
         """:meth:`decode` of one token (batch,) behind each sequence in ``cache``: hidden states (batch, width)."""
         stack, core = self.decoder, self._core_decoder
-        assert stack is not None and isinstance(stack.embed, TokenEmbedding)
+        assert stack is not None
+        assert isinstance(stack.embed, TokenEmbedding)
         if core is None or prefix is not None or not CoreLayers.takes(cache):
             return self.decode(tokens[:, None], memory, cache, prefix=prefix)[:, 0]
-        starts = cache[0].lengths
+        starts = cache[0].lengths.astype(np.int64, copy=False)
         x = stack.embed.finish(stack.embed.rows(tokens), stack.positions.rows(starts))
         rotation = stack.positions.rotation_of_rows(starts, starts + 1)
         core.run(x, np.ones(len(x), np.int64), cache=cache, memory=memory, rotation=rotation)
@@ -208,7 +215,9 @@ class Transformer:
     ) -> FloatArray:
         """Embeddings (batch, new, width) through the layers, without the padding behind ``new_lengths``."""
         stack = self.decoder
-        assert stack is not None and self._core_decoder is not None and isinstance(stack.embed, TokenEmbedding)
+        assert stack is not None
+        assert self._core_decoder is not None
+        assert isinstance(stack.embed, TokenEmbedding)
         batch, new, _ = x.shape
         counts = np.full(batch, new) if new_lengths is None else new_lengths
         real = np.arange(new) < counts[:, None]
@@ -238,8 +247,10 @@ class Transformer:
     def new_cache(self, batch: int, capacity: int = 1024, *, page_size: int | None = None) -> KVCache:
         """An empty cache for ``batch`` sequences of up to ``capacity`` positions."""
         assert self.decoder is not None
-        sizes, options = self.decoder.sizes, {"dtype": self._kv_dtype, "page_size": page_size}
-        return KVCache(sizes.layers, batch, sizes.kv_heads, capacity, sizes.head_dim, **options)
+        sizes = self.decoder.sizes
+        return KVCache(
+            sizes.layers, batch, sizes.kv_heads, capacity, sizes.head_dim, dtype=self._kv_dtype, page_size=page_size
+        )
 
     def _read_classifiers(
         self, family: Family, config: Mapping[str, Any], checkpoint: Checkpoint
