@@ -119,7 +119,8 @@ class Transformer:
 
     def _as_kept(self, heads: FloatArray) -> npt.NDArray[Any]:
         """(1, heads, tokens, head_dim) as (tokens, heads, head_dim) of the type in which keys and values are kept."""
-        return heads[0].transpose(1, 0, 2).astype(self._kv_dtype, copy=False)
+        kept: npt.NDArray[Any] = heads[0].transpose(1, 0, 2).astype(self._kv_dtype, copy=False)
+        return kept
 
     def decode(
         self,
