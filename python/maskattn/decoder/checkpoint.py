@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from fnmatch import fnmatchcase
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
@@ -16,6 +17,8 @@ from maskattn.decoder.tensors import Tensor
 from maskattn.linear import pack
 
 WEIGHTS = "model.safetensors"
+#: Files of a checkpoint besides its weights.
+COMPANIONS = ("*.json", "*.model", "*.spm", "*.txt", "*.jinja")
 #: Numbers that are read and packed at once, so that a matrix is never there twice.
 _PIECE = 1 << 20
 
@@ -36,7 +39,7 @@ class Checkpoint:
         self, directory: Path, config: dict[str, Any], generation: dict[str, Any], tensors: Mapping[str, Tensor]
     ) -> None:
         self.directory, self.config, self.generation, self._tensors = directory, config, generation, dict(tensors)
-        self._sizes: dict[str, int] = {}
+        self._used: dict[str, tuple[int, ...]] = {}
         self._keeps_groups = True
         # Weak: layers stack what they take, and a second copy of a whole model would wait here for nobody.
         self._arrays: MutableMapping[str, FloatArray] = WeakValueDictionary()
@@ -47,10 +50,25 @@ class Checkpoint:
         self._keeps_groups = dtype not in ("float32", "bfloat16")
         return dtype or self.dtype
 
+    def remember(self) -> None:
+        """Hold on to all that is asked for from now on, for ``asked``."""
+        self._arrays, self._weights = {}, {}
+
+    def asked(
+        self,
+    ) -> tuple[Mapping[str, FloatArray], Mapping[tuple[str, ...], PackedWeight], Mapping[str, tuple[int, ...]]]:
+        """What was asked for and is in use: tensors, weights by dtype and names, and the shapes of all these names."""
+        return self._arrays, self._weights, self._used
+
+    def companions(self) -> list[Path]:
+        """The files beside the weights, such as those of the tokenizer."""
+        found = sorted(file for pattern in COMPANIONS for file in self.directory.glob(pattern))
+        return [file for file in found if not file.name.endswith(".index.json")]
+
     @property
     def parameters(self) -> int:
         """Numbers in the tensors read so far; a tensor that serves twice counts once."""
-        return sum(self._sizes.values())
+        return sum(map(math.prod, self._used.values()))
 
     def close(self) -> None:
         """Let go of the files of weights; config and folder stay."""
@@ -87,7 +105,7 @@ class Checkpoint:
         array = self._arrays.get(name)
         if array is None:
             array = self._tensors[name].float32()
-            self._sizes[name], self._arrays[name] = array.size, array
+            self._used[name], self._arrays[name] = shape, array
         return array
 
     def packed(
@@ -106,24 +124,33 @@ class Checkpoint:
             self._named(names, (outputs, inputs), (inputs, outputs) if transposed else None) for names, outputs in parts
         ]
         tensors = [self._tensors[name] for name in found]
-        ready = self._keeps_groups and all(tensor.grouped for tensor in tensors)
-        key = ("int4" if ready else dtype, *found)
+        group = math.gcd(*(tensor.group for tensor in tensors)) if self._keeps_groups else 0
+        if ready := group > 0 and all(tensor.group for tensor in tensors):
+            dtype = "int4" if all(tensor.symmetric for tensor in tensors) else "uint4"
+        key = (dtype, *found)
         weight = self._weights.get(key)
         if weight is None:
-            weight = PackedWeight(sum(outputs for _, outputs in parts), inputs, key[0])
-            first = 0
-            for tensor, (_, outputs) in zip(tensors, parts, strict=True):
-                piece = max(_PIECE // inputs // 64, 1) * 64
-                for start in range(0, outputs, piece):
-                    stop = min(start + piece, outputs)
-                    if ready:
-                        weight.fill_groups(first + start, *tensor.groups(start, stop))
-                    else:
-                        weight.fill(first + start, tensor.rows(start, stop, transposed and not tensor.oriented))
-                first += outputs
-                self._sizes[tensor.name] = inputs * outputs
+            outputs = [outputs for _, outputs in parts]
+            weight = (
+                PackedWeight(sum(outputs), inputs, dtype, group) if ready else PackedWeight(sum(outputs), inputs, dtype)
+            )
+            for first, tensor in zip(accumulate(outputs, initial=0), tensors, strict=False):
+                self._fill(weight, first, tensor, transposed, ready)
             self._weights[key] = weight
+            self._used.update((tensor.name, (count, inputs)) for tensor, count in zip(tensors, outputs, strict=True))
         return weight
+
+    def _fill(self, weight: PackedWeight, first: int, tensor: Tensor, transposed: bool, ready: bool) -> None:
+        """The rows of a weight from ``first`` on: those of a tensor, as they are if they are ``ready`` groups."""
+        outputs, inputs = tensor.shape if tensor.oriented or not transposed else tensor.shape[::-1]
+        piece = max(_PIECE // inputs // 64, 1) * 64
+        for start in range(0, outputs, piece):
+            stop = min(start + piece, outputs)
+            if ready:
+                q, scales, zeros = tensor.groups(start, stop, weight.group)
+                weight.fill_groups(first + start, q, scales, None if weight.dtype == "int4" else zeros)
+            else:
+                weight.fill(first + start, tensor.rows(start, stop, transposed and not tensor.oriented))
 
     def arranged(
         self,
@@ -142,11 +169,11 @@ class Checkpoint:
         weight = self._weights.get(key)
         if weight is None:
             weight = self._weights[key] = pack(arrange(self._tensors[name].float32()), dtype)
-            self._sizes[name] = math.prod(shape)
+            self._used[name] = shape
         return weight
 
     def _named(self, names: Sequence[str], shape: tuple[int, ...], transposed: tuple[int, ...] | None = None) -> str:
-        """The first of ``names`` that there are, with that shape, or with ``transposed`` where its format keeps that."""
+        """The first of ``names`` that there are; of shape ``transposed``, if that is given, unless it is oriented."""
         name = self.find(names)
         if name is None:
             where = next((tensor.file for tensor in self._tensors.values()), WEIGHTS)
@@ -173,7 +200,7 @@ class Checkpoint:
         Raises:
             ValueError: there is such a tensor.
         """
-        left = set(self._tensors) - set(self._sizes) - set(known)
+        left = {name for name, tensor in self._tensors.items() if not tensor.optional} - set(self._used) - set(known)
         if stray := sorted(name for name in left if not any(fnmatchcase(name, pattern) for pattern in unused)):
             raise ValueError(
                 f"{self._tensors[stray[0]].file} must hold the tensors of the model that config.json describes, got "

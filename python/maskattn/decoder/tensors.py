@@ -13,6 +13,8 @@ from maskattn.decoder.arrays import FloatArray
 
 #: Bytes of a file after which it is opened anew.
 _MAPPED = 16 << 20
+#: ``weight = (q - zero) * scale``: q (rows, inputs) from 0 to 15, scales and zeros (rows, inputs / group), float32.
+Groups = tuple[npt.NDArray[np.uint8], FloatArray, FloatArray]
 _DTYPES = ("F32", "F16", "BF16")
 
 
@@ -25,10 +27,13 @@ class Tensor(ABC):
         shape: its extents.
         dtype: in which it is stored, as its format calls it.
         oriented: whether a matrix is (outputs, inputs) even where its family stores (inputs, outputs).
-        grouped: whether it has ``groups``.
+        group: inputs with one scale, a multiple of 32, where it can be had as ``groups``; 0: it cannot.
+        symmetric: whether all zeros of its groups are 8.
+        optional: whether a model may leave it unread.
     """
 
-    oriented = grouped = False
+    oriented = symmetric = optional = False
+    group = 0
 
     def __init__(self, name: str, file: str, shape: tuple[int, ...], dtype: str) -> None:
         self.name, self.file, self.shape, self.dtype = name, file, shape, dtype
@@ -45,12 +50,8 @@ class Tensor(ABC):
         """Some rows of a matrix, or columns as rows; errors as of ``float32``."""
         return self._checked(self._read(start, stop, transposed))
 
-    def groups(self, start: int, stop: int) -> tuple[npt.NDArray[np.uint8], FloatArray, FloatArray]:
-        """Some rows as 4-bit numbers: ``weight = (q - zero) * scale`` in groups of 32 inputs.
-
-        Returns:
-            q (count, inputs) from 0 to 15, scales and zeros (count, inputs / 32).
-        """
+    def groups(self, start: int, stop: int, group: int) -> Groups:
+        """Some rows as they are stored, without a loss; ``group`` divides its own."""
         raise NotImplementedError(f"{self.name} has no groups")
 
     @abstractmethod
@@ -102,14 +103,17 @@ class SafeFile:
 
         self.name, self._path = path.name, path
         self._open()
-        self.tensors = {name: SafeTensor(self, name) for name in self._file.keys()}
+
+    def tensors(self) -> dict[str, SafeTensor]:
+        """All of them, by name; they keep the file."""
+        return {name: SafeTensor(self, name) for name in self._file.keys()}  # noqa: SIM118 - it is no dict
 
     def slice(self, name: str) -> Any:
         """What reads parts of a tensor when indexed."""
         return self._file.get_slice(name)
 
     def took(self, nbytes: int) -> None:
-        """What has been read stays mapped while the file is open, and counts as ours: now and then it is opened anew."""
+        """Open the file anew now and then: what has been read stays mapped while it is open, and counts as ours."""
         self._read += nbytes
         if self._read > _MAPPED:
             self._open()
