@@ -159,7 +159,9 @@ class Checkpoint:
         dtype: str,
         arrange: Callable[[FloatArray], FloatArray],
     ) -> PackedWeight:
-        """A packed weight of the matrix (outputs, inputs) that ``arrange`` makes of a tensor of ``shape``, read whole.
+        """A packed weight of the matrix that ``arrange`` makes of a tensor of ``shape``, read whole.
+
+        The tensor's first axis are its outputs, in whatever order, all others its inputs.
 
         Raises:
             ValueError: as of ``tensor``.

@@ -69,8 +69,8 @@ def _write_weights(checkpoint: Checkpoint, family: str, dtype: str | None, path:
     arrays, packed, shapes = checkpoint.asked()
     for (_, *names), weight in packed.items():
         tensors[packed_name(names)] = weight.packed_bytes
-        facts = {"outputs": weight.shape[0], "inputs": weight.shape[1], "dtype": weight.dtype, "group": weight.group}
-        weights.append({"tensors": [(name, shapes[name]) for name in names], **facts})
+        of = [(name, shapes[name]) for name in names]
+        weights.append({"tensors": of, "dtype": weight.dtype, "group": weight.group})
     assert all(memory.nbytes % ALIGNMENT == 0 for memory in tensors.values())
     tensors |= arrays
     metadata = json.dumps({"version": VERSION, "family": family, "dtype": dtype, "weights": weights})

@@ -48,10 +48,10 @@ class PackedCheckpoint(Checkpoint):
         for name in self._file.names():
             array = self._file.array(name)
             if array is not None and array.dtype == np.float32:
-                tensors[name] = _Mapped(name, FILE, array, "F32")
+                tensors[name] = _Mapped(name, FILE, array.shape, "F32")
         for stored in self._stored:
             for name, shape in stored.shapes.items():
-                tensors[name] = _Mapped(name, FILE, np.broadcast_to(np.float32(0), shape), stored.dtype)
+                tensors[name] = _Mapped(name, FILE, shape, stored.dtype)
         super().__init__(directory, config, generation, tensors)
 
     def choose(self, dtype: str | None) -> str:
@@ -98,9 +98,6 @@ class _Mapped(Tensor):
 
     oriented = True
 
-    def __init__(self, name: str, file: str, array: npt.NDArray[Any], dtype: str) -> None:
-        super().__init__(name, file, array.shape, dtype)
-
     def _read(self, start: int | None, stop: int | None, transposed: bool) -> npt.NDArray[Any]:
         raise NotImplementedError(f"{self.name} is mapped, not read")
 
@@ -110,12 +107,10 @@ class _Stored:
     """A packed weight, as the metadata describes it.
 
     Attributes:
-        shapes: tensors of the model that it was made of, in order.
+        shapes: tensors of the model that it was made of, in order: outputs first, then all inputs.
     """
 
     shapes: dict[str, tuple[int, ...]]
-    outputs: int
-    inputs: int
     dtype: str
     group: int
 
@@ -123,19 +118,14 @@ class _Stored:
     def read(file: MappedFile, entry: Any) -> _Stored:
         try:
             shapes = {str(name): tuple(shape) for name, shape in entry["tensors"]}
-            stored = _Stored(shapes, entry["outputs"], entry["inputs"], entry["dtype"], entry["group"])
+            stored = _Stored(shapes, entry["dtype"], entry["group"])
         except (KeyError, TypeError, ValueError):
-            raise file.broken("tensors, outputs, inputs, dtype and group of each weight", f"{entry!r:.80}") from None
-        numbers = [
-            stored.outputs,
-            stored.inputs,
-            stored.group or 32,
-            *(number for shape in shapes.values() for number in shape),
-        ]
-        if not all(type(number) is int and number > 0 for number in numbers) or not isinstance(stored.dtype, str):
-            raise file.broken("positive integers as extents of each weight, and a dtype", f"{entry!r:.80}")
-        if sum(map(math.prod, shapes.values())) != stored.outputs * stored.inputs:
-            raise file.broken("as many numbers in a weight as in its tensors", f"{entry!r:.80}")
+            raise file.broken("tensors, dtype and group of each weight", f"{entry!r:.80}") from None
+        numbers = [stored.group, *(number for shape in shapes.values() for number in shape)]
+        if not all(type(number) is int and number >= 0 for number in numbers) or not isinstance(stored.dtype, str):
+            raise file.broken("integers as extents and group of each weight, and a dtype", f"{entry!r:.80}")
+        if len({math.prod(shape[1:]) for shape in shapes.values()}) != 1 or not all(shapes.values()):
+            raise file.broken("tensors of the same inputs in a weight", f"{entry!r:.80}")
         return stored
 
     def over(self, file: MappedFile) -> PackedWeight:
@@ -143,8 +133,10 @@ class _Stored:
         memory = file.array(name)
         if memory is None or memory.dtype != np.uint8:
             raise file.broken(f"{name} in bytes", "none" if memory is None else str(memory.dtype))
+        outputs = sum(shape[0] for shape in self.shapes.values())
+        inputs = math.prod(next(iter(self.shapes.values()))[1:])
         try:
-            return PackedWeight.over(self.outputs, self.inputs, self.dtype, memory, self.group or 32)
+            return PackedWeight.over(outputs, inputs, self.dtype, memory, self.group or 32)
         except (ValueError, TypeError) as error:
             raise file.broken(f"{name} as its metadata says", str(error)) from error
 
