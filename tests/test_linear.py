@@ -53,7 +53,7 @@ def test_bad_shapes(rng: np.random.Generator) -> None:
 
 # Packed weights
 
-ERRORS = {"float32": 3e-7, "bfloat16": 3e-3, "int8": 9e-3}
+ERRORS = {"float32": 3e-7, "bfloat16": 3e-3, "int8": 9e-3, "int4": 0.12, "uint4": 0.11}
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -66,7 +66,7 @@ def test_packed(isa: str, rng: np.random.Generator, dtype: str, outputs: int, in
     got = linear(x, packed, b)
     kept = packed.rows(np.arange(outputs))
     # Of the weights as they are kept only what happens to activations is left.
-    rounding = {"int8": 4e-5, "bfloat16": 3e-3 if isa in ("avx512_bf16", "amx") else 3e-7}.get(dtype, 3e-7)
+    rounding = {"float32": 3e-7, "bfloat16": 3e-3 if isa in ("avx512_bf16", "amx") else 3e-7}.get(dtype, 4e-5)
     for weight, tolerance in ((w, ERRORS[dtype]), (kept, rounding)):
         exact = x.astype(np.float64) @ weight.T.astype(np.float64)
         assert np.linalg.norm(got - (exact + b)) <= tolerance * np.linalg.norm(exact)
@@ -75,7 +75,56 @@ def test_packed(isa: str, rng: np.random.Generator, dtype: str, outputs: int, in
     if dtype == "float32":
         np.testing.assert_array_equal(got, linear(x, w, b))
         np.testing.assert_array_equal(kept, w)
-    np.testing.assert_array_equal(pack(kept, dtype).rows(np.arange(outputs)), kept)
+    again = pack(kept, dtype).rows(np.arange(outputs))
+    if dtype == "uint4":  # whose zero point is no integer
+        np.testing.assert_allclose(again, kept, rtol=0, atol=2e-3)
+    else:
+        np.testing.assert_array_equal(again, kept)
+
+
+@pytest.mark.parametrize(("group", "inputs"), [(32, 100), (64, 128), (128, 130), (1024, 1500)])
+@pytest.mark.parametrize("dtype", ["int4", "uint4"])
+def test_groups_of_4_bits(isa: str, rng: np.random.Generator, dtype: str, group: int, inputs: int) -> None:
+    """Ready-made integers, scales and zero points are multiplied as they are."""
+    outputs, groups = 70, -(-inputs // group)
+    q = rng.integers(0, 16, (outputs, inputs)).astype(np.uint8)
+    scales = rng.standard_normal((outputs, groups)).astype(np.float16).astype(np.float32)
+    zeros = rng.uniform(-20, 20, scales.shape).astype(np.float16).astype(np.float32)
+    packed = PackedWeight(outputs, inputs, dtype, group)
+    packed.fill_groups(0, q[:9], scales[:9], zeros[:9] if dtype == "uint4" else None)
+    packed.fill_groups(9, q[9:], scales[9:], zeros[9:] if dtype == "uint4" else None)
+    of_input = np.arange(inputs) // group
+    zero = zeros[:, of_input] if dtype == "uint4" else 8
+    weight = (q.astype(np.float64) - zero) * scales[:, of_input]
+    np.testing.assert_allclose(packed.rows(np.arange(outputs)), weight, rtol=3e-7)
+    x = rng.standard_normal((8, inputs), dtype=np.float32)
+    got, exact = linear(x, packed), x @ weight.T
+    assert np.linalg.norm(got - exact) <= 6e-5 * np.linalg.norm(exact)
+    for row in range(8):
+        np.testing.assert_array_equal(linear(x[row : row + 1], packed), got[row : row + 1])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_packed_bytes_make_the_weight_again(rng: np.random.Generator, dtype: str) -> None:
+    x, w = rng.standard_normal((3, 77), dtype=np.float32), rng.standard_normal((130, 77), dtype=np.float32)
+    packed = pack(w, dtype)
+    memory = np.zeros(packed.nbytes + 64, np.uint8)
+    start = -memory.ctypes.data % 64
+    memory[start : start + packed.nbytes] = packed.packed_bytes
+    over = PackedWeight.over(130, 77, dtype, memory[start : start + packed.nbytes])
+    want = linear(x, packed)
+    del packed
+    np.testing.assert_array_equal(linear(x, over), want)
+    np.testing.assert_array_equal(linear(x, over[64:]), want[:, 64:])
+    assert not over.packed_bytes.flags.writeable
+    with pytest.raises(ValueError, match="read only"):
+        over.fill(0, w)
+    with pytest.raises(ValueError, match=r"packed bytes must be contiguous, uint8, of shape"):
+        PackedWeight.over(130, 77, dtype, memory)
+    with pytest.raises(ValueError, match="multiple of 64 bytes"):
+        PackedWeight.over(130, 77, dtype, memory[start + 1 :][: over.nbytes])
+    with pytest.raises(ValueError, match="some rows of one"):
+        _ = over[:10].packed_bytes
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -114,7 +163,8 @@ def test_int8_of_rows_that_are_zero_or_far_apart() -> None:
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda w: pack(w, "int3"), ValueError, "dtype must be one of float32, bfloat16, int8, got 'int3'"),
+        (lambda w: pack(w, "int3"), ValueError, "dtype must be one of float32, .*, uint4, got 'int3'"),
+        (lambda w: pack(w, "int4", 48), ValueError, "group must be a multiple of 32 up to 1024, got 48"),
         (lambda w: pack(w[0]), ValueError, r"weight must have shape \(out_features, in_features\), got \(5,\)"),
         (lambda w: pack(w.astype(np.float64)), TypeError, "rows"),
         (lambda w: pack(w).fill(2, w), ValueError, r"rows must fit a weight of shape \(3, 5\) from row 2 on"),

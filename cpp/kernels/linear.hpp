@@ -156,9 +156,10 @@ inline void multiply_integers(const LinearArgs& args) {
 
 typedef std::uint8_t Bytes __attribute__((vector_size(MASKATTN_VECTOR_BYTES / 4)));  // as many as floats
 
-inline void quantize(const float* x, int inputs, void* to) {
+// x as integers of 16 bits, plus `offset`: their bytes go to `row`, and each vector of them to `take`.
+template <class Row, class Take>
+MASKATTN_INLINE void quantize_row(const float* x, int inputs, int padded, int offset, Row* row, const Take& take) {
   constexpr int n = kLanes<float>;
-  const auto row = static_cast<QuantizedRow*>(to);
   F32 largest = {};
   for (int i = 0; i < inputs; i += n) {
     const F32 value = load_up_to(x + i, inputs - i);
@@ -167,22 +168,114 @@ inline void quantize(const float* x, int inputs, void* to) {
   const float most = max_lanes<float>(largest);
   row->scale = most / 32767;
   const F32 factor = splat(most > 0 ? 32767 / most : 0);
-  for (int i = 0; i < inputs; i += n) {
-    const I32 q = __builtin_convertvector(round_even(load_up_to(x + i, inputs - i) * factor), I32) + 32768;
-    const Bytes high = __builtin_convertvector(q >> 8, Bytes), low = __builtin_convertvector(q & 255, Bytes);
+  for (int i = 0; i < padded; i += n) {
+    const F32 value = i < inputs ? load_up_to(x + i, inputs - i) : F32{};
+    const I32 q = __builtin_convertvector(round_even(value * factor), I32);
+    take(i, q);
+    const Bytes high = __builtin_convertvector(((q + offset) >> 8) & 255, Bytes), low = __builtin_convertvector(q & 255, Bytes);
     std::uint32_t words[2][n / 4];
     std::memcpy(words[0], &high, sizeof high);
     std::memcpy(words[1], &low, sizeof low);
-    const int groups = (inputs - i + 3) / 4;
-    for (int g = 0; g < n / 4 && g < groups; ++g) {
+    for (int g = 0; g < n / 4 && 4 * g < padded - i; ++g) {
       row->bytes[i / 2 + 2 * g] = words[0][g];
       row->bytes[i / 2 + 2 * g + 1] = words[1][g];
     }
   }
 }
 
+inline void quantize(const float* x, int inputs, int padded, void* to) {
+  quantize_row(x, inputs, padded, 32768, static_cast<QuantizedRow*>(to), [](int, I32) {});
+}
+
+inline void quantize_signed(const float* x, int inputs, int padded, void* to) {
+  const auto row = static_cast<SignedRow*>(to);
+  std::int32_t* sums = reinterpret_cast<std::int32_t*>(row->bytes + padded / 2);
+  static_assert(kScaleGroup % kLanes<float> == 0);
+  quantize_row(x, inputs, padded, 0, row, [&](int i, I32 q) {
+    std::int32_t sum = i % kScaleGroup == 0 ? 0 : sums[i / kScaleGroup];
+    for (int lane = 0; lane < kLanes<float>; ++lane) sum += q[lane];
+    sums[i / kScaleGroup] = sum;
+  });
+}
+
+// Of one group: Rows x Vectors vectors of outputs from `first` on, times the scales, added to `out`.
+template <int Rows, int Vectors, bool Zeros>
+MASKATTN_INLINE void nibble_tile(const SignedRow* const* x, const LinearArgs& args, const std::int32_t* group, int begin,
+                                 int first, float* out) {
+  constexpr int n = kLanes<float>;
+  const std::uint32_t* bytes[Rows];
+  MASKATTN_UNROLLED(r, Rows) bytes[r] = x[r]->bytes + begin / 2;
+  I32 high[Rows][Vectors], low[Rows][Vectors];
+  MASKATTN_UNROLLED(r, Rows)
+    MASKATTN_UNROLLED(v, Vectors) high[r][v] = low[r][v] = I32{};
+  const std::int32_t* at = group + first;
+  for (int g = 0; g < args.group / 8; ++g, at += kBlockOutputs) {
+    if constexpr (Rows == 1)
+      MASKATTN_UNROLLED(v, Vectors) __builtin_prefetch(reinterpret_cast<const char*>(at + v * n) + kAhead);
+    I32 weight[2][Vectors];  // of the first four inputs and of the others
+    MASKATTN_UNROLLED(v, Vectors) {
+      I32 both;
+      std::memcpy(&both, at + v * n, sizeof both);
+      weight[0][v] = both & 0x0f0f0f0f;
+      weight[1][v] = both >> 4 & 0x0f0f0f0f;
+    }
+    MASKATTN_UNROLLED(r, Rows)
+      MASKATTN_UNROLLED(half, 2) {
+        const I32 upper = I32{} + static_cast<std::int32_t>(bytes[r][4 * g + 2 * half]),
+                  lower = I32{} + static_cast<std::int32_t>(bytes[r][4 * g + 2 * half + 1]);
+        MASKATTN_UNROLLED(v, Vectors) {
+          high[r][v] = dot_bytes(high[r][v], weight[half][v], upper);
+          low[r][v] = dot_bytes(low[r][v], lower, weight[half][v]);
+        }
+      }
+  }
+  const auto* scales = reinterpret_cast<const Half*>(group + args.group / 8 * kBlockOutputs) + first;
+  std::int32_t sums[Rows];
+  MASKATTN_UNROLLED(r, Rows) {
+    sums[r] = 0;
+    for (int i = 0; i < args.group; i += kScaleGroup) sums[r] += x[r]->sums(args.inputs)[(begin + i) / kScaleGroup];
+  }
+  MASKATTN_UNROLLED(v, Vectors) {
+    const F32 scale = widen(scales + v * n, n);
+    MASKATTN_UNROLLED(r, Rows) {
+      const I32 products = (high[r][v] << 8) + low[r][v];
+      F32 sum;
+      if constexpr (Zeros)
+        sum = fma(splat(-static_cast<float>(sums[r])), widen(scales + kBlockOutputs + v * n, n),
+                  __builtin_convertvector(products, F32));
+      else
+        sum = __builtin_convertvector(products - 8 * sums[r], F32);
+      float* to = out + r * args.stride + first + v * n;
+      store(to, begin == 0 ? sum * scale : fma(sum, scale, load(to)));
+    }
+  }
+}
+
+template <int Rows, bool Zeros>
+__attribute__((noinline)) void nibble_rows(const SignedRow* const* x, const LinearArgs& args, float* out) {
+  const std::ptrdiff_t group_words = args.group / 8 * kBlockOutputs + (Zeros ? 2 : 1) * kBlockOutputs / 2;
+  const auto* group = static_cast<const std::int32_t*>(args.block);
+  for (int begin = 0; begin < args.inputs; begin += args.group, group += group_words)
+    for (int first = 0; first < kBlockOutputs; first += MASKATTN_KEY_VECTORS * kLanes<float>)
+      nibble_tile<Rows, MASKATTN_KEY_VECTORS, Zeros>(x, args, group, begin, first, out);
+  MASKATTN_UNROLLED(r, Rows)
+    for (int o = 0; o < kBlockOutputs; o += kLanes<float>) {
+      float* to = out + r * args.stride + o;
+      store(to, load(to) * splat(x[r]->scale));
+    }
+}
+
+template <bool Zeros>
+void multiply_nibbles(const LinearArgs& args) {
+  const auto* x = reinterpret_cast<const SignedRow* const*>(args.x);
+  int row = 0;
+  for (; row + 3 <= args.rows; row += 3) nibble_rows<3, Zeros>(x + row, args, args.out + row * args.stride);
+  if (args.rows - row == 2) nibble_rows<2, Zeros>(x + row, args, args.out + row * args.stride);
+  if (args.rows - row == 1) nibble_rows<1, Zeros>(x + row, args, args.out + row * args.stride);
+}
+
 #ifdef MASKATTN_BFLOAT_PAIRS
-inline void to_pairs(const float* x, int inputs, void* to) {
+inline void to_pairs(const float* x, int inputs, int, void* to) {
   constexpr int n = kLanes<float>;
   for (int i = 0; i < inputs; i += 2 * n) {
     const int left = inputs - i;

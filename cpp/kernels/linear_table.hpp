@@ -11,11 +11,15 @@ namespace maskattn {
 //   float32   [inputs][64] floats
 //   bfloat16  [inputs / 2][64][2] bfloat16
 //   int8      [inputs / 4][64][4] integers, then 64 factors (float) and 64 sums (int32)
+//   int4      for each group of inputs with one scale [group / 8][64][4] bytes, the lower half of byte i of input i, the upper
+//             half of input 4 + i; then 64 scales (float16); as uint4 then 64 zero points (float16)
 // Missing inputs and outputs are zeros.
 inline constexpr int kBlockOutputs = 64;
 // Inputs that lie together, by type of weight, in the order of WeightType (maskattn/packed_linear.hpp).
-inline constexpr int kWeightTypes = 3;
-inline constexpr int kInputGroup[kWeightTypes] = {1, 2, 4};
+inline constexpr int kWeightTypes = 5;
+inline constexpr int kInputGroup[kWeightTypes] = {1, 2, 4, 8, 8};
+// Groups with one scale are multiples of so many inputs.
+inline constexpr int kScaleGroup = 32;
 
 // Behind the integers of a block: weight = integer * scale.
 struct BlockScales {
@@ -33,9 +37,23 @@ struct QuantizedRow {
   static constexpr std::size_t size(std::int64_t groups) { return 16 + 8 * static_cast<std::size_t>(groups); }
 };
 
+// A row of activations for 4-bit weights: x = q * scale with q of 16 bits and a sign, in groups of four inputs the high bytes and
+// then the low bytes of q; behind them the sum of q of every kScaleGroup inputs.
+struct SignedRow {
+  float scale;
+  float unused[3];
+  std::uint32_t bytes[1];  // [inputs / 4][2]
+
+  const std::int32_t* sums(int inputs) const { return reinterpret_cast<const std::int32_t*>(bytes + inputs / 2); }
+  static constexpr std::size_t size(std::int64_t inputs) {
+    return 16 + 2 * static_cast<std::size_t>(inputs) + 4 * static_cast<std::size_t>(inputs / kScaleGroup);
+  }
+};
+
 struct LinearArgs {
   const void* block;
   int inputs;            // in whole groups
+  int group;             // of inputs with one scale, for 4-bit weights
   const void* const* x;  // [rows] as `convert` makes them; where there is none, of floats with as many readable elements
   int rows;
   float* out;  // [rows][kBlockOutputs], `stride` apart
@@ -59,9 +77,9 @@ struct LinearTable {
   // The canonical sum of float products is one FMA chain per 32 inputs, each from zero, chains added in order, as of scores;
   // where bfloat16 numbers are multiplied as such, one of sums of pairs per 256 inputs. Integer products are exact.
   void (*multiply[kWeightTypes])(const LinearArgs& args);
-  // Writes a row of `inputs` floats as the products of a type take it, QuantizedRow::size bytes at most, zeros up to the next
-  // group; null where they take floats.
-  void (*convert[kWeightTypes])(const float* x, int inputs, void* to);
+  // Writes a row of `inputs` floats as the products of a type take it, QuantizedRow::size or SignedRow::size bytes at most, zeros
+  // up to `padded` inputs; null where they take floats.
+  void (*convert[kWeightTypes])(const float* x, int inputs, int padded, void* to);
   void (*layer_norm)(const NormArgs& args);
   void (*rms_norm)(const NormArgs& args);
   // out[i] = function(x[i]), times `factor` if that is not null.

@@ -20,11 +20,15 @@ constexpr auto bfloats = multiply<PairProducts>;
 constexpr auto to_bfloats = to_pairs;
 #else
 constexpr auto bfloats = multiply<WidenedProducts>;
-constexpr void (*to_bfloats)(const float*, int, void*) = nullptr;
+constexpr void (*to_bfloats)(const float*, int, int, void*) = nullptr;
 #endif
 
 constexpr LinearTable linears{
-    {multiply<FloatProducts>, bfloats, multiply_integers}, {nullptr, to_bfloats, quantize}, layer_norm, rms_norm, activate};
+    {multiply<FloatProducts>, bfloats, multiply_integers, multiply_nibbles<false>, multiply_nibbles<true>},
+    {nullptr, to_bfloats, quantize, quantize_signed, quantize_signed},
+    layer_norm,
+    rms_norm,
+    activate};
 
 }  // namespace
 }  // namespace maskattn::MASKATTN_ISA

@@ -193,7 +193,19 @@ def linear(
 class PackedWeight:
     """A weight matrix, or some of its rows, packed for many products; see ``maskattn.linear.pack``."""
 
-    def __init__(self, outputs: int, inputs: int, dtype: str) -> None: ...
+    def __init__(self, outputs: int, inputs: int, dtype: str, group: int = 32) -> None: ...
+    @staticmethod
+    def over(outputs: int, inputs: int, dtype: str, bytes: npt.NDArray[np.uint8], group: int = 32) -> PackedWeight:
+        """A weight over the ``packed_bytes`` of another one, wherever they are now: read only, 64-byte aligned."""
+
+    @property
+    def packed_bytes(self) -> npt.NDArray[np.uint8]:
+        """Its memory, read only; of a weight that is no slice."""
+
+    @property
+    def group(self) -> int:
+        """Inputs with one scale; 0 for weights of more than 4 bits."""
+
     @property
     def shape(self) -> tuple[int, int]: ...
     @property
@@ -211,6 +223,15 @@ class PackedWeight:
 
     def fill(self, first: int, rows: npt.NDArray[np.float32]) -> None:
         """Pack rows (count, inputs) as those from ``first`` on."""
+
+    def fill_groups(
+        self,
+        first: int,
+        q: npt.NDArray[np.uint8],
+        scales: npt.NDArray[np.float32],
+        zeros: npt.NDArray[np.float32] | None = None,
+    ) -> None:
+        """Take 4-bit rows q (count, inputs) as they are, scales and zeros (count, groups); zeros of uint4 only."""
 
     def rows(self, indices: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
         """Unpacked rows, shape (indices.size, inputs)."""

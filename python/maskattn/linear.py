@@ -10,7 +10,7 @@ from maskattn._core import PackedWeight
 
 FloatArray = npt.NDArray[np.float32]
 #: Of packed weights.
-DTYPES = ("float32", "bfloat16", "int8")
+DTYPES = ("float32", "bfloat16", "int8", "int4", "uint4")
 
 
 def linear(x: FloatArray, weight: FloatArray | PackedWeight, bias: FloatArray | None = None) -> FloatArray:
@@ -45,14 +45,17 @@ def linear(x: FloatArray, weight: FloatArray | PackedWeight, bias: FloatArray | 
     return out.reshape(*x.shape[:-1], weight.shape[0])
 
 
-def pack(weight: FloatArray, dtype: str = "float32") -> PackedWeight:
+def pack(weight: FloatArray, dtype: str = "float32", group: int = 32) -> PackedWeight:
     """A weight matrix in blocks that products read from front to back, once.
 
     Args:
         weight: shape (out_features, in_features), float32.
         dtype: "float32"; "bfloat16", rounded to nearest, and so are activations where the instruction set multiplies
-            bfloat16 numbers (AVX512-BF16); or "int8": each output has 8-bit integers and a factor, its largest absolute
-            value / 127, and activations are rounded to 16 bits of their row's largest.
+            bfloat16 numbers (AVX512-BF16); "int8": each output has 8-bit integers and a factor, its largest absolute
+            value / 127; "int4": each ``group`` inputs of an output are ``(q - 8) * scale``, q from 0 to 15, the largest
+            of them at 0; "uint4": ``(q - zero) * scale``, from the least to the largest of them and 0; scales and zeros
+            are float16. With integers activations are rounded to 16 bits of their row's largest.
+        group: inputs with one scale in 4 bits, a multiple of 32.
 
     Returns:
         The packed weight: ``linear`` multiplies with it, ``weight[start:stop]`` is some of its outputs on the same
@@ -60,12 +63,12 @@ def pack(weight: FloatArray, dtype: str = "float32") -> PackedWeight:
 
     Raises:
         TypeError: ``weight`` is not float32.
-        ValueError: it has not two axes, or the dtype is none of those.
+        ValueError: it has not two axes, or the dtype is none of those, or ``group`` no multiple of 32 up to 1024.
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
     if weight.ndim != 2:
         raise ValueError(f"weight must have shape (out_features, in_features), got {weight.shape}")
-    packed = PackedWeight(weight.shape[0], weight.shape[1], dtype)
+    packed = PackedWeight(weight.shape[0], weight.shape[1], dtype, group)
     packed.fill(0, weight)
     return packed

@@ -1,4 +1,4 @@
-// Weight matrices packed once for many products, in float32, bfloat16 or 8-bit integers.
+// Weight matrices packed once for many products, in float32, bfloat16, or integers of 8 or 4 bits.
 #pragma once
 
 #include <cstddef>
@@ -7,16 +7,29 @@
 
 namespace maskattn {
 
-enum class WeightType : int { float32, bfloat16, int8 };
+inline constexpr std::size_t kPackedAlign = 64;  // of a weight's memory
+inline constexpr std::int64_t kDefaultGroup = 32;
+
+// int4: (q - 8) * scale, uint4: (q - zero) * scale, for q from 0 to 15, scale and zero of each group of inputs.
+enum class WeightType : int { float32, bfloat16, int8, int4, uint4 };
+
+inline bool is_four_bit(WeightType type) { return type >= WeightType::int4; }
 
 // An (outputs, inputs) matrix, packed, or some of its rows. Filled row by row, then read only, by any number of threads. Copies
 // and slices share the memory.
 class PackedWeight {
  public:
-  PackedWeight(WeightType type, std::int64_t outputs, std::int64_t inputs);
+  // `group`: inputs that share a scale, a multiple of 32; of 4-bit weights.
+  PackedWeight(WeightType type, std::int64_t outputs, std::int64_t inputs, std::int64_t group);
+  // Over memory that has been filled already, of `whole_bytes()`, aligned as kPackedAlign says; it is never written.
+  PackedWeight(WeightType type, std::int64_t outputs, std::int64_t inputs, std::int64_t group,
+               std::shared_ptr<const std::byte> data);
 
   // Rows first to first + count, of `inputs` floats each, `stride` elements apart; as int8 each row has a factor of its own.
   void fill(std::int64_t first, std::int64_t count, const float* rows, std::ptrdiff_t stride, int threads);
+  // The same of 4-bit weights that are there already: q (count, inputs), scales and zeros (count, groups()), rounded to float16.
+  // zeros are of uint4 weights, or null.
+  void fill_groups(std::int64_t first, std::int64_t count, const std::uint8_t* q, const float* scales, const float* zeros);
   // A row as its packed form has it.
   void row(std::int64_t output, float* to) const;
 
@@ -27,7 +40,14 @@ class PackedWeight {
   WeightType type() const { return type_; }
   std::int64_t outputs() const { return outputs_; }
   std::int64_t inputs() const { return inputs_; }
-  std::size_t bytes() const;  // of the blocks in which its rows lie
+  std::int64_t padded_inputs() const { return padded_; }  // whole groups; weights of inputs that are not there are zeros
+  std::int64_t group() const { return group_; }           // inputs with one scale, or 0: all of an output's, or none needed
+  std::size_t bytes() const;                              // of the blocks in which its rows lie
+  // All memory of the weight that this one is, or is a part of; whether this is the whole.
+  const std::byte* data() const { return data_.get(); }
+  bool writable() const { return writable_ != nullptr; }
+  bool whole() const { return first_ == 0 && bytes() == whole_bytes_; }
+  std::size_t whole_bytes() const { return whole_bytes_; }
 
   // Its rows are `first_output()` and following ones of those in its memory.
   std::int64_t first_output() const { return first_; }
@@ -35,9 +55,10 @@ class PackedWeight {
 
  private:
   WeightType type_;
-  std::int64_t outputs_, inputs_, groups_, first_ = 0;
-  std::size_t block_bytes_;
-  std::shared_ptr<std::byte> data_;
+  std::int64_t outputs_, inputs_, padded_, group_, first_ = 0;
+  std::size_t block_bytes_, whole_bytes_;
+  std::shared_ptr<const std::byte> data_;
+  std::byte* writable_ = nullptr;
 };
 
 // out[r][o] = x[r] . weight[o] + bias[o]; rows of x and out are `..._stride` elements apart, bias may be null. Activations are

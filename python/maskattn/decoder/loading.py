@@ -19,8 +19,9 @@ def load(path: str | os.PathLike[str] | None = None, *, dtype: str | None = None
     Args:
         path: the directory; or ``owner/name`` on the Hugging Face Hub, from its cache if it is there (extra ``hub``);
             None is the embedded default, which writes dates in ISO 8601.
-        dtype: in which matrices are kept and read: "float32", "bfloat16" or "int8" (see ``maskattn.linear.pack``), from
-            whatever float type the file has. Activations, norms, attention and the cache are float32 in any case.
+        dtype: in which matrices are kept and read, whatever float type the file has: "float32", "bfloat16", "int8",
+            "int4" or "uint4" (see ``maskattn.linear.pack``). Activations, norms, attention and the cache are float32 in
+            any case.
 
     Raises:
         FileNotFoundError: the directory or a file is missing, or the Hub has no such model.
