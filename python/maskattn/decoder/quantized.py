@@ -89,8 +89,8 @@ class GroupedTensor(Tensor):
     def _words(self, suffix: str, *places: slice) -> npt.NDArray[np.uint32]:
         """int32 words of a part as bits."""
         part = self.parts[suffix]
-        if part.dtype != "I32" or len(part.shape) != 2:
-            raise self._misfit(f"{suffix} as a matrix of I32", f"{part.dtype} {part.shape}")
+        if part.dtype != "I32":
+            raise self._misfit(f"{suffix} as I32", part.dtype)
         return np.ascontiguousarray(part.stored(*places)).view(np.uint32)
 
     def _misfit(self, wanted: str, got: str) -> ValueError:
@@ -224,6 +224,8 @@ def dequantized(tensors: Mapping[str, Tensor], settings: Mapping[str, Any]) -> d
             found = made.pop(f"{module}.{part}", None)
             if isinstance(found, SafeTensor):
                 parts[part] = found
+                if len(found.shape) != (axes := 1 if part.endswith(("g_idx", "shape")) else 2):
+                    raise ValueError(f"{found.name} must have {axes} axes, got {found.shape}; download it again")
             elif part in kind.suffixes:
                 raise ValueError(f"{module} must have {module}.{part} beside {name}, got none; download all shards")
         made[f"{module}.weight"] = kind(module, parts, settings)
