@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +81,15 @@ class Asked(Checkpoint):
         shapes = [(inputs, outputs) if transposed else (outputs, inputs) for _, outputs in parts]
         arrays = [self.tensor(names, shape) for (names, _), shape in zip(parts, shapes, strict=True)]
         return pack(np.ascontiguousarray(np.concatenate([a.T if transposed else a for a in arrays])), dtype)
+
+    def arranged(
+        self,
+        names: Sequence[str],
+        shape: tuple[int, ...],
+        dtype: str,
+        arrange: Callable[[np.ndarray], np.ndarray],
+    ) -> PackedWeight:
+        return pack(arrange(self.tensor(names, shape)), dtype)
 
     def check_all_used(self, known: Sequence[str], unused: Sequence[str]) -> None:
         pass

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         Model,
         MultiHeadAttention,
         Transcription,
+        convert,
         load,
     )
     from maskattn.prepared import prepare
@@ -58,6 +59,7 @@ __all__ = [
     "attention_topk",
     "attention_varlen",
     "attention_weights",
+    "convert",
     "draw_alignment",
     "get_cmake_dir",
     "get_include",

@@ -70,7 +70,8 @@ class Pages:
     def release(self, pages: IntArray) -> None:
         """One reference less for each page, as often as it is named; those without any are free."""
         np.subtract.at(self.references, pages, 1)
-        self._free += np.unique(pages[self.references[pages] == 0]).tolist()
+        # np.unique would import numpy.ma, which takes longer than a first token.
+        self._free += sorted(set(pages[self.references[pages] == 0].tolist()))
 
     def must_copy(self, pages: IntArray) -> npt.NDArray[np.bool_]:
         """Which of the entries ``pages`` need a page of their own before all of them are written."""

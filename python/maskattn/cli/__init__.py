@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from maskattn.cli import about, chat, classes, draw, speech, texts
+from maskattn.cli import about, chat, classes, convert, draw, speech, texts
 from maskattn.version import __version__
 
 
@@ -25,6 +25,6 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="maskattn", description="Masked attention for NumPy, and a decoder on top.")
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for module in (texts, classes, speech, chat, draw, about):
+    for module in (texts, classes, speech, chat, convert, draw, about):
         module.add(commands)
     return parser

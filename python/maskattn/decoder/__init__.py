@@ -1,6 +1,7 @@
 """Transformers: ``load`` a checkpoint, then ask the ``Model``; and the layers of which models are made."""
 
 from maskattn.decoder.api import Model
+from maskattn.decoder.converting import convert
 from maskattn.decoder.generate import Generated
 from maskattn.decoder.layers import DecoderLayer, EncoderLayer, FeedForward, GatedFeedForward
 from maskattn.decoder.loading import load
@@ -31,5 +32,6 @@ __all__ = [
     "Stream",
     "Tokens",
     "Transcription",
+    "convert",
     "load",
 ]

@@ -1,85 +1,97 @@
-"""Hugging Face checkpoint directories: config.json, generation_config.json and safetensors files, one or in shards."""
+"""A model on disk: its config, and its tensors as float32 or packed, whatever the files are."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from fnmatch import fnmatchcase
+from itertools import accumulate
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 from weakref import WeakValueDictionary
-
-import ml_dtypes  # noqa: F401 - so that safetensors may read bfloat16
-import numpy as np
 
 from maskattn._core import PackedWeight
 from maskattn.decoder.arrays import FloatArray
+from maskattn.decoder.tensors import Tensor
+from maskattn.linear import pack
 
-WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
-_DTYPES = ("F32", "F16", "BF16")
+WEIGHTS = "model.safetensors"
+#: Files of a checkpoint besides its weights.
+COMPANIONS = ("*.json", "*.model", "*.spm", "*.txt", "*.jinja")
 #: Numbers that are read and packed at once, so that a matrix is never there twice.
 _PIECE = 1 << 20
-#: Bytes of a file after which it is opened anew.
-_MAPPED = 16 << 20
 
 
 class Checkpoint:
-    """A checkpoint directory, opened. Tensors are asked for by name and shape, read then, and come as float32.
+    """A checkpoint, opened. Tensors are asked for by name and shape, read then, and come as float32 or packed.
 
     Attributes:
+        directory: where its other files are, such as those of the tokenizer.
         config: config.json as it stands.
         generation: generation_config.json; without that file, config.json, where older checkpoints keep the same keys.
-
-    Raises:
-        FileNotFoundError: the directory, config.json or a file of weights is missing.
-        ValueError: a file is there, but broken.
+        dtype: of matrices for which ``load`` is not told another one.
     """
 
-    def __init__(self, directory: Path) -> None:
-        if not directory.is_dir():
-            raise FileNotFoundError(
-                f"path must be a directory with config.json and {WEIGHTS}, got {str(directory)!r}, which is "
-                "not a directory; download the checkpoint first and pass its folder"
-            )
-        self.directory = directory
-        self.config = read_json(directory, "config.json")
-        has_generation = (directory / "generation_config.json").is_file()
-        self.generation = read_json(directory, "generation_config.json") if has_generation else self.config
-        self._files = _open_files(directory)
-        self._sizes: dict[str, int] = {}
+    dtype = "float32"
+
+    def __init__(
+        self, directory: Path, config: dict[str, Any], generation: dict[str, Any], tensors: Mapping[str, Tensor]
+    ) -> None:
+        self.directory, self.config, self.generation, self._tensors = directory, config, generation, dict(tensors)
+        self._used: dict[str, tuple[int, ...]] = {}
+        self._keeps_groups = True
         # Weak: layers stack what they take, and a second copy of a whole model would wait here for nobody.
-        self._arrays: WeakValueDictionary[str, FloatArray] = WeakValueDictionary()
-        self._weights: WeakValueDictionary[tuple[str, ...], PackedWeight] = WeakValueDictionary()
+        self._arrays: MutableMapping[str, FloatArray] = WeakValueDictionary()
+        self._weights: MutableMapping[tuple[str, ...], PackedWeight] = WeakValueDictionary()
+
+    def choose(self, dtype: str | None) -> str:
+        """The dtype of matrices that the file has as floats; 4-bit groups stay groups if no floats are asked for."""
+        self._keeps_groups = dtype not in ("float32", "bfloat16")
+        return dtype or self.dtype
+
+    def remember(self) -> None:
+        """Hold on to all that is asked for from now on, for ``asked``."""
+        self._arrays, self._weights = {}, {}
+
+    def asked(
+        self,
+    ) -> tuple[Mapping[str, FloatArray], Mapping[tuple[str, ...], PackedWeight], Mapping[str, tuple[int, ...]]]:
+        """What was asked for and is in use: tensors, weights by dtype and names, and the shapes of all these names."""
+        return self._arrays, self._weights, self._used
+
+    def companions(self) -> list[Path]:
+        """The files beside the weights, such as those of the tokenizer."""
+        found = sorted(file for pattern in COMPANIONS for file in self.directory.glob(pattern))
+        return [file for file in found if not file.name.endswith(".index.json")]
 
     @property
     def parameters(self) -> int:
         """Numbers in the tensors read so far; a tensor that serves twice counts once."""
-        return sum(self._sizes.values())
+        return sum(map(math.prod, self._used.values()))
 
     def close(self) -> None:
         """Let go of the files of weights; config and folder stay."""
-        self._files.clear()
+        self._tensors.clear()
 
     def names(self) -> list[str]:
         """All tensors of the files."""
-        return list(self._files)
+        return list(self._tensors)
 
     def stored(self) -> dict[str, int]:
         """Numbers in all tensors, by the dtype in which they are stored."""
         counts: dict[str, int] = {}
-        for name, file in self._files.items():
-            dtype = file.dtype(name)
-            counts[dtype] = counts.get(dtype, 0) + math.prod(file.shape(name))
+        for tensor in self._tensors.values():
+            counts[tensor.dtype] = counts.get(tensor.dtype, 0) + math.prod(tensor.shape)
         return counts
 
     def find(self, names: Sequence[str]) -> str | None:
         """The first of ``names`` that the files have."""
-        return next((name for name in names if name in self._files), None)
+        return next((name for name in names if name in self._tensors), None)
 
     def rows(self, name: str) -> int:
         """The first extent of a tensor that is there; 0 for a number without extents."""
-        shape = self._files[name].shape(name)
+        shape = self._tensors[name].shape
         return shape[0] if shape else 0
 
     def tensor(self, names: Sequence[str], shape: tuple[int, ...]) -> FloatArray:
@@ -92,8 +104,8 @@ class Checkpoint:
         name = self._named(names, shape)
         array = self._arrays.get(name)
         if array is None:
-            array = self._files[name].float32(name)
-            self._sizes[name], self._arrays[name] = array.size, array
+            array = self._tensors[name].float32()
+            self._used[name], self._arrays[name] = shape, array
         return array
 
     def packed(
@@ -108,35 +120,74 @@ class Checkpoint:
         Raises:
             ValueError: as of ``tensor``.
         """
-        shapes = [(inputs, outputs) if transposed else (outputs, inputs) for _, outputs in parts]
-        found = [self._named(names, shape) for (names, _), shape in zip(parts, shapes, strict=True)]
+        found = [
+            self._named(names, (outputs, inputs), (inputs, outputs) if transposed else None) for names, outputs in parts
+        ]
+        tensors = [self._tensors[name] for name in found]
+        group = math.gcd(*(tensor.group for tensor in tensors)) if self._keeps_groups else 0
+        if ready := group > 0 and all(tensor.group for tensor in tensors):
+            dtype = "int4" if all(tensor.symmetric for tensor in tensors) else "uint4"
         key = (dtype, *found)
         weight = self._weights.get(key)
         if weight is None:
-            weight = PackedWeight(sum(outputs for _, outputs in parts), inputs, dtype)
-            first = 0
-            for name, (_, outputs) in zip(found, parts, strict=True):
-                piece = max(_PIECE // inputs // 64, 1) * 64
-                for start in range(0, outputs, piece):
-                    rows = self._files[name].rows(name, start, min(start + piece, outputs), transposed)
-                    weight.fill(first + start, rows)
-                first += outputs
-                self._sizes[name] = inputs * outputs
+            outputs = [outputs for _, outputs in parts]
+            weight = (
+                PackedWeight(sum(outputs), inputs, dtype, group) if ready else PackedWeight(sum(outputs), inputs, dtype)
+            )
+            for first, tensor in zip(accumulate(outputs, initial=0), tensors, strict=False):
+                self._fill(weight, first, tensor, transposed, ready)
             self._weights[key] = weight
+            self._used.update((tensor.name, (count, inputs)) for tensor, count in zip(tensors, outputs, strict=True))
         return weight
 
-    def _named(self, names: Sequence[str], shape: tuple[int, ...]) -> str:
-        """The first of ``names`` that the files have, with that shape."""
+    def _fill(self, weight: PackedWeight, first: int, tensor: Tensor, transposed: bool, ready: bool) -> None:
+        """The rows of a weight from ``first`` on: those of a tensor, as they are if they are ``ready`` groups."""
+        outputs, inputs = tensor.shape if tensor.oriented or not transposed else tensor.shape[::-1]
+        piece = max(_PIECE // inputs // 64, 1) * 64
+        for start in range(0, outputs, piece):
+            stop = min(start + piece, outputs)
+            if ready:
+                q, scales, zeros = tensor.groups(start, stop, weight.group)
+                weight.fill_groups(first + start, q, scales, None if weight.dtype == "int4" else zeros)
+            else:
+                weight.fill(first + start, tensor.rows(start, stop, transposed and not tensor.oriented))
+
+    def arranged(
+        self,
+        names: Sequence[str],
+        shape: tuple[int, ...],
+        dtype: str,
+        arrange: Callable[[FloatArray], FloatArray],
+    ) -> PackedWeight:
+        """A packed weight of the matrix that ``arrange`` makes of a tensor of ``shape``, read whole.
+
+        The tensor's first axis are its outputs, in whatever order, all others its inputs.
+
+        Raises:
+            ValueError: as of ``tensor``.
+        """
+        name = self._named(names, shape)
+        key = (dtype, name)
+        weight = self._weights.get(key)
+        if weight is None:
+            weight = self._weights[key] = pack(arrange(self._tensors[name].float32()), dtype)
+            self._used[name] = shape
+        return weight
+
+    def _named(self, names: Sequence[str], shape: tuple[int, ...], transposed: tuple[int, ...] | None = None) -> str:
+        """The first of ``names`` that there are; of shape ``transposed``, if that is given, unless it is oriented."""
         name = self.find(names)
         if name is None:
-            where = self._files.get(next(iter(self._files), ""))
+            where = next((tensor.file for tensor in self._tensors.values()), WEIGHTS)
             raise ValueError(
-                f"{where.name if where else WEIGHTS} must have tensor {' or '.join(names)} of shape {shape}, got none "
-                f"of that name among {len(self._files)} tensors; save the whole model with save_pretrained"
+                f"{where} must have tensor {' or '.join(names)} of shape {transposed or shape}, got none "
+                f"of that name among {len(self._tensors)} tensors; save the whole model with save_pretrained"
             )
-        if (found := self._files[name].shape(name)) != shape:
+        tensor = self._tensors[name]
+        wanted = shape if transposed is None or tensor.oriented else transposed
+        if tensor.shape != wanted:
             raise ValueError(
-                f"{name} must have shape {shape}, as config.json says, got {found} in {self._files[name].name}; "
+                f"{name} must have shape {wanted}, as config.json says, got {tensor.shape} in {tensor.file}; "
                 "take config.json and the weights from the same model"
             )
         return name
@@ -151,66 +202,19 @@ class Checkpoint:
         Raises:
             ValueError: there is such a tensor.
         """
-        left = set(self._files) - set(self._sizes) - set(known)
+        left = {name for name, tensor in self._tensors.items() if not tensor.optional} - set(self._used) - set(known)
         if stray := sorted(name for name in left if not any(fnmatchcase(name, pattern) for pattern in unused)):
             raise ValueError(
-                f"{self._files[stray[0]].name} must hold the tensors of the model that config.json describes, got "
+                f"{self._tensors[stray[0]].file} must hold the tensors of the model that config.json describes, got "
                 f"{stray[0]} besides ({len(stray)} such tensors); take config.json and the weights from the same model"
             )
 
 
-class _File:
-    """A safetensors file, opened: its header has been read and checked, its tensors are read when asked for."""
-
-    def __init__(self, path: Path) -> None:
-        self.name, self._path = path.name, path
-        self._open()
-        self.tensors: list[str] = list(self._file.keys())
-
-    def _open(self) -> None:
-        from safetensors import SafetensorError, safe_open
-
-        opened = cast("Any", safe_open)
-        try:
-            self._file, self._read = opened(self._path, framework="np"), 0
-        except (SafetensorError, OSError) as error:
-            raise ValueError(f"{self.name} must be a safetensors file, got {error}; download it again") from error
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        return tuple(self._file.get_slice(name).get_shape())
-
-    def dtype(self, name: str) -> str:
-        return str(self._file.get_slice(name).get_dtype())
-
-    def float32(self, name: str) -> FloatArray:
-        return self._checked(name, lambda: self._file.get_tensor(name))
-
-    def rows(self, name: str, start: int, stop: int, transposed: bool) -> FloatArray:
-        """Rows of a matrix, or columns as rows."""
-        if transposed:
-            return self._checked(name, lambda: self._file.get_slice(name)[:, start:stop].T)
-        return self._checked(name, lambda: self._file.get_slice(name)[start:stop])
-
-    def _checked(self, name: str, read: Callable[[], Any]) -> FloatArray:
-        dtype = self.dtype(name)
-        if dtype not in _DTYPES:
-            raise ValueError(
-                f"{name} must be stored as F32, F16 or BF16, got {dtype} in {self.name}; "
-                "save the model in one of these dtypes"
-            )
-        found = read()
-        # What has been read stays mapped while the file is open, and counts as ours.
-        self._read += found.nbytes
-        if self._read > _MAPPED:
-            self._open()
-        tensor = np.ascontiguousarray(found, np.float32)
-        # The extremes of an array with a NaN are NaN: two passes and no array of flags.
-        if tensor.size and not np.isfinite([tensor.min(), tensor.max()]).all():
-            raise ValueError(
-                f"{name} must hold finite numbers, got NaN or infinity in {self.name}; download it again, or save the "
-                "model in float32 if it was converted to float16"
-            )
-        return tensor
+def read_configs(directory: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """config.json and generation_config.json, or the first again. Errors as of ``read_json``."""
+    config = read_json(directory, "config.json")
+    has_generation = (directory / "generation_config.json").is_file()
+    return config, read_json(directory, "generation_config.json") if has_generation else config
 
 
 def read_json(directory: Path, name: str) -> dict[str, Any]:
@@ -231,38 +235,3 @@ def read_json(directory: Path, name: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"{name} must hold a JSON object, got a {type(content).__name__}; download it again")
     return content
-
-
-def _open_files(directory: Path) -> dict[str, _File]:
-    """Tensor -> the file that holds it."""
-    if (directory / WEIGHTS).is_file():
-        file = _File(directory / WEIGHTS)
-        return dict.fromkeys(file.tensors, file)
-    if (directory / INDEX).is_file():
-        return _open_shards(directory)
-    others = sorted(entry.name for entry in directory.glob("*model*") if entry.suffix != ".json")
-    raise FileNotFoundError(
-        f"{WEIGHTS} must be in {str(directory)!r}, got {', '.join(others) or 'no weights'}; load the model with "
-        "transformers and write it again, by the class that config.json names in architectures: "
-        f"transformers.<class>.from_pretrained({str(directory)!r}).save_pretrained({str(directory)!r})"
-    )
-
-
-def _open_shards(directory: Path) -> dict[str, _File]:
-    shards = read_json(directory, INDEX).get("weight_map")
-    if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
-        raise ValueError(f"{INDEX} must have a weight_map from tensors to files, got none; download it again")
-    files: dict[str, _File] = {}
-    for tensor, name in shards.items():
-        if name not in files:
-            if Path(name).name != name or not name.endswith(".safetensors"):
-                raise ValueError(f"{INDEX} must name .safetensors files beside it, got {name!r} for {tensor}")
-            if not (directory / name).is_file():
-                raise FileNotFoundError(
-                    f"{name} must be in {str(directory)!r}, got no such file, but {INDEX} says that it has {tensor}; "
-                    "download all shards"
-                )
-            files[name] = _File(directory / name)
-        if tensor not in files[name].tensors:
-            raise ValueError(f"{name} must have tensor {tensor}, as {INDEX} says, got none; download both again")
-    return {tensor: files[name] for tensor, name in shards.items()}

@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from maskattn.decoder.checkpoint import COMPANIONS
+
 #: What a checkpoint is made of, for us. Not the weights in other formats, which would be as much again.
-_FILES = ("*.json", "*.safetensors", "*.model", "*.spm", "*.txt", "*.jinja")
+_FILES = ("*.safetensors", *COMPANIONS)
 
 
 def is_model_id(path: str) -> bool:

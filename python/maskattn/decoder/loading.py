@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
-from importlib.resources import files
 from pathlib import Path
 
 from maskattn.decoder.api import Model
 from maskattn.decoder.checkpoint import Checkpoint
+from maskattn.decoder.folder import open_folder
 from maskattn.decoder.hub import download, is_model_id
+from maskattn.decoder.packed import FILE, PackedCheckpoint
 from maskattn.linear import DTYPES
 
 
-def load(path: str | os.PathLike[str] | None = None, *, dtype: str = "float32") -> Model:
+def load(path: str | os.PathLike[str] | None = None, *, dtype: str | None = None) -> Model:
     """Load a Hugging Face checkpoint: config.json, model.safetensors (or its shards) and, if there, the tokenizer.
 
     Args:
@@ -29,9 +30,9 @@ def load(path: str | os.PathLike[str] | None = None, *, dtype: str = "float32") 
             or the file has tensors that config.json knows nothing of; or ``dtype`` is none of those.
         NotImplementedError: config.json asks for a variant of the architecture that is not implemented.
     """
-    if dtype not in DTYPES:
-        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
-    return Model(open_checkpoint(path), dtype)
+    check_dtype(dtype)
+    checkpoint = open_checkpoint(path)
+    return Model(checkpoint, checkpoint.choose(dtype))
 
 
 def open_checkpoint(path: str | os.PathLike[str] | None) -> Checkpoint:
@@ -39,5 +40,12 @@ def open_checkpoint(path: str | os.PathLike[str] | None) -> Checkpoint:
     if path is not None and not isinstance(path, str | os.PathLike):
         raise TypeError(f"path must be a str or a path, got {type(path).__name__}; pass the checkpoint's folder")
     if path is None:
-        return Checkpoint(Path(str(files("maskattn") / "data" / "dates")))
-    return Checkpoint(download(path) if isinstance(path, str) and is_model_id(path) else Path(path))
+        return open_folder(Path(__file__).parents[1] / "data" / "dates")
+    directory = download(path) if isinstance(path, str) and is_model_id(path) else Path(path)
+    return PackedCheckpoint(directory) if (directory / FILE).is_file() else open_folder(directory)
+
+
+def check_dtype(dtype: object) -> None:
+    """Raises ValueError unless it is one of packed weights, or None."""
+    if dtype is not None and dtype not in DTYPES:
+        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")

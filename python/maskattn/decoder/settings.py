@@ -119,7 +119,7 @@ class Settings:
 
 def check_variant(family: Family, config: Mapping[str, Any]) -> None:
     """Raises NotImplementedError where config.json asks for a variant that the family does not declare."""
-    for key, values in {"quantization_config": (None,), **family.only}.items():
+    for key, values in family.only.items():
         if config.get(key) not in (None, *values):
             raise NotImplementedError(
                 f"{key} of config.json must be {' or '.join(map(repr, values))}, got {config[key]!r:.60}, which is not "

@@ -21,7 +21,6 @@ from maskattn.decoder.positions import POSITIONS, Positions
 from maskattn.decoder.projection import Linear
 from maskattn.decoder.settings import Settings, Sizes
 from maskattn.families import Family
-from maskattn.linear import pack
 
 L = TypeVar("L", EncoderLayer, DecoderLayer)
 
@@ -100,9 +99,8 @@ class Reader:
     def convolution(self, module: str, out: int, channels: int, taps: int) -> Linear:
         """A convolution over time as a map from ``taps`` neighbours, channels innermost."""
         name = self._in_file(self.declared.modules[module])
-        weight = self.checkpoint.tensor([f"{name}.weight"], (out, channels, taps))
-        rows = np.ascontiguousarray(weight.transpose(0, 2, 1)).reshape(out, taps * channels)
-        return Linear(pack(rows, self.dtype), self.checkpoint.tensor([f"{name}.bias"], (out,)))
+        weight = self.checkpoint.arranged([f"{name}.weight"], (out, channels, taps), self.dtype, _channels_innermost)
+        return Linear(weight, self.checkpoint.tensor([f"{name}.bias"], (out,)))
 
     def attention(self, kind: str, layer: int) -> MultiHeadAttention:
         sizes, head_dim = self.sizes, self.sizes.head_dim
@@ -131,12 +129,18 @@ class Reader:
         """Maps of one input, which the file has one by one or as one."""
         if not self.has(fused):
             return self._maps(parts, outs, width, layer)
-        whole = self.linear(fused, sum(outs), width, layer)
-        if (order := LAYOUTS[self.declared.fused[fused]](outs, self.sizes.heads)) is not None:
-            assert isinstance(whole.weight, PackedWeight)
-            bias = None if whole.bias is None else whole.bias[order]
-            whole = Linear(pack(whole.weight.rows(order), self.dtype), bias)
-        return _parts(whole, outs)
+        order = LAYOUTS[self.declared.fused[fused]](outs, self.sizes.heads)
+        if order is None:
+            return _parts(self.linear(fused, sum(outs), width, layer), outs)
+
+        def in_order(rows: FloatArray) -> FloatArray:
+            return rows[order]
+
+        name, shape = self._in_file(self.declared.modules[fused], layer), (sum(outs), width)
+        weight, bias = self.checkpoint.arranged([f"{name}.weight"], shape, self.dtype, in_order), None
+        if fused.startswith(self.settings.biases):
+            bias = in_order(self.checkpoint.tensor([f"{name}.bias"], shape[:1]))
+        return _parts(Linear(weight, bias), outs)
 
     def _maps(self, modules: list[str], outs: list[int], width: int, layer: int) -> list[Linear]:
         """Maps of one input, in one memory, so that they can be one product."""
@@ -196,6 +200,11 @@ def base_of(checkpoint: Checkpoint, family: Family) -> str:
 def _parts(whole: Linear, outs: list[int]) -> list[Linear]:
     ends = np.cumsum(outs)
     return [whole.rows(int(end) - out, int(end)) for end, out in zip(ends, outs, strict=True)]
+
+
+def _channels_innermost(weight: FloatArray) -> FloatArray:
+    """(outputs, channels, taps) -> (outputs, taps * channels)."""
+    return np.ascontiguousarray(weight.transpose(0, 2, 1)).reshape(len(weight), -1)
 
 
 def _by_head(outs: list[int], heads: int) -> IntArray:
