@@ -50,7 +50,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--root", type=Path, help="where checkpoints are kept; default: a folder that is removed")
     parser.add_argument("--accuracy", action="store_true", help="errors of logits in each dtype, and no times")
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="bars of ours, the floor and the best peer")
-    parser.add_argument("--write", type=Path, metavar="FILE.md", help="replace the section 'generation' of a document")
+    parser.add_argument("--write", type=Path, metavar="FILE.md", help="replace a section of a document")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write every round's times")
     parser.add_argument("--markdown", action="store_true", help="a table, which is the default")
     options = parser.parse_args(arguments)
@@ -64,11 +64,16 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def run(options: argparse.Namespace, root: Path, left_out: measure.LeftOut) -> list[measure.Row]:
+    chosen = {m: [w for w in shapes.workloads(m) if re.search(options.workloads, w.name)] for m in options.models}
+    if not any(chosen.values()):
+        known = {w.name for model in options.models for w in shapes.workloads(model)}
+        raise SystemExit(f"--workloads must match one of {', '.join(sorted(known))}; got {options.workloads!r}")
     rows = []
-    for model in options.models:
+    for model, wanted in chosen.items():
+        if not wanted:
+            continue
         path = shapes.build(model, root)
-        wanted = [w for w in shapes.workloads(model) if re.search(options.workloads, w.name)]
-        for dtype in options.dtypes if wanted else ():
+        for dtype in options.dtypes:
             names = (OURS, *options.peers)
             sides = measure.start(names, path, dtype, options.threads, options.pythons, wanted[0], left_out)
             try:
@@ -90,28 +95,29 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         root = (options.root or Path(folder)).resolve()
         if options.accuracy:
-            print(accuracy.table(options, root, left_out))
-            rows = []
+            section, text = "generation accuracy", accuracy.table(options, root, left_out)
+            print(text)
         else:
             print(report.heading(), flush=True)
-            rows = run(options, root, left_out)
-    finish(options, rows, left_out)
+            section, text = "generation", finish(options, run(options, root, left_out))
+    text += report.missing(left_out)
+    print(report.missing(left_out))
+    if options.write:
+        about = f"{side_by_side.machine()}; {side_by_side.plural(options.threads)}, medians of {options.rounds} rounds"
+        side_by_side.write_section(options.write, section, f"{about}\n\n{text}")
 
 
-def finish(options: argparse.Namespace, rows: Sequence[measure.Row], left_out: measure.LeftOut) -> None:
-    if rows:
-        print(f"\nms a step / to the first token:\n\n{report.everyone(rows)}")
-    print(report.disturbed(rows) + report.missing(left_out))
+def finish(options: argparse.Namespace, rows: Sequence[measure.Row]) -> str:
+    """Writes the files that are asked for; returns the tables."""
     if options.json:
         options.json.write_text(json.dumps([report.as_json(row) for row in rows], indent=1) + "\n")
-    if options.plot and rows:
+    if options.plot:
         from bench.generation.plot import plot_steps
 
         plot_steps(rows, options.plot)
-    if options.write and rows:
-        lines = [report.heading(), *(report.line(report.cells(row)) for row in rows)]
-        about = f"{side_by_side.machine()}; {options.threads} threads, medians of {options.rounds} rounds"
-        side_by_side.write_section(options.write, "generation", "\n".join([about, "", *lines]))
+    every = f"Every side, ms a step / to the first token:\n\n{report.everyone(rows)}\n{report.disturbed(rows)}"
+    print(f"\n{every}")
+    return "\n".join([report.heading(), *(report.line(report.cells(row)) for row in rows), "", every])
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ PEERS = {
     "llama_cpp": True,
 }
 FOUR_BITS = "int4"  # how others call any kind of them
-ROOM = 3  # times the size of the checkpoint, which loading and converting may take in memory
+ROOM = 2  # times the size of the checkpoint, which loading and converting may take in memory
 PROGRAM = "bench.generation.worker"
 ROOT = Path(__file__).resolve().parents[2]
 
