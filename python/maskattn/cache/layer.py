@@ -180,6 +180,8 @@ class Layer:
         assert self.window is None
         ends = self.lengths + counts
         self._check_capacity(ends)
+        if not (self._pages.sharing or (self.lengths % self.page_size == 0).any()) and (counts <= 1).all():
+            return
         self._make_room(ends)
 
     def took(self, lengths: IntArray) -> None:
@@ -261,7 +263,7 @@ class Layer:
     def reorder(self, beams: IntArray) -> None:
         """Sequence ``i`` becomes what sequence ``beams[i]`` is, in the same pages."""
         old, self.tables = self.tables, self.tables[beams]
-        if np.unique(beams).size == beams.size:  # sequences leave, or change places, and none is repeated
+        if len(set(beams.tolist())) == beams.size:  # sequences leave, or change places, and none is repeated
             old = np.delete(old, beams, axis=0)
         else:
             self._pages.share(self.tables[self.tables >= 0])
@@ -344,15 +346,17 @@ class Layer:
         """Pages for the tokens from ``lengths`` to ``ends``, each page that is written to be named here alone."""
         size = self.page_size
         held, needed = -(-self.lengths // size), -(-ends // size)
-        if (span := int((needed - self.begins // size).max(initial=0))) > self.tables.shape[1]:
+        # Only a ring's table has fewer columns than the capacity has pages.
+        if self.window and (span := int((needed - self.begins // size).max(initial=0))) > self.tables.shape[1]:
             self._widen(max(span, 2 * self.tables.shape[1]))
         partial = np.flatnonzero((self.lengths % size > 0) & (ends > self.lengths))
         last = (partial, self.lengths[partial] // size % self.tables.shape[1])
         old = self.tables[last]
         copies = self._pages.must_copy(old)
-        fresh = self._entries(held, needed)
-        if not len(fresh[0]) and not copies.any():
+        has_all = (held == needed).all()
+        if has_all and not copies.any():
             return
+        fresh = (held[:0], held[:0]) if has_all else self._entries(held, needed)
         old, last = old[copies], (last[0][copies], last[1][copies])
         pages = self._pages.allocate(len(old) + len(fresh[0]))
         self._pages.copy(old, pages[: len(old)], int((self.lengths[last[0]] % size).max(initial=0)))

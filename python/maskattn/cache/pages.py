@@ -77,19 +77,19 @@ class Pages:
         """Which of the entries ``pages`` need a page of their own before all of them are written."""
         if not self.sharing:
             return np.zeros(pages.shape, np.bool_)
-        references = self.references[pages]
-        copies = references > 1
-        if copies.any():
-            # Where nobody else has the page, one of the entries may keep it.
-            named, first, times = np.unique(pages, return_index=True, return_counts=True)
-            copies[first[times == self.references[named]]] = False
+        copies: npt.NDArray[np.bool_] = self.references[pages] > 1
+        named: dict[int, int] = {}
+        for i in np.flatnonzero(copies):
+            page = int(pages[i])
+            named[page] = named.get(page, 0) + 1
+            # Where nobody else has the page, the last of the entries may keep it.
+            copies[i] = named[page] < self.references[page]
         return copies
 
     def copy(self, sources: IntArray, targets: IntArray, slots: int) -> None:
         """Copy the first ``slots`` tokens of pages to others."""
-        for source, target in zip(sources.tolist(), targets.tolist(), strict=True):
-            for array in self.arrays:
-                array[target, :, :slots] = array[source, :, :slots]
+        for array in self.arrays:
+            array[targets, :, :slots] = array[sources, :, :slots]
 
     def encode(self, k: Array, v: Array) -> list[Array]:
         """Tokens (..., kv_heads, dim) as ``arrays`` store them.

@@ -169,7 +169,7 @@ def search_steps(
         Source(row, limit, np.zeros((beams, 0), np.int64), first.copy()) for row, limit in enumerate(batch.limits)
     ]
     keep = min(max(2, 1 + len(rules.eos_token_id)) * beams, beams * model.vocab)
-    state = DecoderState(model, batch.prompts, batch.limits, batch.memory, batch.prefix)
+    state = DecoderState(model, batch.prompts, batch.limits, batch.memory, batch.prefix, branches=True)
     state.reorder(np.repeat(np.arange(len(sources)), beams))
     active = sources
     while True:
