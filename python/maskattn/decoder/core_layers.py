@@ -52,8 +52,8 @@ class CoreLayers:
             return None
         if slopes is not None or any(layer.placement != first for layer in layers):
             return None
-        width = layers[0].attention.width
-        return cls(LayerStack(described, width, first.before, first.after, first.parallel, table))
+        width, rounds = layers[0].attention.width, layers[0].attention.dtype == "bfloat16"
+        return cls(LayerStack(described, width, first.before, first.after, first.parallel, table, rounds))
 
     @staticmethod
     def takes(cache: KVCache) -> bool:
