@@ -48,8 +48,8 @@ class Pass {
     }
   }
 
-  // What branches make of rows `from`, [rows][width] each.
-  void attend(const StackLayer& layer, std::size_t index, const float* from, float* to) {
+  // What branches make of rows `from`, [rows][width] each, written to `to` or added to what is there.
+  void attend(const StackLayer& layer, std::size_t index, const float* from, float* to, bool added) {
     const StackAttention& a = layer.self;
     const std::int64_t q_width = a.heads * a.head_dim, kv_width = a.kv_heads * a.head_dim, all = q_width + 2 * kv_width;
     float* qkv = linear_of(a.in, from, work_.joined);
@@ -82,10 +82,10 @@ class Pass {
     in.distance_bias = bias_;
     if (bias_.table || bias_.slopes) in.q_offset = work_.positions.data();
     in.q = heads_of(rounded ? rounded : static_cast<void*>(qkv), a.head_dim, all);
-    finish(in, a, to);
+    finish(in, a, to, added);
   }
 
-  void look_at_memory(const StackLayer& layer, std::size_t index, const float* from, float* to) {
+  void look_at_memory(const StackLayer& layer, std::size_t index, const float* from, float* to, bool added) {
     const StackAttention& a = *layer.cross;
     const std::int64_t all = a.heads * a.head_dim;
     float* q = linear_of(a.in, from, work_.joined);
@@ -101,22 +101,24 @@ class Pass {
     in.v = call_.memories[index].values;
     in.kv_lengths = call_.memory_lengths;
     in.q = heads_of(rounded ? rounded : static_cast<void*>(q), a.head_dim, all);
-    finish(in, a, to);
+    finish(in, a, to, added);
   }
 
-  void feed_forward(const StackLayer& layer, const float* from, float* to) {
+  void feed_forward(const StackLayer& layer, const float* from, float* to, bool added) {
     const StackFeedForward& f = layer.feed_forward;
     const std::int64_t outputs = f.up.weight.outputs(), inner = f.gated ? outputs / 2 : outputs, inputs = f.up.weight.inputs();
+    const bool at_once = !f.gated || can_gate(f.up.weight);
     for (std::int64_t first = 0; first < rows_; first += kInnerRows) {
-      const std::int64_t rows = std::min(kInnerRows, rows_ - first);
-      float* up = work_.joined.at_least(rows * outputs);
-      linear({&f.up.weight, rows, from + first * inputs, inputs, f.up.bias, up, outputs, call_.threads});
+      const std::int64_t rows = std::min(kInnerRows, rows_ - first), width = at_once ? inner : outputs;
+      float* up = work_.joined.at_least(rows * width);
+      const Finish finish = at_once ? Finish{f.activation, f.gated} : Finish{};
+      linear({&f.up.weight, rows, from + first * inputs, inputs, f.up.bias, up, width, call_.threads, finish});
       float* active = up;
-      if (f.activation) {
+      if (!at_once) {
         active = work_.attended.at_least(rows * inner);
         activate({rows, inner, up, outputs, active, inner, call_.threads}, *f.activation, f.gated);
       }
-      linear({&f.down.weight, rows, active, inner, f.down.bias, to + first * width_, width_, call_.threads});
+      linear({&f.down.weight, rows, active, inner, f.down.bias, to + first * width_, width_, call_.threads, {{}, false, added}});
     }
   }
 
@@ -214,7 +216,7 @@ class Pass {
     return {data, attended_, {0, head_dim, width}, work_.starts.data()};
   }
 
-  void finish(AttentionInputs& in, const StackAttention& a, float* to) {
+  void finish(AttentionInputs& in, const StackAttention& a, float* to, bool added) {
     in.batch = call_.batch;
     in.q_heads = a.heads;
     in.kv_heads = a.kv_heads;
@@ -237,7 +239,7 @@ class Pass {
         read_row(static_cast<const char*>(out) + row * inner * kRounded, static_cast<int>(inner), attended + row * inner);
       });
     }
-    linear({&a.out.weight, rows_, attended, inner, a.out.bias, to, width_, call_.threads});
+    linear({&a.out.weight, rows_, attended, inner, a.out.bias, to, width_, call_.threads, {{}, false, added}});
   }
 
   const StackCall& call_;
@@ -269,18 +271,21 @@ void LayerStack::run(const StackCall& call) const {
         pass.normalize(norm, call.x, pass.normed());
         from = pass.normed();
       }
-      float* to = pass.branch(placement_.parallel ? branches++ : 0);
-      body(from, to);
+      const bool added = !placement_.parallel && !inner;
+      float* to = added ? call.x : pass.branch(placement_.parallel ? branches++ : 0);
+      body(from, to, added);
       if (inner) pass.normalize(*inner, to, to);
       if (placement_.parallel) return;
-      pass.add(call.x, to);
+      if (!added) pass.add(call.x, to);
       if (placement_.after) pass.normalize(norm, call.x, call.x);
     };
-    branch(layer.self_norm, layer.self_inner, [&](const float* from, float* to) { pass.attend(layer, i, from, to); });
+    branch(layer.self_norm, layer.self_inner,
+           [&](const float* from, float* to, bool added) { pass.attend(layer, i, from, to, added); });
     if (layer.cross)
-      branch(*layer.cross_norm, {}, [&](const float* from, float* to) { pass.look_at_memory(layer, i, from, to); });
+      branch(*layer.cross_norm, {},
+             [&](const float* from, float* to, bool added) { pass.look_at_memory(layer, i, from, to, added); });
     branch(layer.feed_forward_norm, layer.feed_forward_inner,
-           [&](const float* from, float* to) { pass.feed_forward(layer, from, to); });
+           [&](const float* from, float* to, bool added) { pass.feed_forward(layer, from, to, added); });
     if (!placement_.parallel) continue;
     // Summed from the last branch, and the residual stream at the end.
     for (int b = branches - 2; b >= 0; --b) pass.add(pass.branch(branches - 1), pass.branch(b));

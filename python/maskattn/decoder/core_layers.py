@@ -132,7 +132,7 @@ def _attention(attention: MultiHeadAttention, inputs: Linear | None) -> tuple[An
 
 
 def _feed_forward(part: Any) -> tuple[Any, ...]:
-    if isinstance(part, GatedFeedForward):
+    if isinstance(part, GatedFeedForward) and part.activation is not identity:
         return _map(part._gate_up), _map(part.down), _function(part.activation), True
     if isinstance(part, FeedForward):
         return _map(part.up), _map(part.down), _function(part.activation), False
