@@ -31,7 +31,7 @@ class Rows {
         copied_(convert_ || in_chains_ || call.weight->inputs() != inputs_) {
     if (in_chains_) inputs_ = (inputs_ + kChainInputs - 1) / kChainInputs * kChainInputs;
     const std::size_t row_bytes = is_four_bit(call.weight->type()) ? SignedRow::size(inputs_)
-                                  : convert_                       ? QuantizedRow::size((inputs_ + 3) / 4)
+                                  : convert_                       ? QuantizedRow::size(inputs_)
                                                                    : sizeof(float) * static_cast<std::size_t>(inputs_);
     size_ = (row_bytes + kAlign - 1) / kAlign * kAlign;
     if (copied_) copies_ = static_cast<std::byte*>(thread_memory(size_ * static_cast<std::size_t>(call.rows)));
