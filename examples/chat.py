@@ -28,11 +28,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     settings = {"do_sample": options.sample, "seed": options.seed, "max_new_tokens": options.max_new_tokens}
     for message in options.messages or typed():
         history.append({"role": "user", "content": message})
-        prompt = model.chat_prompt(history)
-        answer = model.chat(history, **settings)
+        record = {"message": message} | ({"prompt": model.chat_prompt(history)} if options.prompt else {})
+        if options.prompt and not options.json:
+            print(record["prompt"])
+        answer = ""
+        for piece in model.stream_chat(history, num_beams=1, **settings):
+            answer += piece
+            if not options.json:
+                print(piece, end="", flush=True)
         history.append({"role": "assistant", "content": answer})
-        record = {"message": message, "answer": answer} | ({"prompt": prompt} if options.prompt else {})
-        show(record, f"{prompt}\n{answer}" if options.prompt else answer, as_json=options.json)
+        show(record | {"answer": answer}, "", as_json=options.json)
 
 
 def typed() -> Iterator[str]:

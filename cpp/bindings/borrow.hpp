@@ -16,7 +16,7 @@ namespace maskattn {
 namespace py = pybind11;
 
 void register_attention(py::module_& m);
-void register_decoder_step(py::module_& m);
+void register_layer_stack(py::module_& m);
 void register_dlpack(py::module_& m);
 void register_elementwise(py::module_& m);
 void register_linear(py::module_& m);

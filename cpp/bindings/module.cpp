@@ -8,7 +8,7 @@ PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
   maskattn::register_attention(m);
   maskattn::register_prepared(m);
   maskattn::register_linear(m);
-  maskattn::register_decoder_step(m);
+  maskattn::register_layer_stack(m);
   maskattn::register_elementwise(m);
   maskattn::register_packed_linear(m);
   maskattn::register_dlpack(m);

@@ -142,6 +142,29 @@ py::array_t<float> product(const PackedWeight& weight, const py::array_t<float>&
   return out;
 }
 
+// The largest outputs of each row: values (rows, count), outputs (rows, count), and the logarithms (rows,) or None.
+py::tuple best_outputs(const PackedWeight& weight, const py::array_t<float>& x, const py::object& bias, std::int64_t count,
+                       bool logsumexp, const py::object& threads) {
+  require_contiguous_rows(x, "x");
+  if (x.ndim() != 2 || x.shape(1) != weight.inputs())
+    bad_value("x must have shape (rows, " + std::to_string(weight.inputs()) + "), got " + describe(x));
+  if (count < 1 || count > weight.outputs())
+    bad_value("count must be from 1 to the " + std::to_string(weight.outputs()) + " outputs, got " + std::to_string(count));
+  py::array_t<float, py::array::c_style> added;
+  if (!bias.is_none()) added = bias.cast<py::array_t<float, py::array::c_style>>();
+  const std::int64_t rows = x.shape(0);
+  const int team = thread_count(threads);
+  py::array_t<float> values({rows, count}), logarithms(logsumexp ? rows : 0);
+  py::array_t<std::int64_t> outputs({rows, count});
+  const BestOutputs best{count, values.mutable_data(), outputs.mutable_data(), logsumexp ? logarithms.mutable_data() : nullptr};
+  const float* bias_data = bias.is_none() ? nullptr : added.data();
+  {
+    const py::gil_scoped_release unlocked;
+    linear_best({&weight, rows, x.data(), x.strides(0) / x.itemsize(), bias_data, nullptr, 0, team}, best);
+  }
+  return py::make_tuple(values, outputs, logsumexp ? py::object(logarithms) : py::none());
+}
+
 }  // namespace
 
 void register_packed_linear(py::module_& m) {
@@ -161,6 +184,8 @@ void register_packed_linear(py::module_& m) {
       .def("fill_groups", &fill_groups, py::arg("first"), py::arg("q").noconvert(), py::arg("scales").noconvert(),
            py::arg("zeros") = py::none())
       .def("rows", &rows_of, py::arg("indices"));
+  m.def("best_outputs", &best_outputs, py::arg("weight"), py::arg("x").noconvert(), py::arg("bias"), py::arg("count"),
+        py::arg("logsumexp"), py::arg("threads"));
   m.def("packed_linear", &product, py::arg("weight"), py::arg("x").noconvert(), py::arg("bias"), py::arg("threads"));
 }
 

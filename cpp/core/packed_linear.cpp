@@ -1,6 +1,10 @@
 #include "maskattn/packed_linear.hpp"
 
 #include <algorithm>
+#include <cmath>
+#include <limits>
+#include <utility>
+#include <vector>
 
 #include "dispatch.hpp"
 #include "memory.hpp"
@@ -9,16 +13,23 @@
 namespace maskattn {
 namespace {
 
-constexpr double kSmall = 4e5;  // weights that are not worth waking a thread for
+// Products, and bytes of weights, that are not worth waking a thread for.
+constexpr double kFewProducts = 4e5, kFewBytes = 1.5e5;
 
-// The rows of a call as kernels take them: where they are, or converted, or copies with zeros behind them.
+constexpr std::int64_t kRowsInPlace = 36;  // up to which rows of floats are read where they are
+
+// The rows of a call as kernels take them: where they are, or converted, or copies with zeros behind them. Copies of many rows of
+// floats stand chain by chain: 32 inputs of all rows of a block, then the next 32. Rows of a few kilobytes each, read in such
+// pieces, would fall on the same few lines of the first-level cache.
 class Rows {
  public:
   Rows(const PackedLinear& call, const LinearTable& kernels)
       : call_(call),
         convert_(kernels.convert[static_cast<int>(call.weight->type())]),
         inputs_(static_cast<int>(call.weight->padded_inputs())),
-        copied_(convert_ || call.weight->inputs() != inputs_) {
+        in_chains_(!convert_ && call.rows > kRowsInPlace),
+        copied_(convert_ || in_chains_ || call.weight->inputs() != inputs_) {
+    if (in_chains_) inputs_ = (inputs_ + kChainInputs - 1) / kChainInputs * kChainInputs;
     const std::size_t row_bytes = is_four_bit(call.weight->type()) ? SignedRow::size(inputs_)
                                   : convert_                       ? QuantizedRow::size((inputs_ + 3) / 4)
                                                                    : sizeof(float) * static_cast<std::size_t>(inputs_);
@@ -26,82 +37,211 @@ class Rows {
     if (copied_) copies_ = static_cast<std::byte*>(thread_memory(size_ * static_cast<std::size_t>(call.rows)));
   }
   bool copied() const { return copied_; }
-  void copy(std::int64_t row) {
+  void copy(std::int64_t row) const {
     const float* from = call_.x + row * call_.x_stride;
-    std::byte* to = copies_ + static_cast<std::size_t>(row) * size_;
     const auto inputs = static_cast<int>(call_.weight->inputs());
     if (convert_) {
-      convert_(from, inputs, inputs_, to);
-    } else {
-      std::copy_n(from, inputs, reinterpret_cast<float*>(to));
-      std::fill(reinterpret_cast<float*>(to) + inputs, reinterpret_cast<float*>(to) + inputs_, 0.f);
+      convert_(from, inputs, inputs_, at(row));
+      return;
+    }
+    const int step = in_chains_ ? kChainInputs : inputs_;
+    auto* to = reinterpret_cast<float*>(at(row));
+    for (int i = 0; i < inputs_; i += step, to += chain(row)) {
+      const int count = std::clamp(inputs - i, 0, step);
+      std::copy_n(from + i, count, to);
+      std::fill(to + count, to + step, 0.f);
     }
   }
   const void* operator[](std::int64_t row) const {
-    if (copied_) return copies_ + static_cast<std::size_t>(row) * size_;
+    if (copied_) return at(row);
     return call_.x + row * call_.x_stride;
+  }
+  // Elements from one chain of a row to the next, or 0: they follow each other.
+  std::ptrdiff_t chain(std::int64_t row) const {
+    const std::int64_t first = row / kBlockRows * kBlockRows;
+    return in_chains_ ? kChainInputs * std::min<std::int64_t>(kBlockRows, call_.rows - first) : 0;
   }
 
  private:
+  std::byte* at(std::int64_t row) const {
+    const std::int64_t first = in_chains_ ? row / kBlockRows * kBlockRows : row;
+    return copies_ + static_cast<std::size_t>(first) * size_ +
+           static_cast<std::size_t>(row - first) * sizeof(float) * kChainInputs;
+  }
+
   const PackedLinear& call_;
   void (*convert_)(const float*, int, int, void*);
   int inputs_;
-  bool copied_;
+  bool in_chains_, copied_;
   std::size_t size_;
   std::byte* copies_ = nullptr;
 };
 
-void multiply(const PackedLinear& call, const LinearTable& kernels, const Rows& rows, std::int64_t first_row,
-              std::int64_t block) {
-  constexpr int most = kBlockRows;
-  alignas(kAlign) float tile[most * kBlockOutputs];
-  const void* x[most];
-  const int count = static_cast<int>(std::min<std::int64_t>(most, call.rows - first_row));
+// The product of up to kBlockRows rows from `first_row` on with a block, [rows][kBlockOutputs].
+void multiply_block(const PackedLinear& call, const LinearTable& kernels, const Rows& rows, std::int64_t first_row, int count,
+                    std::int64_t block, float* tile) {
+  const void* x[kBlockRows];
   for (int r = 0; r < count; ++r) x[r] = rows[first_row + r];
   const auto inputs = static_cast<int>(call.weight->padded_inputs()), group = static_cast<int>(call.weight->group());
-  const LinearArgs args{call.weight->block(block), inputs, group, x, count, tile, kBlockOutputs};
+  const LinearArgs args{call.weight->block(block), inputs, group, x, rows.chain(first_row), count, tile, kBlockOutputs};
   kernels.multiply[static_cast<int>(call.weight->type())](args);
-  // The block may begin before the rows that are asked for, and end behind them.
-  const std::int64_t origin = block * kBlockOutputs - call.weight->first_output();
-  const std::int64_t begin = std::max<std::int64_t>(origin, 0), end = std::min(origin + kBlockOutputs, call.weight->outputs());
+}
+
+int rows_of_block(const PackedLinear& call, std::int64_t first_row) {
+  return static_cast<int>(std::min<std::int64_t>(kBlockRows, call.rows - first_row));
+}
+
+// Which of its 64 outputs are among those of the call: it may begin before them, and end behind them.
+struct BlockSpan {
+  std::int64_t origin, begin, end;  // in outputs of the call
+  BlockSpan(const PackedWeight& weight, std::int64_t block)
+      : origin(block * kBlockOutputs - weight.first_output()),
+        begin(std::max<std::int64_t>(origin, 0)),
+        end(std::min(origin + kBlockOutputs, weight.outputs())) {}
+};
+
+void multiply(const PackedLinear& call, const LinearTable& kernels, const Rows& rows, std::int64_t first_row,
+              std::int64_t block) {
+  alignas(kAlign) float tile[kBlockRows * kBlockOutputs];
+  const int count = rows_of_block(call, first_row);
+  multiply_block(call, kernels, rows, first_row, count, block, tile);
+  const BlockSpan span(*call.weight, block);
   for (int r = 0; r < count; ++r) {
-    const float* from = tile + r * kBlockOutputs - origin;
+    const float* from = tile + r * kBlockOutputs - span.origin;
     float* to = call.out + (first_row + r) * call.out_stride;
     if (call.bias)
-      for (std::int64_t o = begin; o < end; ++o) to[o] = from[o] + call.bias[o];
+      for (std::int64_t o = span.begin; o < span.end; ++o) to[o] = from[o] + call.bias[o];
     else
-      std::copy(from + begin, from + end, to + begin);
+      std::copy(from + span.begin, from + span.end, to + span.begin);
   }
+}
+
+// Copies what has to be copied; `threads` for many rows only.
+void copy_rows(const PackedLinear& call, const Rows& rows, int threads) {
+  if (!rows.copied()) return;
+  const std::int64_t part = (call.rows + threads - 1) / threads;
+  parallel_for(threads, call.rows < 16 ? 1 : threads, [&](std::int64_t t) {
+    for (std::int64_t r = t * part; r < std::min(call.rows, (t + 1) * part); ++r) rows.copy(r);
+  });
+}
+
+int worthwhile_threads(const PackedLinear& call) {
+  const double weights = static_cast<double>(call.weight->inputs() * call.weight->outputs());
+  const bool few =
+      static_cast<double>(call.rows) * weights < kFewProducts && static_cast<double>(call.weight->bytes()) < kFewBytes;
+  return few ? 1 : call.threads;
+}
+
+// Blocks of the weight's memory in which its rows lie.
+struct BlockRange {
+  std::int64_t first, count;
+  explicit BlockRange(const PackedWeight& weight)
+      : first(weight.first_output() / kBlockOutputs),
+        count((weight.first_output() + weight.outputs() + kBlockOutputs - 1) / kBlockOutputs - first) {}
+};
+
+// The largest numbers of a row so far, in order.
+class Largest {
+ public:
+  explicit Largest(std::int64_t count) : count_(static_cast<std::size_t>(count)) { kept_.reserve(count_ + 1); }
+  // Whether some number up to `most` of outputs behind all that have been put may be among them.
+  bool may_take(float most) const { return kept_.size() < count_ ? most == most : most > kept_.back().first; }
+  void put(float value, std::int64_t output) {
+    const auto behind = [](const Item& a, const Item& b) {
+      return a.first > b.first || (a.first == b.first && a.second < b.second);
+    };
+    const Item item{value, output};
+    if (!(value == value) || (kept_.size() == count_ && !behind(item, kept_.back()))) return;
+    kept_.insert(std::upper_bound(kept_.begin(), kept_.end(), item, behind), item);
+    if (kept_.size() > count_) kept_.pop_back();
+  }
+  void put(const Largest& other) {
+    for (const auto& [value, output] : other.kept_) put(value, output);
+  }
+  void write(float* values, std::int64_t* outputs) const {
+    for (std::size_t i = 0; i < count_; ++i) {
+      values[i] = i < kept_.size() ? kept_[i].first : -std::numeric_limits<float>::infinity();
+      outputs[i] = i < kept_.size() ? kept_[i].second : 0;
+    }
+  }
+
+ private:
+  using Item = std::pair<float, std::int64_t>;
+  std::size_t count_;
+  std::vector<Item> kept_;
+};
+
+// Added in the order of the blocks, whatever thread they came from.
+float logsumexp(const BlockSummary* blocks, std::int64_t count) {
+  float exponent = -std::numeric_limits<float>::infinity();
+  for (std::int64_t b = 0; b < count; ++b)
+    if (blocks[b].sum > 0) exponent = std::max(exponent, blocks[b].exponent);
+  double sum = 0;
+  for (std::int64_t b = 0; b < count; ++b) {
+    const float power = blocks[b].exponent - exponent;
+    if (blocks[b].sum > 0 && power > -100) sum += std::ldexp(static_cast<double>(blocks[b].sum), static_cast<int>(power));
+  }
+  return static_cast<float>(std::log(sum) + static_cast<double>(exponent) * 0.6931471805599453);
 }
 
 }  // namespace
 
 void linear(const PackedLinear& call) {
   if (call.rows == 0) return;
-  const PackedWeight& weight = *call.weight;
   const LinearTable& kernels = current_linears();
-  const std::int64_t first_block = weight.first_output() / kBlockOutputs;
-  const std::int64_t blocks = (weight.first_output() + weight.outputs() + kBlockOutputs - 1) / kBlockOutputs - first_block;
-  const bool small = static_cast<double>(call.rows) * static_cast<double>(weight.inputs() * weight.outputs()) < kSmall;
-  const int threads = small ? 1 : call.threads;
-  Rows rows(call, kernels);
-  if (rows.copied()) {
-    const std::int64_t part = (call.rows + threads - 1) / threads;
-    parallel_for(threads, call.rows < 16 ? 1 : threads, [&](std::int64_t t) {
-      for (std::int64_t r = t * part; r < std::min(call.rows, (t + 1) * part); ++r) rows.copy(r);
-    });
-  }
+  const BlockRange blocks(*call.weight);
+  const int threads = worthwhile_threads(call);
+  const Rows rows(call, kernels);
+  copy_rows(call, rows, threads);
   // Few rows: every thread walks through one piece of memory. Many: whoever is free takes the next block, rows innermost.
   const std::int64_t row_blocks = (call.rows + kBlockRows - 1) / kBlockRows;
-  const std::int64_t tasks = row_blocks == 1 && call.rows <= kFewRows ? threads : blocks * row_blocks;
+  const std::int64_t tasks = row_blocks == 1 && call.rows <= kFewRows ? threads : blocks.count * row_blocks;
   parallel_for(tasks, threads, [&](std::int64_t task) {
     if (tasks == threads && call.rows <= kFewRows) {
-      for (std::int64_t b = blocks * task / tasks; b < blocks * (task + 1) / tasks; ++b)
-        multiply(call, kernels, rows, 0, first_block + b);
+      for (std::int64_t b = blocks.count * task / tasks; b < blocks.count * (task + 1) / tasks; ++b)
+        multiply(call, kernels, rows, 0, blocks.first + b);
     } else {
-      multiply(call, kernels, rows, task % row_blocks * kBlockRows, first_block + task / row_blocks);
+      multiply(call, kernels, rows, task % row_blocks * kBlockRows, blocks.first + task / row_blocks);
     }
   });
+}
+
+void linear_best(const PackedLinear& call, const BestOutputs& best) {
+  const LinearTable& kernels = current_linears();
+  const BlockRange blocks(*call.weight);
+  const int threads = worthwhile_threads(call);
+  const Rows rows(call, kernels);
+  copy_rows(call, rows, threads);
+  std::vector<std::vector<Largest>> largest(static_cast<std::size_t>(threads));
+  for (auto& each : largest) each.assign(static_cast<std::size_t>(call.rows), Largest(best.count));
+  std::vector<BlockSummary> summaries(best.logsumexp ? static_cast<std::size_t>(call.rows * blocks.count) : 0);
+  parallel_for(threads, threads, [&](std::int64_t task) {
+    alignas(kAlign) float tile[kBlockRows * kBlockOutputs];
+    for (std::int64_t first = 0; first < call.rows; first += kBlockRows)
+      for (std::int64_t b = blocks.count * task / threads; b < blocks.count * (task + 1) / threads; ++b) {
+        const int count = rows_of_block(call, first);
+        multiply_block(call, kernels, rows, first, count, blocks.first + b, tile);
+        const BlockSpan span(*call.weight, blocks.first + b);
+        for (int r = 0; r < count; ++r) {
+          float* x = tile + r * kBlockOutputs;
+          std::fill(x, x + (span.begin - span.origin), -std::numeric_limits<float>::infinity());
+          std::fill(x + (span.end - span.origin), x + kBlockOutputs, -std::numeric_limits<float>::infinity());
+          if (call.bias)
+            for (std::int64_t o = span.begin; o < span.end; ++o) x[o - span.origin] += call.bias[o];
+          const BlockSummary summary = kernels.summarize(x, best.logsumexp);
+          if (best.logsumexp) summaries[static_cast<std::size_t>((first + r) * blocks.count + b)] = summary;
+          Largest& kept = largest[static_cast<std::size_t>(task)][static_cast<std::size_t>(first + r)];
+          if (!kept.may_take(summary.maximum)) continue;
+          for (std::int64_t o = span.begin; o < span.end; ++o) kept.put(x[o - span.origin], o);
+        }
+      }
+  });
+  for (std::int64_t r = 0; r < call.rows; ++r) {
+    Largest& kept = largest[0][static_cast<std::size_t>(r)];
+    for (std::size_t t = 1; t < largest.size(); ++t) kept.put(largest[t][static_cast<std::size_t>(r)]);
+    kept.write(best.values + r * best.count, best.outputs + r * best.count);
+    if (best.logsumexp) best.logsumexp[r] = logsumexp(summaries.data() + r * blocks.count, blocks.count);
+  }
 }
 
 }  // namespace maskattn

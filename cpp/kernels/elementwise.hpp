@@ -75,6 +75,20 @@ MASKATTN_INLINE F32 error_function(F32 x) {
   return x < 0 ? -rest : rest;
 }
 
+inline BlockSummary summarize(const float* x, bool with_sum) {
+  constexpr int n = kLanes<float>;
+  F32 most = load(x);
+  for (int i = n; i < kBlockOutputs; i += n) most = vmax(load(x + i), most);
+  BlockSummary summary{max_lanes<float>(most), 0, 0};
+  if (!with_sum || !(summary.maximum > -1e30f)) return summary;
+  summary.exponent = round_one(summary.maximum * kLog2eHigh);
+  F32 sum = {};
+  for (int i = 0; i < kBlockOutputs; i += n)
+    sum += weight<float>(vmax(splat(-1e30f), load(x + i)), splat(kLog2eHigh), splat(kLog2eLow), splat(summary.exponent));
+  summary.sum = sum_lanes<float>(sum);
+  return summary;
+}
+
 struct Relu {
   static MASKATTN_INLINE F32 of(F32 x) { return x > 0 ? x : F32{}; }
 };

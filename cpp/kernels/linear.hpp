@@ -19,13 +19,14 @@ MASKATTN_INLINE I32 dot_bytes(V sum, I32 u, I32 s) {
   return sum + pair_products(even, (I16)(u & 0x00ff00ff)) + pair_products(odd, (I16)(u >> 8 & 0x00ff00ff));
 }
 
-// Bytes of weights that are fetched ahead for a single row; products of several rows wait for arithmetic.
+// Bytes of weights that are fetched ahead, for the first rows of a call.
 inline constexpr int kAhead = 4096;
 
-// What is multiplied with a group of inputs that lie together: `add` takes the group `g` of a row in.
+// What is multiplied with a group of kGroup inputs that lie together, in a row kElements elements: `add` takes the group `g` in.
+// A chain has kChain inputs.
 struct FloatProducts {
   using Element = float;
-  static constexpr int kGroup = 1, kChain = 32;  // groups; inputs of a chain
+  static constexpr int kGroup = 1, kElements = 1, kChain = kChainInputs;
   MASKATTN_INLINE static F32 add(F32 sum, const float* row, std::ptrdiff_t g, F32 weights) {
     return fma(splat(row[g]), weights, sum);
   }
@@ -33,7 +34,7 @@ struct FloatProducts {
 // bfloat16 weights, widened.
 struct WidenedProducts {
   using Element = float;
-  static constexpr int kGroup = 2, kChain = 32;
+  static constexpr int kGroup = 2, kElements = 2, kChain = kChainInputs;
   MASKATTN_INLINE static F32 add(F32 sum, const float* row, std::ptrdiff_t g, F32 weights) {
     const I32 pairs = (I32)weights;
     return fma(splat(row[2 * g + 1]), (F32)(pairs & -65536), fma(splat(row[2 * g]), (F32)(pairs << 16), sum));
@@ -43,28 +44,28 @@ struct WidenedProducts {
 // bfloat16 weights and activations rounded likewise, two inputs at a time.
 struct PairProducts {
   using Element = std::int32_t;
-  static constexpr int kGroup = 2, kChain = 256;
+  static constexpr int kGroup = 2, kElements = 1, kChain = 256;
   MASKATTN_INLINE static F32 add(F32 sum, const std::int32_t* row, std::ptrdiff_t g, F32 weights) {
     return dot_pairs(sum, I32{} + row[g], (I32)weights);
   }
 };
 #endif
 
-template <class Products>
+template <class Products, bool Fetch>
 struct ProductTile {
-  // Rows x Vectors vectors of outputs, one chain: groups from `begin` to `end` of the inputs.
+  // Rows x Vectors vectors of outputs, a chain of `groups` groups of inputs: of rows from `at` on, and of the block from its
+  // first one on. If `first`, out is set, else added to.
   template <int Rows, int Vectors>
-  __attribute__((noinline)) static void run(const typename Products::Element* const* x, const float* block, int begin, int end,
-                                            float* out, std::ptrdiff_t stride) {
+  __attribute__((noinline)) static void run(const typename Products::Element* const* x, std::ptrdiff_t at, const float* block,
+                                            int groups, bool first, float* out, std::ptrdiff_t stride) {
     constexpr int n = kLanes<float>;
     const typename Products::Element* row[Rows];
-    MASKATTN_UNROLLED(r, Rows) row[r] = x[r];
+    MASKATTN_UNROLLED(r, Rows) row[r] = x[r] + at;
     F32 acc[Rows][Vectors];
     MASKATTN_UNROLLED(r, Rows)
       MASKATTN_UNROLLED(v, Vectors) acc[r][v] = F32{};
-    block += static_cast<std::ptrdiff_t>(begin) * kBlockOutputs;
-    for (std::ptrdiff_t g = begin; g < end; ++g, block += kBlockOutputs) {
-      if constexpr (Rows == 1)
+    for (std::ptrdiff_t g = 0; g < groups; ++g, block += kBlockOutputs) {
+      if constexpr (Fetch)
         MASKATTN_UNROLLED(v, Vectors) __builtin_prefetch(reinterpret_cast<const char*>(block + v * n) + kAhead);
       F32 weights[Vectors];
       MASKATTN_UNROLLED(v, Vectors) weights[v] = load(block + v * n);
@@ -74,7 +75,7 @@ struct ProductTile {
     MASKATTN_UNROLLED(r, Rows)
       MASKATTN_UNROLLED(v, Vectors) {
         float* to = out + r * stride + v * n;
-        store(to, begin == 0 ? acc[r][v] : load(to) + acc[r][v]);
+        store(to, first ? acc[r][v] : load(to) + acc[r][v]);
       }
   }
 };
@@ -85,21 +86,31 @@ void multiply(const LinearArgs& args) {
   const auto* x = reinterpret_cast<const typename Products::Element* const*>(args.x);
   const auto* block = static_cast<const float*>(args.block);
   const int groups = args.inputs / Products::kGroup;
-  for (int begin = 0; begin < groups; begin += chain) {  // outermost: a chain's part of a block stays in the first-level cache
-    const int end = groups - begin < chain ? groups : begin + chain;
+  const std::ptrdiff_t next = args.chain ? args.chain : chain * Products::kElements;
+  std::ptrdiff_t at = 0;
+  for (int begin = 0; begin < groups; begin += chain, at += next) {  // outermost: a chain's weights stay in the first-level cache
+    const int count = groups - begin < chain ? groups - begin : chain;
     for (int row = 0; row < args.rows; row += kRowGroup) {
-      const int count = args.rows - row < kRowGroup ? args.rows - row : kRowGroup;
-      for (int v = 0; v < kBlockOutputs / n; v += most)
-        TileTable<ProductTile<Products>>::of(count, most)(x + row, block + v * n, begin, end,
-                                                          args.out + row * args.stride + v * n, args.stride);
+      const int rows = args.rows - row < kRowGroup ? args.rows - row : kRowGroup;
+      for (int v = 0; v < kBlockOutputs / n; v += most) {
+        const auto tile = row == 0 ? TileTable<ProductTile<Products, true>>::of(rows, most)
+                                   : TileTable<ProductTile<Products, false>>::of(rows, most);
+        tile(x + row, at, block + static_cast<std::ptrdiff_t>(begin) * kBlockOutputs + v * n, count, begin == 0,
+             args.out + row * args.stride + v * n, args.stride);
+      }
     }
   }
 }
 
+template <auto Value>
+struct Constant {
+  static constexpr auto value = Value;
+};
+
 // Two sums of products a row and vector: half as many rows share a load of weights.
 inline constexpr int kIntegerRows = kRowGroup / 2;
 
-template <int Rows, int Vectors>
+template <int Rows, int Vectors, bool Fetch>
 MASKATTN_INLINE void integer_tile(const QuantizedRow* const* x, const std::int32_t* block, int groups, const BlockScales& scales,
                                   int first, float* out, std::ptrdiff_t stride) {
   constexpr int n = kLanes<float>;
@@ -110,7 +121,7 @@ MASKATTN_INLINE void integer_tile(const QuantizedRow* const* x, const std::int32
     MASKATTN_UNROLLED(v, Vectors) high[r][v] = low[r][v] = I32{};
   const std::int32_t* at = block + first;
   for (std::ptrdiff_t g = 0; g < groups; ++g, at += kBlockOutputs) {
-    if constexpr (Rows == 1)
+    if constexpr (Fetch)
       MASKATTN_UNROLLED(v, Vectors) __builtin_prefetch(reinterpret_cast<const char*>(at + v * n) + kAhead);
     I32 weight[Vectors];
     MASKATTN_UNROLLED(v, Vectors) std::memcpy(&weight[v], at + v * n, sizeof(I32));
@@ -135,23 +146,38 @@ MASKATTN_INLINE void integer_tile(const QuantizedRow* const* x, const std::int32
   }
 }
 
-template <int Rows>
+template <int Rows, bool Fetch>
 __attribute__((noinline)) void integer_rows(const QuantizedRow* const* x, const LinearArgs& args, float* out) {
   const int groups = args.inputs / 4;
   const auto* block = static_cast<const std::int32_t*>(args.block);
   BlockScales scales;
   std::memcpy(&scales, block + static_cast<std::ptrdiff_t>(groups) * kBlockOutputs, sizeof scales);
   for (int first = 0; first < kBlockOutputs; first += MASKATTN_KEY_VECTORS * kLanes<float>)
-    integer_tile<Rows, MASKATTN_KEY_VECTORS>(x, block, groups, scales, first, out, args.stride);
+    integer_tile<Rows, MASKATTN_KEY_VECTORS, Fetch>(x, block, groups, scales, first, out, args.stride);
+}
+
+// rows(constant<rows>, constant<whether to fetch what follows>, first row) for all rows, kIntegerRows at a time.
+template <class Body>
+MASKATTN_INLINE void over_rows(int rows, const Body& body) {
+  static_assert(kIntegerRows == 3);
+  int row = 0;
+  for (; row + 3 <= rows; row += 3)
+    if (row == 0)
+      body(Constant<3>{}, Constant<true>{}, row);
+    else
+      body(Constant<3>{}, Constant<false>{}, row);
+  const int left = rows - row;
+  if (left == 2 && row == 0) body(Constant<2>{}, Constant<true>{}, row);
+  if (left == 2 && row != 0) body(Constant<2>{}, Constant<false>{}, row);
+  if (left == 1 && row == 0) body(Constant<1>{}, Constant<true>{}, row);
+  if (left == 1 && row != 0) body(Constant<1>{}, Constant<false>{}, row);
 }
 
 inline void multiply_integers(const LinearArgs& args) {
-  static_assert(kIntegerRows == 3);
   const auto* x = reinterpret_cast<const QuantizedRow* const*>(args.x);
-  int row = 0;
-  for (; row + 3 <= args.rows; row += 3) integer_rows<3>(x + row, args, args.out + row * args.stride);
-  if (args.rows - row == 2) integer_rows<2>(x + row, args, args.out + row * args.stride);
-  if (args.rows - row == 1) integer_rows<1>(x + row, args, args.out + row * args.stride);
+  over_rows(args.rows, [&](auto rows, auto fetch, int row) {
+    integer_rows<rows.value, fetch.value>(x + row, args, args.out + row * args.stride);
+  });
 }
 
 typedef std::uint8_t Bytes __attribute__((vector_size(MASKATTN_VECTOR_BYTES / 4)));  // as many as floats
@@ -199,7 +225,7 @@ inline void quantize_signed(const float* x, int inputs, int padded, void* to) {
 }
 
 // Of one group: Rows x Vectors vectors of outputs from `first` on, times the scales, added to `out`.
-template <int Rows, int Vectors, bool Zeros>
+template <int Rows, int Vectors, bool Zeros, bool Fetch>
 MASKATTN_INLINE void nibble_tile(const SignedRow* const* x, const LinearArgs& args, const std::int32_t* group, int begin,
                                  int first, float* out) {
   constexpr int n = kLanes<float>;
@@ -210,7 +236,7 @@ MASKATTN_INLINE void nibble_tile(const SignedRow* const* x, const LinearArgs& ar
     MASKATTN_UNROLLED(v, Vectors) high[r][v] = low[r][v] = I32{};
   const std::int32_t* at = group + first;
   for (int g = 0; g < args.group / 8; ++g, at += kBlockOutputs) {
-    if constexpr (Rows == 1)
+    if constexpr (Fetch)
       MASKATTN_UNROLLED(v, Vectors) __builtin_prefetch(reinterpret_cast<const char*>(at + v * n) + kAhead);
     I32 weight[2][Vectors];  // of the first four inputs and of the others
     MASKATTN_UNROLLED(v, Vectors) {
@@ -251,13 +277,13 @@ MASKATTN_INLINE void nibble_tile(const SignedRow* const* x, const LinearArgs& ar
   }
 }
 
-template <int Rows, bool Zeros>
+template <int Rows, bool Zeros, bool Fetch>
 __attribute__((noinline)) void nibble_rows(const SignedRow* const* x, const LinearArgs& args, float* out) {
   const std::ptrdiff_t group_words = args.group / 8 * kBlockOutputs + (Zeros ? 2 : 1) * kBlockOutputs / 2;
   const auto* group = static_cast<const std::int32_t*>(args.block);
   for (int begin = 0; begin < args.inputs; begin += args.group, group += group_words)
     for (int first = 0; first < kBlockOutputs; first += MASKATTN_KEY_VECTORS * kLanes<float>)
-      nibble_tile<Rows, MASKATTN_KEY_VECTORS, Zeros>(x, args, group, begin, first, out);
+      nibble_tile<Rows, MASKATTN_KEY_VECTORS, Zeros, Fetch>(x, args, group, begin, first, out);
   MASKATTN_UNROLLED(r, Rows)
     for (int o = 0; o < kBlockOutputs; o += kLanes<float>) {
       float* to = out + r * args.stride + o;
@@ -268,10 +294,9 @@ __attribute__((noinline)) void nibble_rows(const SignedRow* const* x, const Line
 template <bool Zeros>
 void multiply_nibbles(const LinearArgs& args) {
   const auto* x = reinterpret_cast<const SignedRow* const*>(args.x);
-  int row = 0;
-  for (; row + 3 <= args.rows; row += 3) nibble_rows<3, Zeros>(x + row, args, args.out + row * args.stride);
-  if (args.rows - row == 2) nibble_rows<2, Zeros>(x + row, args, args.out + row * args.stride);
-  if (args.rows - row == 1) nibble_rows<1, Zeros>(x + row, args, args.out + row * args.stride);
+  over_rows(args.rows, [&](auto rows, auto fetch, int row) {
+    nibble_rows<rows.value, Zeros, fetch.value>(x + row, args, args.out + row * args.stride);
+  });
 }
 
 #ifdef MASKATTN_BFLOAT_PAIRS

@@ -18,6 +18,8 @@ inline constexpr int kBlockOutputs = 64;
 // Inputs that lie together, by type of weight, in the order of WeightType (maskattn/packed_linear.hpp).
 inline constexpr int kWeightTypes = 5;
 inline constexpr int kInputGroup[kWeightTypes] = {1, 2, 4, 8, 8};
+// Inputs of a chain of float products.
+inline constexpr int kChainInputs = 32;
 // Groups with one scale are multiples of so many inputs.
 inline constexpr int kScaleGroup = 32;
 
@@ -55,6 +57,7 @@ struct LinearArgs {
   int inputs;            // in whole groups
   int group;             // of inputs with one scale, for 4-bit weights
   const void* const* x;  // [rows] as `convert` makes them; where there is none, of floats with as many readable elements
+  std::ptrdiff_t chain;  // of floats: elements from a row's kChainInputs inputs to its next ones, or 0: they follow each other
   int rows;
   float* out;  // [rows][kBlockOutputs], `stride` apart
   std::ptrdiff_t stride;
@@ -73,6 +76,12 @@ struct NormArgs {
   float* out;
 };
 
+// The largest of kBlockOutputs numbers, and the sum of 2^(x log2(e) - exponent) of them, for an integer near the largest
+// exponent.
+struct BlockSummary {
+  float maximum, exponent, sum;
+};
+
 struct LinearTable {
   // The canonical sum of float products is one FMA chain per 32 inputs, each from zero, chains added in order, as of scores;
   // where bfloat16 numbers are multiplied as such, one of sums of pairs per 256 inputs. Integer products are exact.
@@ -84,6 +93,8 @@ struct LinearTable {
   void (*rms_norm)(const NormArgs& args);
   // out[i] = function(x[i]), times `factor` if that is not null.
   void (*activate)(int function, const float* x, const float* factor, int count, float* out);
+  // Without sum and exponent, unless they are asked for.
+  BlockSummary (*summarize)(const float* x, bool with_sum);
 };
 
 }  // namespace maskattn

@@ -28,7 +28,8 @@ constexpr LinearTable linears{
     {nullptr, to_bfloats, quantize, quantize_signed, quantize_signed},
     layer_norm,
     rms_norm,
-    activate};
+    activate,
+    summarize};
 
 }  // namespace
 }  // namespace maskattn::MASKATTN_ISA

@@ -242,9 +242,18 @@ def packed_linear(
     bias: npt.NDArray[np.float32] | None,
     threads: int | None,
 ) -> npt.NDArray[np.float32]: ...
+def best_outputs(
+    weight: PackedWeight,
+    x: npt.NDArray[np.float32],
+    bias: npt.NDArray[np.float32] | None,
+    count: int,
+    logsumexp: bool,
+    threads: int | None,
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64], npt.NDArray[np.float32] | None]:
+    """The largest outputs of each row of ``packed_linear``: values and outputs (rows, count); logsumexp (rows,)."""
 
-class DecoderStep:
-    """The layers of a decoder, for one token at a time; see decoder/step.py, which describes them."""
+class LayerStack:
+    """Layers, for rows of several sequences; see decoder/core_layers.py, which describes them."""
 
     def __init__(
         self, layers: list[Any], width: int, before: bool, after: bool, parallel: bool, bias_table: object
@@ -252,15 +261,24 @@ class DecoderStep:
     def run(
         self,
         x: npt.NDArray[np.float32],
+        counts: npt.NDArray[Any],
         caches: object,
-        lengths: npt.NDArray[Any],
-        longest: int,
-        memories: object,
-        memory_lengths: object,
-        cosines: object,
-        sines: object,
+        stored: npt.NDArray[Any] | None,
+        masks: list[object] | None,
+        memory: object,
+        turns: tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]] | None,
         threads: int | None,
-    ) -> None: ...
+    ) -> None:
+        """Rows (sum of counts, width) become the states behind the layers.
+
+        Args:
+            counts: how many rows of each sequence.
+            caches, stored: layers of a cache that has room for them, and what it holds of each sequence; or None.
+            masks: of each layer, in place of its own.
+            memory: keys and values (tokens, heads, head_dim) of each layer, and where each sequence's begin and how
+                many they are.
+            turns: cosines and sines of each row.
+        """
 
 def layer_norm(
     x: npt.NDArray[np.float32],

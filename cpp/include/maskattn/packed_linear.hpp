@@ -76,4 +76,15 @@ struct PackedLinear {
 };
 void linear(const PackedLinear& call);
 
+// The `count` largest numbers of each row of `out` as linear() would write it, largest first, the earlier output first among
+// equals, and the logarithm of the sum of all their exponentials, without writing it: call.out is not looked at. NaN is never
+// among them unless there is nothing else; -inf and output 0 fill up what is missing.
+struct BestOutputs {
+  std::int64_t count;
+  float* values;          // [rows][count]
+  std::int64_t* outputs;  // [rows][count]
+  float* logsumexp;       // [rows], or null
+};
+void linear_best(const PackedLinear& call, const BestOutputs& best);
+
 }  // namespace maskattn

@@ -143,17 +143,49 @@ class KVCache:
         for layer in self:
             layer.truncate(lengths)
 
-    def fork(self) -> KVCache:
+    def fork(self, sequences: npt.ArrayLike | None = None) -> KVCache:
         """An independent cache with the same tokens. Pages are shared until one of the two writes to them.
 
+        Args:
+            sequences: only these, integers of shape (n,), repeats allowed. Default all.
+
         Raises:
-            ValueError: layers disagree, or a draft is open.
+            TypeError, ValueError: ``sequences`` is not as above; layers disagree; a draft is open.
         """
         self._refuse_while_drafting("fork")
         self._lengths("fork")
-        cache = object.__new__(KVCache)
-        cache._layers = [layer.fork() for layer in self]
-        return cache
+        chosen = np.arange(self.batch) if sequences is None else self._sequences("sequences", sequences)
+        return self._of([layer.fork(chosen) for layer in self])
+
+    def empty(self, batch: int = 0) -> KVCache:
+        """An independent cache of ``batch`` sequences without tokens, which has its pages from the same pool."""
+        batch = count("batch", batch)
+        return self._of([layer.empty(batch) for layer in self])
+
+    def take(self, other: KVCache) -> None:
+        """The sequences of ``other`` go on behind those of this cache, in the same pages; ``other`` has none then.
+
+        Args:
+            other: of this cache's :meth:`empty` or :meth:`fork`, or of one of theirs.
+
+        Raises:
+            ValueError: ``other`` is no such cache; layers disagree; a draft is open. Nothing has moved then.
+        """
+        for cache in (self, other):
+            cache._refuse_while_drafting("take")
+            cache._lengths("take")
+        if other is self or not all(mine.shares_pages(theirs) for mine, theirs in zip(self, other, strict=False)):
+            raise ValueError(
+                "other must be a cache that shares its pages with this one, got a stranger; make it with empty() or "
+                "fork(), and append to it"
+            )
+        for mine, theirs in zip(self, other, strict=True):
+            mine.take(theirs)
+
+    @property
+    def pages_in_use(self) -> int:
+        """How many pages of a layer are in use by this cache and all that share its pool; each counts once."""
+        return self[0].pool_in_use
 
     def reorder(self, beams: npt.ArrayLike) -> None:
         """Sequence ``i`` continues what was sequence ``beams[i]``: shape (new batch,), repeats and omissions allowed.
@@ -163,15 +195,9 @@ class KVCache:
         """
         self._refuse_while_drafting("reorder")
         self._lengths("reorder")
-        index = np.asarray(beams)
-        if index.size and index.dtype.kind not in "iu":
-            raise TypeError(f"beams must be integers, shape (new batch,), got {index.dtype}")
-        if index.ndim != 1:
-            raise ValueError(f"beams must have shape (new batch,), got {index.shape}")
-        if (wrong := (index < 0) | (index >= self.batch)).any():
-            raise ValueError(f"beams must be from 0 to batch - 1 = {self.batch - 1}, got {index[wrong.argmax()]}")
+        index = self._sequences("beams", beams)
         for layer in self:
-            layer.reorder(index.astype(np.int64))
+            layer.reorder(index)
 
     def draft(self) -> Draft:
         """A context manager: what is appended inside is a draft, of which :meth:`Draft.commit` keeps a part::
@@ -184,6 +210,22 @@ class KVCache:
         ``reorder`` and another draft are refused; after the commit, everything is as usual.
         """
         return Draft(self)
+
+    @classmethod
+    def _of(cls, layers: list[Layer]) -> KVCache:
+        cache = object.__new__(cls)
+        cache._layers = layers
+        return cache
+
+    def _sequences(self, name: str, value: npt.ArrayLike) -> npt.NDArray[np.int64]:
+        index = np.asarray(value)
+        if index.size and index.dtype.kind not in "iu":
+            raise TypeError(f"{name} must be integers, shape (new batch,), got {index.dtype}")
+        if index.ndim != 1:
+            raise ValueError(f"{name} must have shape (new batch,), got {index.shape}")
+        if (wrong := (index < 0) | (index >= self.batch)).any():
+            raise ValueError(f"{name} must be from 0 to batch - 1 = {self.batch - 1}, got {index[wrong.argmax()]}")
+        return index.astype(np.int64)
 
     def _lengths(self, why: str) -> npt.NDArray[np.int64]:
         first = np.array(self[0].lengths, np.int64)

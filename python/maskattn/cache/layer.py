@@ -88,6 +88,11 @@ class Layer:
         return int(np.unique(self.tables[self.tables >= 0]).size) * self._pages.page_nbytes
 
     @property
+    def pool_in_use(self) -> int:
+        """Pages of the pool in use, by this layer or others."""
+        return self._pages.in_use
+
+    @property
     def drafting(self) -> bool:
         return self._draft_start is not None
 
@@ -149,7 +154,8 @@ class Layer:
 
     @property
     def _has_own_page_each(self) -> bool:
-        return self.tables.shape == (len(self.tables), 1) and self.window is None and len(self.tables) > 0
+        batch, pages = self.tables.shape
+        return pages == 1 and batch > 0 and self.window is None
 
     def make_room_in_place(self, n: int) -> bool:
         """Whether ``n`` tokens more of each sequence are nothing but rows behind its last one, in a page of its own.
@@ -159,14 +165,35 @@ class Layer:
         first, last = self.extremes
         if not self._has_own_page_each or first == 0 or last + n > self.capacity:
             return False
-        if self._pages.must_copy(self.tables[:, 0]).any():
+        if self._pages.sharing and self._pages.must_copy(self.tables[:, 0]).any():
             self._make_room(self.lengths + n)
         return True
+
+    def make_room(self, counts: IntArray) -> None:
+        """Pages of its own for so many tokens more of each sequence, shape (batch,); not in a ring.
+
+        They are then written there by who asked, and :meth:`took` tells so.
+
+        Raises:
+            ValueError: a sequence would be longer than the capacity; nothing has changed then.
+        """
+        assert self.window is None
+        ends = self.lengths + counts
+        self._check_capacity(ends)
+        if not (self._pages.sharing or (self.lengths % self.page_size == 0).any()) and (counts <= 1).all():
+            return
+        self._make_room(ends)
+
+    def took(self, lengths: IntArray) -> None:
+        """All rows up to ``lengths`` have been written."""
+        self.lengths = lengths
+        self._pages.wrote_up_to(min(self.kv_len, self.page_size))
 
     def took_in_place(self, lengths: IntArray, n: int) -> None:
         """``n`` rows of each sequence have been written there; ``lengths`` are the new ones."""
         first, last = self.extremes
         self._lengths, self._extremes = lengths, (first + n, last + n)
+        self._pages.wrote_up_to(last + n)
 
     def arrays(self) -> tuple[Array, Array]:
         """Copies of all keys and values, shape (batch, kv_heads, kv_len, dim), for tests and for debugging.
@@ -210,17 +237,33 @@ class Layer:
         self.begins = np.where(lengths > 0, self.begins, 0)
         self.lengths = lengths
 
-    def fork(self) -> Layer:
-        """Another layer with the same tokens, in the same pages."""
-        layer = Layer(self._pages, 0, 0, self.capacity, self.window)
-        self._pages.share(self.tables[self.tables >= 0])
-        layer.tables, layer.lengths, layer.begins = self.tables.copy(), self.lengths, self.begins
+    def empty(self, batch: int) -> Layer:
+        """A layer of ``batch`` sequences without tokens, over the same pages."""
+        return Layer(self._pages, batch, self.tables.shape[1], self.capacity, self.window)
+
+    def fork(self, sequences: IntArray) -> Layer:
+        """Another layer with the tokens of some sequences, in the same pages."""
+        layer = self.empty(0)
+        layer.tables, layer.lengths = self.tables[sequences], self.lengths[sequences]
+        layer.begins = self.begins[sequences]
+        self._pages.share(layer.tables[layer.tables >= 0])
         return layer
+
+    def shares_pages(self, other: Layer) -> bool:
+        """Whether both have their pages from one pool, in tables of one width."""
+        return self._pages is other._pages and self.tables.shape[1] == other.tables.shape[1]
+
+    def take(self, other: Layer) -> None:
+        """The sequences of ``other`` behind those of this layer; ``other`` has none then."""
+        self.tables = np.concatenate([self.tables, other.tables])
+        self.begins = np.concatenate([self.begins, other.begins])
+        self.lengths = np.concatenate([self.lengths, other.lengths])
+        other.tables, other.begins, other.lengths = other.tables[:0], other.begins[:0], other.lengths[:0]
 
     def reorder(self, beams: IntArray) -> None:
         """Sequence ``i`` becomes what sequence ``beams[i]`` is, in the same pages."""
         old, self.tables = self.tables, self.tables[beams]
-        if (np.diff(beams) > 0).all():  # sequences leave, and none is repeated
+        if len(set(beams.tolist())) == beams.size:  # sequences leave, or change places, and none is repeated
             old = np.delete(old, beams, axis=0)
         else:
             self._pages.share(self.tables[self.tables >= 0])
@@ -303,15 +346,17 @@ class Layer:
         """Pages for the tokens from ``lengths`` to ``ends``, each page that is written to be named here alone."""
         size = self.page_size
         held, needed = -(-self.lengths // size), -(-ends // size)
-        if (span := int((needed - self.begins // size).max(initial=0))) > self.tables.shape[1]:
+        # Only a ring's table has fewer columns than the capacity has pages.
+        if self.window and (span := int((needed - self.begins // size).max(initial=0))) > self.tables.shape[1]:
             self._widen(max(span, 2 * self.tables.shape[1]))
         partial = np.flatnonzero((self.lengths % size > 0) & (ends > self.lengths))
         last = (partial, self.lengths[partial] // size % self.tables.shape[1])
         old = self.tables[last]
         copies = self._pages.must_copy(old)
-        fresh = self._entries(held, needed)
-        if not len(fresh[0]) and not copies.any():
+        has_all = (held == needed).all()
+        if has_all and not copies.any():
             return
+        fresh = (held[:0], held[:0]) if has_all else self._entries(held, needed)
         old, last = old[copies], (last[0][copies], last[1][copies])
         pages = self._pages.allocate(len(old) + len(fresh[0]))
         self._pages.copy(old, pages[: len(old)], int((self.lengths[last[0]] % size).max(initial=0)))

@@ -33,7 +33,7 @@ class Pages:
             self.arrays += [np.empty(shape, np.float32), np.empty(shape, np.float32)]
         self.references = np.zeros(pages, np.int32)
         self._free: list[int] = []  # pages that were used before; used again first, their memory is there already
-        self._sharing = False  # whether a page ever was shared
+        self.sharing = False  # whether a page ever was shared
         self._unused = 0  # pages at or past this one never were
         self._written_slots = 0  # no page has been written at or past this slot
 
@@ -44,6 +44,11 @@ class Pages:
     @property
     def page_nbytes(self) -> int:
         return sum(array[:1].nbytes for array in self.arrays)
+
+    @property
+    def in_use(self) -> int:
+        """How many pages have a reference."""
+        return self._unused - len(self._free)
 
     def allocate(self, count: int) -> IntArray:
         """``count`` pages with one reference each."""
@@ -59,7 +64,7 @@ class Pages:
 
     def share(self, pages: IntArray) -> None:
         """One more reference for each page, as often as it is named."""
-        self._sharing = True
+        self.sharing = True
         np.add.at(self.references, pages, 1)
 
     def release(self, pages: IntArray) -> None:
@@ -70,21 +75,21 @@ class Pages:
 
     def must_copy(self, pages: IntArray) -> npt.NDArray[np.bool_]:
         """Which of the entries ``pages`` need a page of their own before all of them are written."""
-        if not self._sharing:
+        if not self.sharing:
             return np.zeros(pages.shape, np.bool_)
-        references = self.references[pages]
-        copies = references > 1
-        if copies.any():
-            # Where nobody else has the page, one of the entries may keep it.
-            named, first, times = np.unique(pages, return_index=True, return_counts=True)
-            copies[first[times == self.references[named]]] = False
+        copies: npt.NDArray[np.bool_] = self.references[pages] > 1
+        named: dict[int, int] = {}
+        for i in np.flatnonzero(copies):
+            page = int(pages[i])
+            named[page] = named.get(page, 0) + 1
+            # Where nobody else has the page, the last of the entries may keep it.
+            copies[i] = named[page] < self.references[page]
         return copies
 
     def copy(self, sources: IntArray, targets: IntArray, slots: int) -> None:
         """Copy the first ``slots`` tokens of pages to others."""
-        for source, target in zip(sources.tolist(), targets.tolist(), strict=True):
-            for array in self.arrays:
-                array[target, :, :slots] = array[source, :, :slots]
+        for array in self.arrays:
+            array[targets, :, :slots] = array[sources, :, :slots]
 
     def encode(self, k: Array, v: Array) -> list[Array]:
         """Tokens (..., kv_heads, dim) as ``arrays`` store them.
@@ -104,8 +109,11 @@ class Pages:
         """
         for array, tokens in zip(self.arrays, encoded, strict=True):
             array[pages, :, slots] = tokens
-        end = slots.stop if isinstance(slots, slice) else int(slots.max(initial=-1)) + 1
-        self._written_slots = max(self._written_slots, end)
+        self.wrote_up_to(slots.stop if isinstance(slots, slice) else int(slots.max(initial=-1)) + 1)
+
+    def wrote_up_to(self, slot: int) -> None:
+        """Some page has been written up to ``slot``, not included."""
+        self._written_slots = max(self._written_slots, slot)
 
     def read(self, pages: IntArray, slots: IntArray) -> tuple[Array, Array]:
         """Copies of tokens, shape (..., kv_heads, dim); int8 as the float32 that it stands for."""

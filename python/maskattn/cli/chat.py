@@ -21,14 +21,20 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 def _chat(options: argparse.Namespace) -> None:
     model, settings = common.load_named(options, "of a model that chats"), common.generation_options(options)
     history = [{"role": "system", "content": options.system}] if options.system else []
+    # What a terminal shows is not taken back, as beams may: their answers are shown when they are whole.
+    shown = not options.json and (options.num_beams or 1) == 1
     for message in options.messages or _typed():
         history.append({"role": "user", "content": message})
-        answer = model.chat(history, **settings)
+        answer = ""
+        for piece in model.stream_chat(history, **settings):
+            answer = answer[: len(answer) - piece.retracted] + piece
+            if shown:
+                print(f"\n{answer}" if piece.retracted else piece, end="", flush=True)
         history.append({"role": "assistant", "content": answer})
         if options.json:
             common.print_json({"message": message, "answer": answer})
         else:
-            print(answer, flush=True)
+            print("" if shown else answer, flush=True)
 
 
 def _typed() -> Iterator[str]:

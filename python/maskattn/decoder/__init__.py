@@ -9,6 +9,7 @@ from maskattn.decoder.multi_head import KeyValues, MultiHeadAttention
 from maskattn.decoder.norms import PLACEMENTS, LayerNorm, Placement, RMSNorm
 from maskattn.decoder.options import GenerationOptions
 from maskattn.decoder.projection import Linear
+from maskattn.decoder.stream import Piece, Stream, Tokens
 from maskattn.decoder.transcription.results import Segment, Transcription
 
 __all__ = [
@@ -24,9 +25,12 @@ __all__ = [
     "Linear",
     "Model",
     "MultiHeadAttention",
+    "Piece",
     "Placement",
     "RMSNorm",
     "Segment",
+    "Stream",
+    "Tokens",
     "Transcription",
     "convert",
     "load",

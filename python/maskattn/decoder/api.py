@@ -3,33 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from maskattn.decoder import check
 from maskattn.decoder.arrays import FloatArray, IntArray
-from maskattn.decoder.beams import BeamRules, search
 from maskattn.decoder.checkpoint import Checkpoint
-from maskattn.decoder.generate import Batch, Generated, generate
+from maskattn.decoder.generation import GenerationMethods
 from maskattn.decoder.heads import label_names
-from maskattn.decoder.memory import Memory, Prefix
+from maskattn.decoder.memory import Prefix
 from maskattn.decoder.model import Transformer
-from maskattn.decoder.options import GenerationOptions, Options
 from maskattn.decoder.requests import Ids, Progress, PromptIds, Requests, Sources, batches
-from maskattn.decoder.rules import Rules
 from maskattn.decoder.score import log_probabilities
-from maskattn.decoder.stopping import stop_strings
 from maskattn.decoder.text import TextMethods, Texts
 from maskattn.decoder.transcription.methods import SpeechMethods
-from maskattn.decoder.views import cross_attention, look_at
+from maskattn.decoder.views import cross_attention
 from maskattn.families import Family, find
 
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
 
-
-class Model(TextMethods, SpeechMethods):
+class Model(GenerationMethods, TextMethods, SpeechMethods):
     """A loaded model; made by ``maskattn.load``. What it can do depends on its family and its heads.
 
     Attributes:
@@ -49,81 +42,6 @@ class Model(TextMethods, SpeechMethods):
         self.labels = label_names(self.config, self._forward.classifier)
         vocab = self._requests.reads.sizes.vocab or self._forward.vocab  # who hears reads no tokens
         self._texts = Texts(checkpoint, self.family, vocab, continues=self._forward.encoder is None)
-
-    def generate_ids(
-        self,
-        sources: Ids | FloatArray,
-        *,
-        prompt_ids: PromptIds | None = None,
-        prefix_embeddings: Sequence[FloatArray] | None = None,
-        batch_size: int = 64,
-        progress: Progress | None = None,
-        return_log_probabilities: bool = False,
-        return_cross_attention: bool | Sequence[tuple[int, int]] = False,
-        **options: Unpack[GenerationOptions],
-    ) -> list[Generated]:
-        """Greedy search, sampling or beams: for the same weights and options what ``transformers``' ``generate`` gives.
-
-        What ``options`` do not say, the generation config says.
-
-        Args:
-            sources: token ids per sequence, lengths may differ: what an encoder reads, usually ending in the end token,
-                or, for a decoder-only model, prompts. For Whisper log-mel features, shape (batch, mels, frames).
-            prompt_ids: with an encoder, what the decoder begins with: one list for all sources, or one for each.
-                Default: the decoder's start token.
-            prefix_embeddings: for a decoder-only model, one float32 array (n, width) per source, n from 0 up: stands
-                before the source's embeddings and is seen from everywhere (the ``[E; o]`` of arXiv:1910.10683's
-                prefix language models), such as another encoder's output.
-            batch_size: sequences that are computed together. Similar lengths share a batch, whatever their order.
-            progress: called as ``progress(done, total)`` after each batch.
-            return_log_probabilities: whether the results have them; see ``Generated``.
-            return_cross_attention: whether the results have it, of all heads, or only of these, pairs (layer, head) as
-                in ``cross_attention``. It is computed when all is written, so that steps take no longer.
-            options: see ``GenerationOptions``; ``max_new_tokens`` is by default the generation config's, or its
-                ``max_length`` (which counts the start token or the prompt), else 20; never more than the model has
-                positions.
-
-        Returns:
-            New tokens per source, in the order of ``sources``: without start token or prompt, and up to what ended
-            them, that one included if it came before ``max_new_tokens`` ran out. No source, no work: ``[]``.
-
-        Raises:
-            TypeError, ValueError: an argument is not as above; nothing has been computed then.
-            NotImplementedError: something is asked for that would change the tokens and does not exist here.
-        """
-        sequences = self._requests.sequences("sources", sources)
-        prompts = self._requests.prompts(sequences, prompt_ids)
-        prefixes = self._requests.prefixes(prefix_embeddings, len(sequences))
-        settings = Options(self._generation, options, self._requests.writes.sizes.vocab)
-        limits = self._requests.limits(prompts, prefixes, settings)
-        check.count("batch_size", batch_size)
-        heads = None if isinstance(return_cross_attention, bool) else return_cross_attention
-        pairs = None
-        if return_cross_attention is not False:
-            pairs = self._requests.heads("return_cross_attention", heads, "return_cross_attention")
-        rules, beams = Rules.read(settings, stop_strings(settings, self._texts.decoder)), BeamRules.read(settings)
-        made: list[list[Generated]] = [[] for _ in sequences]
-        for some in batches(sequences, batch_size, progress):
-            batch = Batch(
-                [prompts[i] for i in some],
-                [limits[i] for i in some],
-                some,
-                self._memory([sequences[i] for i in some]),
-                Prefix([prefixes[i] for i in some]) if prefixes else None,
-                [sequences[i] for i in some] if self._requests.encoder_reads_tokens else None,
-            )
-            if beams is None:
-                written = [
-                    [ids] for ids in generate(self._forward, batch, rules, log_probabilities=return_log_probabilities)
-                ]
-            else:
-                written = search(self._forward, batch, rules, beams, with_log_probabilities=return_log_probabilities)
-            if return_cross_attention is not False:
-                for rank in zip(*written, strict=True):
-                    look_at(self._forward, batch, rank, pairs)
-            for i, ranked in zip(some, written, strict=True):
-                made[i] = ranked
-        return [ids for ranked in made for ids in ranked]
 
     def score_ids(
         self,
@@ -301,9 +219,6 @@ class Model(TextMethods, SpeechMethods):
         stack = self._forward.decoder or self._requests.reads
         return stack.sizes.width
 
-    def _memory(self, sequences: list[Any]) -> Memory | None:
-        return None if self._forward.encoder is None else self._forward.encode(sequences)
-
     def _encoded(
         self,
         sources: Sources | FloatArray,
@@ -326,6 +241,6 @@ class Model(TextMethods, SpeechMethods):
             hidden, lengths = self._forward.encode_hidden(
                 [sequences[i] for i in batch], None if types is None else [types[i] for i in batch]
             )
-            for row, i in enumerate(batch):
-                made[i] = function(hidden[row] if lengths is None else hidden[row, : lengths[row]].copy())
+            for i, states in zip(batch, np.split(hidden, lengths.cumsum()[:-1]), strict=True):
+                made[i] = function(states.copy())
         return made

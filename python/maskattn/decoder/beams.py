@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from maskattn.decoder.arrays import BoolArray, FloatArray, IntArray
-from maskattn.decoder.generate import Batch, Generated, check_open
+from maskattn.decoder.generate import Batch, Generated, check_open, result
 from maskattn.decoder.model import Transformer
 from maskattn.decoder.options import Options
 from maskattn.decoder.processors import NO_TOKEN, Step
@@ -109,6 +109,11 @@ class Source:
         chosen: IntArray = beam[on]
         return chosen
 
+    def best(self, rules: BeamRules) -> IntArray:
+        """The sequence that is ahead: what would be returned if it all ended here."""
+        running = float(self.scores[0]) / max(self.running.shape[1], 1) ** rules.length_penalty
+        return self.done[0][1] if self.done and self.done[0][0] >= running else self.running[0]
+
     def _may_improve(self, rules: BeamRules, new: int) -> bool:
         if len(self.done) < len(self.scores):
             return True
@@ -144,7 +149,18 @@ class BeamEnds:
 def search(
     model: Transformer, batch: Batch, rules: Rules, beam_rules: BeamRules, *, with_log_probabilities: bool = False
 ) -> list[list[Generated]]:
-    """The best sequences of each source, best first; arguments as of ``generate``."""
+    """What :func:`search_steps` returns."""
+    return result(search_steps(model, batch, rules, beam_rules, with_log_probabilities=with_log_probabilities))
+
+
+def search_steps(
+    model: Transformer, batch: Batch, rules: Rules, beam_rules: BeamRules, *, with_log_probabilities: bool = False
+) -> Generator[list[Source], None, list[list[Generated]]]:
+    """The best sequences of each source, best first; arguments as of ``generate``.
+
+    Yields:
+        All sources, after each step but the last.
+    """
     beams, begin = beam_rules.beams, max(map(len, batch.prompts))
     prompts = [np.concatenate([np.full(begin - len(prompt), NO_TOKEN), prompt]) for prompt in batch.prompts]
     ends = BeamEnds(batch, rules, prompts, begin)
@@ -153,7 +169,7 @@ def search(
         Source(row, limit, np.zeros((beams, 0), np.int64), first.copy()) for row, limit in enumerate(batch.limits)
     ]
     keep = min(max(2, 1 + len(rules.eos_token_id)) * beams, beams * model.vocab)
-    state = DecoderState(model, batch.prompts, batch.limits, batch.memory, batch.prefix)
+    state = DecoderState(model, batch.prompts, batch.limits, batch.memory, batch.prefix, branches=True)
     state.reorder(np.repeat(np.arange(len(sources)), beams))
     active = sources
     while True:
@@ -173,6 +189,7 @@ def search(
         order = np.concatenate([i * beams + beam for i in stay if (beam := chosen[i]) is not None])
         active = [active[i] for i in stay]
         state.reorder(order, within=len(stay) == len(chosen))
+        yield sources
         state.append(np.concatenate([source.running[:, -1] for source in active]))
     return _results(model, batch, sources, beam_rules.returned, with_log_probabilities)
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from maskattn.decoder.api import Model
 from maskattn.decoder.checkpoint import Checkpoint
 from maskattn.decoder.loading import check_dtype, open_checkpoint
-from maskattn.decoder.packed import ALIGNMENT, FILE, METADATA, VERSION, packed_name
+from maskattn.decoder.packed import ALIGNMENT, FILE, METADATA, VERSION, PackedCheckpoint, packed_name
 
 
 def convert(path: str | os.PathLike[str], target: str | os.PathLike[str], *, dtype: str | None = None) -> None:
@@ -41,6 +41,8 @@ def convert(path: str | os.PathLike[str], target: str | os.PathLike[str], *, dty
         )
     checkpoint = open_checkpoint(path)
     checkpoint.remember()
+    if isinstance(checkpoint, PackedCheckpoint):
+        dtype = checkpoint.choose(dtype)
     model = Model(checkpoint, checkpoint.choose(dtype))
     temporary = folder.absolute().with_name(f".{folder.name}.{os.getpid()}")
     temporary.mkdir(parents=True)

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from maskattn.decoder.arrays import FloatArray, IntArray
+from maskattn.decoder import processors
+from maskattn.decoder.arrays import BoolArray, FloatArray, IntArray
 from maskattn.decoder.memory import Memory, Prefix
 from maskattn.decoder.model import Transformer
-from maskattn.decoder.processors import NO_TOKEN, Step
+from maskattn.decoder.processors import NO_TOKEN
 from maskattn.decoder.rules import Rules
 from maskattn.decoder.sampling import draw
 from maskattn.decoder.score import log_softmax_at
 from maskattn.decoder.state import DecoderState
+
+T = TypeVar("T")
+Item = TypeVar("Item")
 
 
 class Generated(list[int]):
@@ -51,8 +56,100 @@ class Batch:
     sources: Sequence[IntArray] | None = None
 
 
-def generate(model: Transformer, batch: Batch, rules: Rules, *, log_probabilities: bool = False) -> list[Generated]:
-    """Write behind all prompts at once; a finished sequence leaves the batch.
+_NO_SCORES = np.zeros((0, 0), np.float32)
+
+
+class Written(NamedTuple):
+    """What a step has written.
+
+    Attributes:
+        rows: shape (n,), which sequences of the batch have a token more.
+        tokens: shape (n,), those tokens.
+        open: shape (n,), which of them go on.
+        log_probabilities: shape (n,), float32, or None where nobody asks for them.
+    """
+
+    rows: IntArray
+    tokens: IntArray
+    open: BoolArray
+    log_probabilities: FloatArray | None
+
+
+class Writer:
+    """The tokens of a batch while they are written: all of a search without beams but the model.
+
+    Attributes:
+        rows: who is still being written; row ``i`` of the scores is of sequence ``rows[i]``.
+    """
+
+    rows: IntArray
+
+    def __init__(self, batch: Batch, rules: Rules, vocab: int, *, log_probabilities: bool = False) -> None:
+        self._batch, self._rules = batch, rules
+        begin, most = max(map(len, batch.prompts)), np.array(batch.limits)
+        # Prompts end in the same column, so that what the rules look back on does too.
+        self._tokens = np.full((len(most), begin + int(most.max())), NO_TOKEN, np.int64)
+        for row, prompt in zip(self._tokens, batch.prompts, strict=True):
+            row[begin - len(prompt) : begin] = prompt
+        self._likely = np.zeros(self._tokens.shape, np.float32) if log_probabilities else None
+        self._begin = self._now = begin
+        self._ends = begin + most
+        self.rows = np.arange(len(most))
+        self._is_end = np.zeros(vocab, np.bool_)
+        self._is_end[list(rules.eos_token_id)] = True
+        self._streams = rules.streams(batch.numbers)
+
+    @property
+    def takes_best(self) -> bool:
+        """Whether nothing is asked of scores but which one is the highest."""
+        rules = self._rules
+        return not (rules.processors or rules.sample or rules.criteria) and self._likely is None
+
+    def take(self, scores: FloatArray) -> Written:
+        """Choose by the model's scores (len(rows), vocab), which may be changed; and :meth:`append`."""
+        rules, likely = self._rules, None
+        raw = scores.copy() if self._likely is not None and rules.processors else scores
+        if rules.processors:
+            scores = rules.process(self._step(), scores)
+            check_open(scores, rules.sample, self._batch, self.rows)
+        chosen = draw(scores, [self._streams[i] for i in self.rows]) if rules.sample else scores.argmax(axis=-1)
+        if self._likely is not None:
+            likely = self._likely[self.rows, self._now] = log_softmax_at(raw, chosen)
+        return self.append(chosen, scores, likely)
+
+    def append(self, chosen: IntArray, scores: FloatArray = _NO_SCORES, likely: FloatArray | None = None) -> Written:
+        """One token more of each sequence in ``rows``, which from now on are those that go on."""
+        rows, self._now = self.rows, self._now + 1
+        self._tokens[rows, self._now - 1] = chosen
+        ended = self._is_end[chosen]
+        if self._rules.stop is not None or self._rules.criteria:
+            ended = ended | self._rules.stopped(self._step(), scores)
+        self._ends[rows[ended]] = self._now
+        open_: BoolArray = ~ended & (self._ends[rows] > self._now)
+        if not open_.all():
+            self.rows = rows[open_]
+        return Written(rows, chosen, open_, likely)
+
+    def results(self) -> list[Generated]:
+        """Of all sequences, once none goes on."""
+        made = [Generated(row[self._begin : end].tolist()) for row, end in zip(self._tokens, self._ends, strict=True)]
+        if self._likely is not None:
+            for ids, row, end in zip(made, self._likely, self._ends, strict=True):
+                ids.log_probabilities = row[self._begin : end].copy()
+        return made
+
+    def _step(self) -> processors.Step:
+        batch, rows = self._batch, self.rows
+        last = np.array(batch.limits)[rows] == self._now - self._begin + 1
+        sources = None if batch.sources is None else [batch.sources[i] for i in rows]
+        numbers = np.array(batch.numbers)[rows]
+        return processors.Step(self._tokens[rows, : self._now], self._begin, last, numbers, sources)
+
+
+def steps(
+    model: Transformer, batch: Batch, rules: Rules, *, log_probabilities: bool = False
+) -> Generator[Written, None, list[Generated]]:
+    """Write behind all prompts at once, and tell after each step; a finished sequence leaves the batch.
 
     Args:
         log_probabilities: whether to keep them; they cost a pass over the scores.
@@ -60,50 +157,35 @@ def generate(model: Transformer, batch: Batch, rules: Rules, *, log_probabilitie
     Returns:
         New tokens per sequence, up to what ended it, that one included, or its limit.
     """
-    begin, most = max(map(len, batch.prompts)), np.array(batch.limits)
-    # Prompts end in the same column, so that what the rules look back on does too.
-    tokens = np.full((len(most), begin + int(most.max())), NO_TOKEN, np.int64)
-    for row, prompt in zip(tokens, batch.prompts, strict=True):
-        row[begin - len(prompt) : begin] = prompt
-    likely = np.zeros(tokens.shape if log_probabilities else (0, 0), np.float32)
-    ends = begin + most
-    rows = np.arange(len(most))  # Who is still being written; row i of the state is sequence rows[i].
-    is_end = np.zeros(model.vocab, np.bool_)
-    is_end[list(rules.eos_token_id)] = True
-    streams = rules.streams(batch.numbers)
+    writer = Writer(batch, rules, model.vocab, log_probabilities=log_probabilities)
     state = DecoderState(model, batch.prompts, batch.limits, batch.memory, batch.prefix)
-    for now in range(begin, tokens.shape[1]):
-        scores = model.logits(state.hidden)
-        raw = scores.copy() if log_probabilities and rules.processors else scores
-        if rules.processors:
-            scores = rules.process(_step(batch, tokens, begin, now, rows), scores)
-            check_open(scores, rules.sample, batch, rows)
-        chosen = draw(scores, [streams[i] for i in rows]) if rules.sample else scores.argmax(axis=-1)
-        tokens[rows, now] = chosen
-        if log_probabilities:
-            likely[rows, now] = log_softmax_at(raw, chosen)
-        ended = is_end[chosen]
-        if rules.stop is not None or rules.criteria:
-            ended = ended | rules.stopped(_step(batch, tokens, begin, now + 1, rows), scores)
-        ends[rows[ended]] = now + 1
-        open_ = ~ended & (ends[rows] > now + 1)
-        if not open_.all():
-            rows = rows[open_]
-            if not rows.size:
-                break
-            state.reorder(np.flatnonzero(open_))
-        state.append(tokens[rows, now])
-    made = [Generated(row[begin:end].tolist()) for row, end in zip(tokens, ends, strict=True)]
-    if log_probabilities:
-        for i, ids in enumerate(made):
-            ids.log_probabilities = likely[i, begin : ends[i]].copy()
-    return made
+    while True:
+        step = writer.append(model.best(state.hidden)) if writer.takes_best else writer.take(model.logits(state.hidden))
+        yield step
+        if step.open.all():
+            state.append(step.tokens)
+            continue
+        if not writer.rows.size:
+            return writer.results()
+        state.reorder(np.flatnonzero(step.open))
+        state.append(step.tokens[step.open])
 
 
-def _step(batch: Batch, tokens: IntArray, begin: int, end: int, rows: IntArray) -> Step:
-    last = np.array(batch.limits)[rows] == end - begin + 1
-    sources = None if batch.sources is None else [batch.sources[i] for i in rows]
-    return Step(tokens[rows, :end], begin, last, np.array(batch.numbers)[rows], sources)
+def generate(model: Transformer, batch: Batch, rules: Rules, *, log_probabilities: bool = False) -> list[Generated]:
+    """What :func:`steps` returns."""
+    return result(steps(model, batch, rules, log_probabilities=log_probabilities))
+
+
+def result(work: Generator[Item, None, T], told: Callable[[Item], object] | None = None) -> T:
+    """What a generator returns at its end; ``told`` hears what it yields until then."""
+    while True:
+        try:
+            item = next(work)
+        except StopIteration as end:
+            returned: T = end.value
+            return returned
+        if told is not None:
+            told(item)
 
 
 def check_open(scores: FloatArray, drawing: bool, batch: Batch, rows: IntArray) -> None:

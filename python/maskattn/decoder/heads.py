@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from maskattn._core import PackedWeight, best_outputs
 from maskattn.decoder.activations import Activation, activation
-from maskattn.decoder.arrays import FloatArray
+from maskattn.decoder.arrays import FloatArray, IntArray
 from maskattn.decoder.checkpoint import Checkpoint
 from maskattn.decoder.projection import Linear
+from maskattn.decoder.sampling import log_softmax
 from maskattn.decoder.settings import factor, resolve
 from maskattn.decoder.weights import Reader, base_of
 from maskattn.families import Family, Head
@@ -29,6 +31,25 @@ class LanguageHead:
         """(..., width) -> (..., vocab)."""
         scores = self.map(hidden if self.scale == 1 else hidden * self.scale)
         return scores if self.softcap == 0 else np.tanh(scores / self.softcap) * self.softcap
+
+    def best(self, hidden: FloatArray) -> IntArray:
+        """(rows, width) -> (rows,): the token with the highest score, the first of equals; scores are not written."""
+        weight = self.map.weight
+        if self.softcap or not isinstance(weight, PackedWeight):  # a cap may make equals of two scores
+            highest: IntArray = self(hidden).argmax(axis=-1)
+            return highest
+        return best_outputs(weight, hidden * self.scale, self.map.bias, 1, False, None)[1][:, 0]
+
+    def most_probable(self, hidden: FloatArray, count: int) -> tuple[FloatArray, IntArray]:
+        """(rows, width) -> (rows, count): log-probabilities of the ``count`` most probable tokens, and the tokens."""
+        weight = self.map.weight
+        if self.softcap or not isinstance(weight, PackedWeight):
+            scores = log_softmax(self(hidden))
+            tokens = np.argsort(-scores, axis=-1, kind="stable")[:, :count]
+            return np.take_along_axis(scores, tokens, axis=-1), tokens
+        scores, tokens, logsumexp = best_outputs(weight, hidden * self.scale, self.map.bias, count, True, None)
+        assert logsumexp is not None
+        return scores - logsumexp[:, None], tokens
 
 
 def read_language_head(reader: Reader, family: Family, config: Mapping[str, Any]) -> LanguageHead:

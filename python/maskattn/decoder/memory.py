@@ -7,26 +7,39 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from maskattn.decoder.arrays import FloatArray, IntArray
 from maskattn.decoder.multi_head import KeyValues
 
+#: float32 or bfloat16.
+Array = npt.NDArray[Any]
+
 
 @dataclass(frozen=True)
 class Memory:
-    """Cross-attention keys and values, projected once per source.
+    """Cross-attention keys and values, projected once per source; sources stand one behind the other, without padding.
 
-    ``key_values``: one pair per decoder layer.
-    ``lengths``: shape (batch,); keys past it are padding, and attention never reads them. None: there is no padding.
+    ``key_values``: a pair (tokens, heads, head_dim) per decoder layer.
+    ``starts``, ``lengths``: shape (batch,): where each sequence's source begins, and how long it is. Several sequences
+    may read the same one.
     """
 
-    key_values: tuple[KeyValues, ...]
-    lengths: IntArray | None
+    key_values: tuple[tuple[Array, Array], ...]
+    starts: IntArray
+    lengths: IntArray
 
     def reorder(self, sequences: IntArray) -> Memory:
         """Sequence ``i`` reads what sequence ``sequences[i]`` did, shape (new batch,); as of a cache."""
-        pairs = tuple(KeyValues(keys[sequences], values[sequences]) for keys, values in self.key_values)
-        return Memory(pairs, None if self.lengths is None else self.lengths[sequences])
+        return Memory(self.key_values, self.starts[sequences], self.lengths[sequences])
+
+    def padded(self, layer: int) -> KeyValues:
+        """Of one layer, as layers that are called by themselves take them: (batch, heads, longest, head_dim)."""
+        longest = int(self.lengths.max())
+        # Past a sequence's end stands what is there: nobody sees it.
+        rows = np.minimum(self.starts[:, None] + np.arange(longest), len(self.key_values[layer][0]) - 1)
+        keys, values = (array[rows].transpose(0, 2, 1, 3) for array in self.key_values[layer])
+        return KeyValues(keys, values)
 
 
 @dataclass(frozen=True)

@@ -6,23 +6,26 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from maskattn import masks
 from maskattn.cache import KVCache
-from maskattn.decoder.arrays import FloatArray, IntArray
+from maskattn.decoder.arrays import BoolArray, FloatArray, IntArray
 from maskattn.decoder.checkpoint import Checkpoint
+from maskattn.decoder.core_layers import CoreLayers
 from maskattn.decoder.heads import Classifier, LanguageHead, find_head, read_classifier, read_language_head, read_pooler
 from maskattn.decoder.inputs import TokenEmbedding
 from maskattn.decoder.layers import DecoderLayer, EncoderLayer
 from maskattn.decoder.memory import CrossView, Memory, Prefix
 from maskattn.decoder.settings import Settings, check_variant
-from maskattn.decoder.step import Step
 from maskattn.decoder.weights import LayerStack, Reader, decoder_layer, encoder_layer
 from maskattn.families import Family
 
 
 class Transformer:
     """A Transformer (arXiv:1706.03762) over ``maskattn.attention``, in float32; its matrices are stored in ``dtype``.
+
+    Keys and values that are kept are float32 where the matrices are, and bfloat16 where these are less than that.
 
     Attributes:
         encoder, decoder: the stacks, or None.
@@ -38,16 +41,19 @@ class Transformer:
         self.encoder: LayerStack[EncoderLayer] | None = None
         self.decoder: LayerStack[DecoderLayer] | None = None
         self.head: LanguageHead | None = None
-        self._step: Step | None = None
+        self._kv_dtype = "float32" if dtype == "float32" else "bfloat16"
+        self._core_encoder: CoreLayers | None = None
+        self._core_decoder: CoreLayers | None = None
         known: list[str] = []
         if family.encoder is not None:
             reader = Reader(checkpoint, family, Settings(family.name, "encoder", family.encoder, config), dtype)
-            self.encoder = reader.stack(encoder_layer)
+            self.encoder = stack = reader.stack(encoder_layer)
+            self._core_encoder = CoreLayers.of(stack.layers, stack.masks, stack.positions)
             known += reader.names_of_tables()
         if family.decoder is not None:
             reader = Reader(checkpoint, family, Settings(family.name, "decoder", family.decoder, config), dtype)
-            self.decoder = reader.stack(decoder_layer)
-            self._step = Step.of(self.decoder.layers, self.decoder.masks, self.decoder.positions)
+            self.decoder = written = reader.stack(decoder_layer)
+            self._core_decoder = CoreLayers.of(written.layers, written.masks, written.positions)
             self.head = read_language_head(reader, family, config)
             known += reader.names_of_tables()
         self.classifier, self.pooler = self._read_classifiers(family, config, checkpoint)
@@ -67,37 +73,54 @@ class Transformer:
 
     def encode_hidden(
         self, sources: Sequence[Any], segments: Sequence[IntArray] | None = None
-    ) -> tuple[FloatArray, IntArray | None]:
-        """The encoder's output for ragged sources; padding on the right is hidden by their lengths.
+    ) -> tuple[FloatArray, IntArray]:
+        """The encoder's output for ragged sources, without padding.
 
         Args:
             sources: token ids of each sequence, none empty; or features (mels, frames) of each, of equal shapes.
             segments: the segment (token type) of each token; default all the first.
 
         Returns:
-            shape (batch, len, width), float32; and lengths (batch,), None where nothing is padding.
+            shape (tokens, width), float32, one source behind the other; and lengths (batch,).
         """
         stack = self.encoder
         assert stack is not None
-        inputs, lengths = pad(sources) if stack.sizes.vocab else (np.stack(sources), None)
-        length = inputs.shape[1] if stack.sizes.vocab else -(-inputs.shape[2] // 2)
-        if lengths is not None and (lengths == length).all():
-            lengths = None
-        positions = np.arange(length)[None]
-        rows = stack.positions.rows(positions)
-        x = stack.embed(inputs, rows) if segments is None else stack.embed(inputs, rows, pad(segments)[0])
-        rotation = stack.positions.rotation(positions, np.array([length]))
+        if stack.sizes.vocab:
+            lengths = np.array([len(source) for source in sources])
+            positions = np.concatenate([np.arange(length) for length in lengths])[None]
+            of_tokens = () if segments is None else (np.concatenate(segments)[None],)
+            x = stack.embed(np.concatenate(sources)[None], stack.positions.rows(positions), *of_tokens)
+        else:
+            lengths = np.full(len(sources), -(-sources[0].shape[1] // 2))
+            positions = np.tile(np.arange(lengths[0]), len(sources))[None]
+            x = stack.embed(np.stack(sources), stack.positions.rows(np.arange(lengths[0])[None]))
+        x = x.reshape(-1, x.shape[-1])
+        if self._core_encoder is not None:
+            of_rows = stack.positions.rotation_of_rows(positions[0], lengths.repeat(lengths))
+            self._core_encoder.run(x, lengths, rotation=of_rows)
+            return _through(stack.final, x), lengths
+        padded, real = _padded(x, lengths)
+        rotation = stack.positions.rotation(np.arange(padded.shape[1])[None], lengths.max(keepdims=True))
         for layer, mask in zip(stack.layers, stack.masks, strict=True):
             seen = None if isinstance(mask, masks.Full) else mask
-            x = layer(x, mask=seen, bias=stack.positions.bias, kv_lengths=lengths, rotation=rotation)
-        return _through(stack.final, x), lengths
+            padded = layer(padded, mask=seen, bias=stack.positions.bias, kv_lengths=lengths, rotation=rotation)
+        return _through(stack.final, padded)[real], lengths
 
     def encode(self, sources: Sequence[Any]) -> Memory:
         """As :meth:`encode_hidden`, as the cross-attention keys and values of every decoder layer."""
         x, lengths = self.encode_hidden(sources)
         assert self.decoder is not None
-        pairs = [layer.cross.project(x) for layer in self.decoder.layers if layer.cross is not None]
-        return Memory(tuple(pairs), lengths)
+        kept = []
+        for layer in self.decoder.layers:
+            if layer.cross is not None:
+                keys, values = layer.cross.project(x[None])
+                kept.append((self._as_kept(keys), self._as_kept(values)))
+        return Memory(tuple(kept), lengths.cumsum() - lengths, lengths)
+
+    def _as_kept(self, heads: FloatArray) -> npt.NDArray[Any]:
+        """(1, heads, tokens, head_dim) as (tokens, heads, head_dim) of the type in which keys and values are kept."""
+        kept: npt.NDArray[Any] = heads[0].transpose(1, 0, 2).astype(self._kv_dtype, copy=False)
+        return kept
 
     def decode(
         self,
@@ -127,34 +150,39 @@ class Transformer:
         assert stack is not None
         assert isinstance(stack.embed, TokenEmbedding)
         x = stack.embed.rows(tokens)
-        starts = np.zeros(len(tokens), np.int64) if cache is None else cache[0].lengths
+        starts = np.zeros(len(tokens), np.int64) if cache is None else cache[0].lengths.astype(np.int64, copy=False)
         if prefix is not None and not starts.any():
             x, new_lengths = prefix.before(x, new_lengths)
+        if cache is None and self._kv_dtype != "float32":  # so that keys are rounded as those are that are kept
+            cache = self.new_cache(len(x), x.shape[1])
+        seen = stack.masks
+        if prefix is not None:
+            sees_prefix = masks.Padding(prefix.lengths)
+            seen = tuple(mask | sees_prefix for mask in seen)
+        if view is None and self._core_decoder is not None and (cache is None or CoreLayers.takes(cache)):
+            return self._decode_rows(x, starts, new_lengths, cache, None if prefix is None else seen, memory)
         new = x.shape[1]
         lengths = starts + (new if new_lengths is None else new_lengths)
         positions = starts[:, None] + np.arange(new)
         x = stack.embed.finish(x, stack.positions.rows(positions))
-        rotation = stack.positions.rotation(positions, lengths)
-        plain = new == 1 and new_lengths is None and prefix is None and view is None
-        if plain and cache is not None and self._step is not None and self._step.run(x, cache, memory, rotation):
-            return _through(stack.final, x)
-        options: dict[str, Any] = {"bias": stack.positions.bias, "rotation": rotation}
+        options: dict[str, Any] = {
+            "bias": stack.positions.bias,
+            "rotation": stack.positions.rotation(positions, lengths),
+        }
         if cache is None:
             options["kv_lengths"] = None if new_lengths is None else lengths
         else:
             options["new_lengths"] = new_lengths
         if memory is not None:
             options["memory_lengths"] = memory.lengths
-        for i, (layer, mask) in enumerate(zip(stack.layers, stack.masks, strict=True)):
+        for i, (layer, mask) in enumerate(zip(stack.layers, seen, strict=True)):
             if view is not None:
                 if i > view.deepest:
                     return x
                 options |= view.options(i)
-            if prefix is not None:
-                mask = mask | masks.Padding(prefix.lengths)
             x = layer(
                 x,
-                None if memory is None else memory.key_values[i],
+                None if memory is None else memory.padded(i),
                 # The last position sees all that is stored under the look-ahead mask: no plan is needed.
                 mask=None if new == 1 and new_lengths is None and isinstance(mask, masks.Causal) else mask,
                 cache=None if cache is None else cache[i],
@@ -164,16 +192,66 @@ class Transformer:
                 view.collect(i)
         return _through(stack.final, x)
 
+    def step(self, tokens: IntArray, memory: Memory | None, cache: KVCache, prefix: Prefix | None = None) -> FloatArray:
+        """:meth:`decode` of one token (batch,) behind each sequence in ``cache``: hidden states (batch, width)."""
+        stack, core = self.decoder, self._core_decoder
+        assert stack is not None
+        assert isinstance(stack.embed, TokenEmbedding)
+        if core is None or prefix is not None or not CoreLayers.takes(cache):
+            return self.decode(tokens[:, None], memory, cache, prefix=prefix)[:, 0]
+        starts = cache[0].lengths.astype(np.int64, copy=False)
+        x = stack.embed.finish(stack.embed.rows(tokens), stack.positions.rows(starts))
+        rotation = stack.positions.rotation_of_rows(starts, starts + 1)
+        core.run(x, np.ones(len(x), np.int64), cache=cache, memory=memory, rotation=rotation)
+        return _through(stack.final, x)
+
+    def _decode_rows(
+        self,
+        x: FloatArray,
+        starts: IntArray,
+        new_lengths: IntArray | None,
+        cache: KVCache | None,
+        seen: Sequence[masks.Mask] | None,
+        memory: Memory | None,
+    ) -> FloatArray:
+        """Embeddings (batch, new, width) through the layers, without the padding behind ``new_lengths``."""
+        stack = self.decoder
+        assert stack is not None
+        assert self._core_decoder is not None
+        assert isinstance(stack.embed, TokenEmbedding)
+        batch, new, _ = x.shape
+        counts = np.full(batch, new) if new_lengths is None else new_lengths
+        real = np.arange(new) < counts[:, None]
+        positions = (starts[:, None] + np.arange(new))[real]
+        rows = x.reshape(-1, x.shape[2]) if new_lengths is None else x[real]
+        rows = stack.embed.finish(rows, stack.positions.rows(positions))
+        rotation = stack.positions.rotation_of_rows(positions, (starts + counts).repeat(counts))
+        self._core_decoder.run(rows, counts, cache=cache, seen=seen, memory=memory, rotation=rotation)
+        rows = _through(stack.final, rows)
+        return rows.reshape(batch, new, -1) if new_lengths is None else _padded(rows, counts, new)[0]
+
     def logits(self, hidden: FloatArray) -> FloatArray:
         """(..., width) -> (..., vocab)."""
         assert self.head is not None
         return self.head(hidden)
 
-    def new_cache(self, batch: int, capacity: int = 1024) -> KVCache:
+    def best(self, hidden: FloatArray) -> IntArray:
+        """(rows, width) -> (rows,): the token with the highest logit, the first one of equals."""
+        assert self.head is not None
+        return self.head.best(hidden)
+
+    def most_probable(self, hidden: FloatArray, count: int) -> tuple[FloatArray, IntArray]:
+        """(rows, width) -> (rows, count) each: log-probabilities of the most probable tokens, and these, best first."""
+        assert self.head is not None
+        return self.head.most_probable(hidden, count)
+
+    def new_cache(self, batch: int, capacity: int = 1024, *, page_size: int | None = None) -> KVCache:
         """An empty cache for ``batch`` sequences of up to ``capacity`` positions."""
         assert self.decoder is not None
         sizes = self.decoder.sizes
-        return KVCache(sizes.layers, batch, sizes.kv_heads, capacity, sizes.head_dim)
+        return KVCache(
+            sizes.layers, batch, sizes.kv_heads, capacity, sizes.head_dim, dtype=self._kv_dtype, page_size=page_size
+        )
 
     def _read_classifiers(
         self, family: Family, config: Mapping[str, Any], checkpoint: Checkpoint
@@ -191,6 +269,14 @@ def _through(functions: Sequence[Callable[[FloatArray], FloatArray]], x: FloatAr
     for function in functions:
         x = function(x)
     return x
+
+
+def _padded(rows: FloatArray, lengths: IntArray, longest: int | None = None) -> tuple[FloatArray, BoolArray]:
+    """(rows, width), one sequence behind the other, as (batch, longest, width); and which of its rows are theirs."""
+    real = np.arange(lengths.max() if longest is None else longest) < lengths[:, None]
+    padded = np.zeros((*real.shape, rows.shape[1]), np.float32)
+    padded[real] = rows
+    return padded, real
 
 
 def pad(sequences: Sequence[IntArray]) -> tuple[IntArray, IntArray]:

@@ -35,6 +35,10 @@ class Positions:
         """As :meth:`Rope.rotation`, or None."""
         return None if self.rope is None else self.rope.rotation(positions, lengths)
 
+    def rotation_of_rows(self, positions: IntArray, lengths: IntArray) -> Rotation | None:
+        """The same of rows (rows,), each with the length of its sequence: (rows, rotary_dim / 2)."""
+        return None if self.rope is None else self.rope.rotation_of_rows(positions, lengths)
+
 
 def sinusoidal(length: int, width: int) -> FloatArray:
     """Sinusoids of geometrically growing wavelength (arXiv:1706.03762, section 3.5), in Marian's order.

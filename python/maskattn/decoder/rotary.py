@@ -48,7 +48,13 @@ class Rope:
             positions: shape (batch, len).
             lengths: shape (batch,): how long each sequence is, these positions included.
         """
-        angles = positions[:, None, :, None].astype(np.float32) * self.frequencies(lengths)[:, None, None, :]
+        return self._turn(positions[:, None, :, None].astype(np.float32) * self.frequencies(lengths)[:, None, None, :])
+
+    def rotation_of_rows(self, positions: IntArray, lengths: IntArray) -> Rotation:
+        """The same for positions (rows,), each with its sequence's length: cosines and sines (rows, rotary_dim / 2)."""
+        return self._turn(positions[:, None].astype(np.float32) * self.frequencies(lengths))
+
+    def _turn(self, angles: FloatArray) -> Rotation:
         factor = np.float32(self.factor)
         return Rotation(np.cos(angles) * factor, np.sin(angles) * factor)
 

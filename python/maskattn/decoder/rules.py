@@ -100,9 +100,9 @@ class Rules:
 
     def stopped(self, step: Step, scores: FloatArray) -> BoolArray:
         """Shape (batch,): who ends with the last token of ``step`` by a stop string or by a function of the user's."""
-        stopped = np.zeros(len(scores), np.bool_)
+        stopped = np.zeros(len(step.tokens), np.bool_)
         if self.stop is not None:
-            stopped |= np.array([self.stop(step.own(row)) for row in range(len(scores))])
+            stopped |= np.array([self.stop(step.own(row)) for row in range(len(step.tokens))])
         for criterion in self.criteria:
             found = np.asarray(criterion(step.tokens, scores))
             if found.shape != stopped.shape or found.dtype != np.bool_:

@@ -11,6 +11,10 @@ from maskattn.decoder.memory import Memory, Prefix
 from maskattn.decoder.model import Transformer, pad
 
 
+#: Tokens in the pages that sequences share: what one of them copies before it writes, and how long tables are.
+_SHARED_PAGE = 32
+
+
 class DecoderState:
     """Prompts that have been read, and the tokens appended since.
 
@@ -18,6 +22,7 @@ class DecoderState:
         prompts: decoder inputs per sequence, none empty.
         limits: the most tokens that will be appended to each.
         memory, prefix: what the decoder reads besides.
+        branches: whether several sequences will continue the same one, whose tokens they then share.
 
     Attributes:
         hidden: shape (batch, width), the state that predicts each sequence's next token.
@@ -30,11 +35,13 @@ class DecoderState:
         limits: Sequence[int],
         memory: Memory | None = None,
         prefix: Prefix | None = None,
+        *,
+        branches: bool = False,
     ) -> None:
         self._model, self._memory, self._prefix = model, memory, prefix
         before = [0] * len(prompts) if prefix is None else prefix.lengths
         longest = max(n + len(prompt) + limit for n, prompt, limit in zip(before, prompts, limits, strict=True))
-        self._cache = model.new_cache(len(prompts), longest)
+        self._cache = model.new_cache(len(prompts), longest, page_size=_SHARED_PAGE if branches else None)
         tokens, lengths = pad(prompts)
         self._switch = model.switch
         self._history = [prompt.tolist() for prompt in prompts] if self._switch else None
@@ -48,7 +55,7 @@ class DecoderState:
             if (self._cache[0].lengths == self._switch).any():
                 self._read_again()
                 return
-        self.hidden = self._model.decode(tokens[:, None], self._memory, self._cache, prefix=self._prefix)[:, -1]
+        self.hidden = self._model.step(tokens, self._memory, self._cache, self._prefix)
 
     def reorder(self, sequences: IntArray, *, within: bool = False) -> None:
         """Sequence ``i`` continues what was sequence ``sequences[i]``; some may be left out, and some repeated.

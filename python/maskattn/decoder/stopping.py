@@ -14,6 +14,17 @@ _PART = "\ufffd"
 Decode = Callable[[Sequence[int]], str]
 
 
+def stop_texts(options: Options) -> list[str]:
+    """``stop_strings``. Raises TypeError, ValueError: it is no text or list of texts, or holds an empty one."""
+    value = options.get("stop_strings")
+    texts = [value] if isinstance(value, str) else options.items("stop_strings", "a str or a list of str")
+    if not all(isinstance(text, str) for text in texts):
+        raise options.wrong("stop_strings", "a str or a list of str", TypeError)
+    if not all(texts):
+        raise options.wrong("stop_strings", "texts, none empty")
+    return texts
+
+
 def stop_strings(options: Options, decoder: Callable[[], Decode]) -> Callable[[IntArray], bool] | None:
     """Tells of the ids of a sequence, prompt included, whether its last token has completed one of ``stop_strings``.
 
@@ -21,18 +32,12 @@ def stop_strings(options: Options, decoder: Callable[[], Decode]) -> Callable[[I
         decoder: gives what makes texts of token ids, special tokens included; called only if it is needed.
 
     Raises:
-        TypeError, ValueError: ``stop_strings`` is no text or list of texts, or holds an empty one; or there is no
-            tokenizer.
+        TypeError, ValueError: as :func:`stop_texts`; or there is no tokenizer.
         ImportError: the library that runs the tokenizer is not installed.
     """
-    value = options.get("stop_strings")
-    texts = [value] if isinstance(value, str) else options.items("stop_strings", "a str or a list of str")
+    texts = stop_texts(options)
     if not texts:
         return None
-    if not all(isinstance(text, str) for text in texts):
-        raise options.wrong("stop_strings", "a str or a list of str", TypeError)
-    if not all(texts):
-        raise options.wrong("stop_strings", "texts, none empty")
     try:
         to_text, longest = decoder(), max(map(len, texts))
     except ValueError as error:
@@ -51,12 +56,14 @@ def stop_strings(options: Options, decoder: Callable[[], Decode]) -> Callable[[I
             before = to_text(tail[:-back])
             if not before.endswith(_PART):
                 break
-        old = _common(text, before)
+        old = common(text, before)
         return any(stop in text and text.rindex(stop) + len(stop) > old for stop in texts)
 
     return stopped
 
 
-def _common(a: str, b: str) -> int:
+def common(a: str, b: str) -> int:
     """How many characters two texts begin with in common."""
+    if b.startswith(a):
+        return len(a)
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))

@@ -40,8 +40,7 @@ def cross_attention(
     assert model.decoder is not None
     sizes = model.decoder.sizes
     inputs, lengths = pad(shift_right(prompts, targets))
-    longest = memory.key_values[0].keys.shape[2]
-    sources = [longest] * len(inputs) if memory.lengths is None else memory.lengths.tolist()
+    sources = memory.lengths.tolist()
     leading = (sizes.layers, sizes.heads) if pairs is None else (len(pairs),)
     views = [
         np.empty((*leading, len(target), source), np.float32) for target, source in zip(targets, sources, strict=True)

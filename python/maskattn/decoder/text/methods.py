@@ -6,8 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from maskattn.decoder.arrays import FloatArray
-from maskattn.decoder.options import GenerationOptions
+from maskattn.decoder.options import GenerationOptions, Options
 from maskattn.decoder.requests import Progress
+from maskattn.decoder.stopping import stop_texts
+from maskattn.decoder.stream import Piece, Stream
+from maskattn.decoder.text.incremental import pieces
 from maskattn.decoder.text.protocol import Tokenizer
 from maskattn.decoder.text.texts import Texts
 
@@ -23,6 +26,8 @@ class TextMethods:
     _texts: Texts
     #: ``Model``'s.
     generate_ids: Any
+    stream_ids: Any
+    _generation: Mapping[str, Any]
     score_ids: Any
 
     @property
@@ -64,6 +69,39 @@ class TextMethods:
         made = self.generate_ids(sources, batch_size=batch_size, progress=progress, **options)
         return [self._texts.need().decode(ids) for ids in made]
 
+    def stream(
+        self,
+        texts: str | Sequence[str],
+        *,
+        src_lang: str | None = None,
+        tgt_lang: str | None = None,
+        **options: Unpack[GenerationOptions],
+    ) -> Stream[Piece]:
+        """What ``generate`` writes, piece by piece; together the pieces are its text::
+
+            for piece in model.stream("Where is the library?"):
+                print(piece, end="", flush=True)
+
+        A piece never ends inside a character, be it spelt in several tokens or with combining marks; so each comes
+        when the next token does. What may become one of ``stop_strings`` is held back until it is known.
+
+        Args:
+            texts: one, or several, which are written together; the ``source`` of a piece tells them apart.
+            src_lang, tgt_lang, options: as in ``generate``. Under beams a piece may take back what came before: the
+                ``retracted`` of a piece says how many characters.
+
+        Returns:
+            An iterator, which works while it is asked: leaving the loop ends the work, and so does its ``close`` from
+            any thread.
+
+        Raises:
+            TypeError, ValueError, NotImplementedError, ImportError: as ``generate`` and ``stream_ids``.
+        """
+        sources = self._texts.sources("texts", [texts] if isinstance(texts, str) else texts, src_lang)
+        if tgt_lang is not None:
+            options["forced_bos_token_id"] = self._texts.language_id(tgt_lang)
+        return self._stream_texts(sources, options)
+
     def score(
         self,
         sources: Sequence[str],
@@ -103,17 +141,36 @@ class TextMethods:
         Raises:
             TypeError, ValueError, ImportError: as :meth:`chat_prompt` and ``generate_ids``.
         """
-        ids = self.chat_ids(
-            messages,
-            tools=tools,
-            documents=documents,
-            add_generation_prompt=not continue_final_message,
-            continue_final_message=continue_final_message,
-            template=template,
-            variables=variables,
+        ids = self._chat_ids(
+            messages, continue_final_message, tools=tools, documents=documents, template=template, variables=variables
         )
         answer: list[int] = self.generate_ids([ids], **options)[0]
         return self._texts.need().decode(answer)
+
+    def stream_chat(
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Sequence[Message] | None = None,
+        documents: Sequence[Message] | None = None,
+        continue_final_message: bool = False,
+        template: str | None = None,
+        variables: Mapping[str, Any] | None = None,
+        **options: Unpack[GenerationOptions],
+    ) -> Stream[Piece]:
+        """The answer of :meth:`chat`, piece by piece as :meth:`stream` gives it; arguments and errors as there."""
+        ids = self._chat_ids(
+            messages, continue_final_message, tools=tools, documents=documents, template=template, variables=variables
+        )
+        return self._stream_texts([ids], options)
+
+    def _chat_ids(self, messages: Sequence[Message], continues: bool, **options: Any) -> list[int]:
+        return self.chat_ids(messages, add_generation_prompt=not continues, continue_final_message=continues, **options)
+
+    def _stream_texts(self, sources: list[list[int]], options: Mapping[str, Any]) -> Stream[Piece]:
+        tokens = self.stream_ids(sources, **options)
+        stops = stop_texts(Options(self._generation, options, 0))
+        return Stream(pieces(tokens, self._texts.need(), stops))
 
     def chat_ids(self, messages: Sequence[Message], **options: Any) -> list[int]:
         """What the model reads of a conversation: the ids of :meth:`chat_prompt`, whose arguments it takes.

@@ -1,4 +1,4 @@
-"""A token through all layers in one call of the core: the bits of the layers called one by one."""
+"""Layers as one call of the core: the bits of the layers called one by one."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 import maskattn
+from maskattn import KVCache
 from maskattn.decoder.activations import ACTIVATIONS
+from maskattn.decoder.core_layers import CoreLayers
 from maskattn.decoder.layers import FeedForward
 from maskattn.decoder.model import Transformer, pad
 from maskattn.decoder.norms import PLACEMENTS, LayerNorm
-from maskattn.decoder.step import Step
 from maskattn.families import FAMILIES
 from maskattn.linear import DTYPES
 from tiny_families import VOCAB, config, write
@@ -23,21 +24,30 @@ LENGTHS, STEPS = (5, 1, 9, 3), 7
 WRITES = [name for name, family in FAMILIES.items() if family.decoder]
 
 
-def states(forward: Transformer, name: str, *, fast: bool, monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:
-    """Hidden states of ragged prompts and of some steps; sequences leave, and change places, on the way."""
+def states(
+    forward: Transformer, name: str, *, fast: bool, monkeypatch: pytest.MonkeyPatch, page_size: int | None = None
+) -> list[np.ndarray]:
+    """States of ragged sources, prompts, and some steps; sequences leave, change places, and are repeated."""
     rng = np.random.default_rng(3)
     if not fast:
-        monkeypatch.setattr(forward, "_step", None)
-    memory = None
+        monkeypatch.setattr(forward, "_core_encoder", None)
+        monkeypatch.setattr(forward, "_core_decoder", None)
+    memory, found = None, []
     if forward.encoder is not None:
         features = [rng.standard_normal((7, 20), dtype=np.float32) for _ in LENGTHS]
-        memory = forward.encode(features if name == "whisper" else [rng.integers(2, VOCAB, n) for n in (4, 9, 2, 6)])
+        sources = features if name == "whisper" else [rng.integers(2, VOCAB, n) for n in (4, 9, 2, 6)]
+        found.append(forward.encode_hidden(sources)[0])
+        memory = forward.encode(sources)
     tokens, lengths = pad([rng.integers(2, VOCAB, n) for n in LENGTHS])
-    cache = forward.new_cache(len(LENGTHS), 30)
-    found = [forward.decode(tokens, memory, cache, new_lengths=lengths)]
+    real = np.arange(tokens.shape[1]) < lengths[:, None]
+    found.append(forward.decode(tokens, memory, new_lengths=lengths)[real])
+    cache = forward.new_cache(len(LENGTHS), 40, page_size=page_size)
+    found.append(forward.decode(tokens, memory, cache, new_lengths=lengths)[real])
+    counts = np.array([3, 0, 1, 4])
+    found.append(forward.decode(tokens[:, :4], memory, cache, new_lengths=counts)[np.arange(4) < counts[:, None]])
     for step in range(STEPS):
         if step in (2, 4):
-            rows = np.array([2, 0, 3] if step == 2 else [1, 2])
+            rows = np.array([2, 0, 3, 0] if step == 2 else [1, 3, 2])
             cache.reorder(rows)
             memory = None if memory is None else memory.reorder(rows)
         new = rng.integers(2, VOCAB, (len(cache[0].lengths), 1))
@@ -50,10 +60,14 @@ def states(forward: Transformer, name: str, *, fast: bool, monkeypatch: pytest.M
 @pytest.mark.parametrize("name", WRITES)
 def test_every_family(name: str, dtype: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     forward = maskattn.load(write(tmp_path, config(name)), dtype=dtype)._forward
-    assert forward._step is not None
+    assert forward._core_decoder is not None
+    assert forward.encoder is None or forward._core_encoder is not None
     whole = states(forward, name, fast=True, monkeypatch=monkeypatch)
-    for got, want in zip(whole, states(forward, name, fast=False, monkeypatch=monkeypatch), strict=True):
+    paged = states(forward, name, fast=True, monkeypatch=monkeypatch, page_size=16)
+    layers = states(forward, name, fast=False, monkeypatch=monkeypatch)
+    for got, in_pages, want in zip(whole, paged, layers, strict=True):
         np.testing.assert_array_equal(got, want)
+        np.testing.assert_array_equal(in_pages, want)
 
 
 @pytest.mark.parametrize("name", ["marian", "t5", "llama", "gpt_neox", "gemma2"])
@@ -67,21 +81,22 @@ def marian(tmp_path: Path) -> Transformer:
     return forward
 
 
-@pytest.mark.parametrize("name", ["full", "empty"])
-def test_a_cache_that_needs_more_than_writing_is_left_alone(marian: Transformer, name: str) -> None:
-    """Then the layers do it one by one, and refuse what they refuse."""
-    assert marian._step is not None
-    tokens, memory = np.full((2, 3), 5), marian.encode([np.array([3, 4])] * 2)
-    cache = marian.new_cache(2, 3 if name == "full" else 30)
-    if name == "full":
-        marian.decode(tokens, memory, cache)
-    x, before = np.ones((2, 1, 24), np.float32), cache[0].lengths.copy()
-    assert not marian._step.run(x, cache, memory, None)
-    np.testing.assert_array_equal(x, 1)
-    np.testing.assert_array_equal(cache[0].lengths, before)
-    if name == "full":
-        with pytest.raises(ValueError, match="capacity must be at least 4"):
-            marian.decode(tokens[:, :1], memory, cache)
+def test_a_full_cache_is_left_alone(marian: Transformer) -> None:
+    assert marian._core_decoder is not None
+    memory, cache = marian.encode([np.array([3, 4])] * 2), marian.new_cache(2, 3)
+    marian.decode(np.full((2, 3), 5), memory, cache)
+    for count in (1, 2):
+        x = np.ones((2 * count, 24), np.float32)
+        with pytest.raises(ValueError, match=f"capacity must be at least {3 + count}"):
+            marian._core_decoder.run(x, np.array([count] * 2), cache=cache, memory=memory)
+        np.testing.assert_array_equal(x, 1)
+        np.testing.assert_array_equal(cache.lengths, 3)
+
+
+def test_a_ring_is_left_to_the_layers(marian: Transformer) -> None:
+    assert CoreLayers.takes(marian.new_cache(1))
+    assert not CoreLayers.takes(KVCache(1, 1, 1, 64, 8, window=16))
+    assert not CoreLayers.takes(KVCache(1, 1, 1, 64, 8, dtype="int8"))
 
 
 def test_shared_pages_are_copied_first(marian: Transformer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,7 +104,7 @@ def test_shared_pages_are_copied_first(marian: Transformer, monkeypatch: pytest.
     found = []
     for fast in (True, False):
         if not fast:
-            monkeypatch.setattr(marian, "_step", None)
+            monkeypatch.setattr(marian, "_core_decoder", None)
         memory, cache = marian.encode([np.array([3, 4])] * 3), marian.new_cache(3, 30)
         marian.decode(np.array([[5, 6], [7, 8], [9, 5]]), memory, cache)
         other = cache.fork()
@@ -108,15 +123,15 @@ def test_parts_that_the_core_does_not_know(marian: Transformer) -> None:
     layer, rest = marian.decoder.layers[0], (marian.decoder.masks[:1], marian.decoder.positions)
     feed_forward: Any = layer.feed_forward
     for known in (layer, replace(layer, attention_norm=LayerNorm(np.ones(24, np.float32)))):
-        assert Step.of([known], *rest) is not None
+        assert CoreLayers.of([known], *rest) is not None
     for strange in (
         replace(layer, feed_forward_norm=lambda x: x),
         replace(layer, feed_forward=lambda x: x),
         replace(layer, feed_forward=replace(feed_forward, activation=np.tanh)),
         replace(layer, feed_forward=FeedForward(*unpacked(feed_forward), ACTIVATIONS["relu"])),
     ):
-        assert Step.of([strange], *rest) is None
-    assert Step.of([layer, replace(layer, placement=PLACEMENTS["pre"])], 2 * rest[0], rest[1]) is None
+        assert CoreLayers.of([strange], *rest) is None
+    assert CoreLayers.of([layer, replace(layer, placement=PLACEMENTS["pre"])], 2 * rest[0], rest[1]) is None
 
 
 def unpacked(part: Any) -> list[Any]:

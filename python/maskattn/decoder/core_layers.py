@@ -1,4 +1,4 @@
-"""One token through all layers in one call of the core, where it knows all that the layers are made of."""
+"""A stack of layers as one call of the core, where it knows all that the layers are made of."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
 from maskattn import masks
-from maskattn._core import DecoderStep, PackedWeight
+from maskattn._core import LayerStack, PackedWeight
 from maskattn.cache import KVCache
 from maskattn.decoder.activations import CoreActivation, identity
-from maskattn.decoder.arrays import FloatArray
-from maskattn.decoder.layers import DecoderLayer, FeedForward, GatedFeedForward
+from maskattn.decoder.arrays import FloatArray, IntArray
+from maskattn.decoder.layers import DecoderLayer, EncoderLayer, FeedForward, GatedFeedForward
 from maskattn.decoder.memory import Memory
 from maskattn.decoder.multi_head import MultiHeadAttention
 from maskattn.decoder.norms import LayerNorm, RMSNorm
@@ -21,19 +22,23 @@ from maskattn.decoder.positions import Positions
 from maskattn.decoder.projection import Linear
 from maskattn.decoder.rotary import Rotation
 
+_STORED = (np.dtype(np.float32), np.dtype(ml_dtypes.bfloat16))
+
 
 class Unknown(Exception):
     """A layer is made of something that the core does not know."""
 
 
-class Step:
-    """The layers of a decoder as the core takes them: the bits of layers called one by one, without their Python."""
+class CoreLayers:
+    """Layers as the core takes them: the bits of layers called one by one, without their Python and without padding."""
 
-    def __init__(self, core: DecoderStep) -> None:
+    def __init__(self, core: LayerStack) -> None:
         self._core = core
 
     @classmethod
-    def of(cls, layers: Sequence[DecoderLayer], seen: Sequence[masks.Mask], positions: Positions) -> Step | None:
+    def of(
+        cls, layers: Sequence[EncoderLayer | DecoderLayer], seen: Sequence[masks.Mask], positions: Positions
+    ) -> CoreLayers | None:
         """None where a layer needs its Python, as for a norm or an activation of the user's.
 
         Args:
@@ -48,47 +53,72 @@ class Step:
         if slopes is not None or any(layer.placement != first for layer in layers):
             return None
         width = layers[0].attention.width
-        return cls(DecoderStep(described, width, first.before, first.after, first.parallel, table))
+        return cls(LayerStack(described, width, first.before, first.after, first.parallel, table))
+
+    @staticmethod
+    def takes(cache: KVCache) -> bool:
+        """Whether the core can store what is new in such a cache."""
+        return cache[0].dtype in _STORED and cache[0].window is None
 
     def run(
         self,
         x: FloatArray,
-        cache: KVCache,
-        memory: Memory | None,
-        rotation: Rotation | None,
+        counts: IntArray,
+        *,
+        cache: KVCache | None = None,
+        seen: Sequence[masks.Mask] | None = None,
+        memory: Memory | None = None,
+        rotation: Rotation | None = None,
         threads: int | None = None,
-    ) -> bool:
-        """Move the states (batch, 1, width) of new tokens through the layers, in place, and store them in ``cache``.
+    ) -> None:
+        """Move states through the layers, in place.
 
-        Returns:
-            Whether it could: where the cache must do more than to write behind what it holds, no token has moved.
+        Args:
+            x: shape (rows, width), float32: new positions of all sequences, one sequence behind the other.
+            counts: shape (batch,): how many of each, from 0 up.
+            cache: holds the positions before them, and gets their keys and values. None: there are none before them.
+            seen: masks in place of the layers'.
+            memory: what cross-attention reads.
+            rotation: of each row.
+
+        Raises:
+            ValueError: a sequence would be longer than the cache's capacity; nothing is stored then.
         """
-        if cache[0].dtype != np.float32 or not all(layer.make_room_in_place(1) for layer in cache):
-            return False
-        first = cache[0]
-        cos, sin = (None, None) if rotation is None else rotation
-        memories, lengths = (None, None) if memory is None else (memory.key_values, memory.lengths)
-        self._core.run(x[:, 0], cache, first.lengths, first.kv_len, memories, lengths, cos, sin, threads)
-        ends = first.lengths + 1
-        for layer in cache:
-            layer.took_in_place(ends, 1)
-        return True
+        stored = None
+        if cache is not None:
+            stored = cache[0].lengths
+            step = len(x) == len(counts) and all(layer.make_room_in_place(1) for layer in cache)
+            if not step:
+                for layer in cache:
+                    layer.make_room(counts)
+        read = None if memory is None else (memory.key_values, memory.starts, memory.lengths)
+        expressions = None if seen is None else [_expression(mask) for mask in seen]
+        self._core.run(x, counts, cache, stored, expressions, read, rotation, threads)
+        if cache is not None:
+            ends = cache[0].lengths + counts
+            for layer in cache:
+                layer.took_in_place(ends, 1) if step else layer.took(ends)
 
 
-def _layer(layer: DecoderLayer, mask: masks.Mask) -> tuple[Any, ...]:
-    has_cross = layer.cross is not None
+def _layer(layer: EncoderLayer | DecoderLayer, mask: masks.Mask) -> tuple[Any, ...]:
+    cross = layer.cross if isinstance(layer, DecoderLayer) else None
+    cross_norm = layer.cross_norm if isinstance(layer, DecoderLayer) and cross is not None else None
     return (
         _attention(layer.attention, layer.attention._qkv),
         _norm(layer.attention_norm),
         _optional(layer.attention_inner_norm),
-        _attention(layer.cross, layer.cross.q) if layer.cross is not None else None,
-        _norm(layer.cross_norm) if has_cross else None,
+        None if cross is None else _attention(cross, cross.q),
+        _optional(cross_norm),
         _feed_forward(layer.feed_forward),
         _norm(layer.feed_forward_norm),
         _optional(layer.feed_forward_inner_norm),
-        # Under the look-ahead mask the last position sees all that is stored.
-        None if isinstance(mask, masks.Causal) else mask.expr,
+        _expression(mask),
+        isinstance(mask, masks.Causal),
     )
+
+
+def _expression(mask: masks.Mask) -> Any:
+    return None if isinstance(mask, masks.Full) else mask.expr
 
 
 def _attention(attention: MultiHeadAttention, inputs: Linear | None) -> tuple[Any, ...]:

@@ -1,0 +1,259 @@
+#include "maskattn/layer_stack.hpp"
+
+#include <algorithm>
+#include <memory>
+#include <utility>
+
+#include "dispatch.hpp"
+#include "maskattn/runtime.hpp"
+#include "threads.hpp"
+
+namespace maskattn {
+namespace {
+
+constexpr std::int64_t kKeptRows = 512;   // calls of more rows give their memory back
+constexpr std::int64_t kInnerRows = 512;  // of the feed-forward part, which is wide, at a time
+constexpr std::int64_t kShare = 1 << 15;  // elements that are worth a thread
+
+struct Buffer {
+  std::vector<float> data;
+  float* at_least(std::int64_t count) {
+    if (data.size() < static_cast<std::size_t>(count)) data.resize(static_cast<std::size_t>(count));
+    return data.data();
+  }
+};
+
+// Kept by the thread, so that steps allocate nothing.
+struct Workspace {
+  std::vector<std::int64_t> starts, ends, positions;
+  Buffer joined, attended, normed, branch[3];
+};
+
+class Pass {
+ public:
+  Pass(const StackCall& call, std::int64_t width, DistanceBias bias, Workspace& work)
+      : call_(call), width_(width), bias_(bias), work_(work) {
+    work_.starts.clear();
+    work_.ends.clear();
+    work_.positions.clear();
+    for (std::int64_t b = 0; b < call.batch; ++b) {
+      const std::int64_t before = call.stored ? call.stored[b] : 0;
+      work_.starts.push_back(rows_);
+      work_.ends.push_back(before + call.counts[b]);
+      work_.positions.push_back(before);
+      rows_ += call.counts[b];
+      q_len_ = std::max(q_len_, call.counts[b]);
+      kv_len_ = std::max(kv_len_, before + call.counts[b]);
+    }
+  }
+
+  // What branches make of rows `from`, [rows][width] each.
+  void attend(const StackLayer& layer, std::size_t index, const float* from, float* to) {
+    const StackAttention& a = layer.self;
+    const std::int64_t q_width = a.heads * a.head_dim, kv_width = a.kv_heads * a.head_dim, all = q_width + 2 * kv_width;
+    float* qkv = linear_of(a.in, from, work_.joined);
+    float *keys = qkv + q_width, *values = keys + kv_width;
+    const StackCache* cache = call_.caches.empty() ? nullptr : &call_.caches[index];
+    for_sequences(all, [&](std::int64_t b, std::int64_t row, std::int64_t position) {
+      float* head = qkv + row * all;
+      norm_heads(a.q_norm, head, a.heads, a.head_dim);
+      norm_heads(a.k_norm, keys + row * all, a.kv_heads, a.head_dim);
+      if (call_.rotary_half > 0) {
+        rotate(row, head, a.heads, a.head_dim);
+        rotate(row, keys + row * all, a.kv_heads, a.head_dim);
+      }
+      if (cache) store(*cache, b, position, keys + row * all, values + row * all, a);
+    });
+    AttentionInputs in{};
+    in.kv_len = kv_len_;
+    in.kv_lengths = work_.ends.data();
+    if (cache) {
+      in.k = {cache->keys, cache->dtype, {cache->stride[0], cache->stride[1], cache->stride[2]}};
+      in.v = {cache->values, cache->dtype, {cache->stride[0], cache->stride[1], cache->stride[2]}};
+      in.pages = {cache->table, cache->per_sequence, cache->page_size};
+    } else {
+      in.k = {keys, Dtype::float32, {0, a.head_dim, all}, work_.starts.data()};
+      in.v = {values, Dtype::float32, {0, a.head_dim, all}, work_.starts.data()};
+    }
+    in.mask = plan(layer, index, a.heads);
+    in.distance_bias = bias_;
+    if (bias_.table || bias_.slopes) in.q_offset = work_.positions.data();
+    finish(in, a, qkv, all, to);
+  }
+
+  void look_at_memory(const StackLayer& layer, std::size_t index, const float* from, float* to) {
+    const StackAttention& a = *layer.cross;
+    const std::int64_t all = a.heads * a.head_dim;
+    float* q = linear_of(a.in, from, work_.joined);
+    if (a.q_norm)
+      for_sequences(
+          all, [&](std::int64_t, std::int64_t row, std::int64_t) { norm_heads(a.q_norm, q + row * all, a.heads, a.head_dim); });
+    AttentionInputs in{};
+    in.kv_len = call_.memory_len;
+    in.k = call_.memories[index].keys;
+    in.v = call_.memories[index].values;
+    in.kv_lengths = call_.memory_lengths;
+    finish(in, a, q, all, to);
+  }
+
+  void feed_forward(const StackLayer& layer, const float* from, float* to) {
+    const StackFeedForward& f = layer.feed_forward;
+    const std::int64_t outputs = f.up.weight.outputs(), inner = f.gated ? outputs / 2 : outputs, inputs = f.up.weight.inputs();
+    for (std::int64_t first = 0; first < rows_; first += kInnerRows) {
+      const std::int64_t rows = std::min(kInnerRows, rows_ - first);
+      float* up = work_.joined.at_least(rows * outputs);
+      linear({&f.up.weight, rows, from + first * inputs, inputs, f.up.bias, up, outputs, call_.threads});
+      float* active = up;
+      if (f.activation) {
+        active = work_.attended.at_least(rows * inner);
+        activate({rows, inner, up, outputs, active, inner, call_.threads}, *f.activation, f.gated);
+      }
+      linear({&f.down.weight, rows, active, inner, f.down.bias, to + first * width_, width_, call_.threads});
+    }
+  }
+
+  void normalize(const StackNorm& norm, const float* from, float* to) const {
+    apply(norm, {rows_, width_, from, width_, to, width_, call_.threads});
+  }
+
+  void add(float* x, const float* branch) const {
+    const std::int64_t count = rows_ * width_;
+    parallel_for((count + kShare - 1) / kShare, call_.threads, [&](std::int64_t share) {
+      for (std::int64_t i = share * kShare; i < std::min(count, (share + 1) * kShare); ++i) x[i] += branch[i];
+    });
+  }
+
+  float* normed() { return work_.normed.at_least(rows_ * width_); }
+  float* branch(int i) { return work_.branch[i].at_least(rows_ * width_); }
+  std::int64_t rows() const { return rows_; }
+
+ private:
+  static void apply(const StackNorm& norm, const RowsOf& rows) {
+    if (norm.root)
+      rms_norm(rows, norm.weight, norm.eps);
+    else
+      layer_norm(rows, norm.weight, norm.bias, norm.eps);
+  }
+
+  float* linear_of(const StackMap& map, const float* from, Buffer& buffer) const {
+    float* to = buffer.at_least(rows_ * map.weight.outputs());
+    linear({&map.weight, rows_, from, map.weight.inputs(), map.bias, to, map.weight.outputs(), call_.threads});
+    return to;
+  }
+
+  // body(sequence, row, position) for every row, of `width` elements.
+  template <class Body>
+  void for_sequences(std::int64_t width, const Body& body) const {
+    const int threads = rows_ * width < 2 * kShare ? 1 : call_.threads;
+    parallel_for(call_.batch * threads, threads, [&](std::int64_t index) {
+      const std::int64_t b = index / threads, part = index % threads, count = call_.counts[b];
+      for (std::int64_t i = count * part / threads; i < count * (part + 1) / threads; ++i)
+        body(b, work_.starts[static_cast<std::size_t>(b)] + i, work_.positions[static_cast<std::size_t>(b)] + i);
+    });
+  }
+
+  static void norm_heads(const std::optional<StackNorm>& norm, float* x, std::int64_t heads, std::int64_t dim) {
+    if (norm) apply(*norm, {heads, dim, x, dim, x, dim, 1});
+  }
+
+  // Each coordinate of the first half turns with the one of the second half.
+  void rotate(std::int64_t row, float* x, std::int64_t heads, std::int64_t dim) const {
+    const std::int64_t half = call_.rotary_half;
+    const float *cosine = call_.cosines + row * half, *sine = call_.sines + row * half;
+    for (float* head = x; head < x + heads * dim; head += dim)
+      for (std::int64_t i = 0; i < half; ++i) {
+        const float first = head[i], second = head[half + i];
+        head[i] = first * cosine[i] - second * sine[i];
+        head[half + i] = second * cosine[i] + first * sine[i];
+      }
+  }
+
+  static void store(const StackCache& cache, std::int64_t b, std::int64_t position, const float* keys, const float* values,
+                    const StackAttention& a) {
+    const auto write = current_kernels().f32.write_row[static_cast<int>(cache.dtype)];
+    const std::int64_t page = cache.table[b * cache.per_sequence + position / cache.page_size];
+    const auto bytes = static_cast<std::ptrdiff_t>(size_of(cache.dtype));
+    for (std::int64_t h = 0; h < a.kv_heads; ++h) {
+      const std::ptrdiff_t row = page * cache.stride[0] + h * cache.stride[1] + position % cache.page_size * cache.stride[2];
+      write(keys + h * a.head_dim, static_cast<int>(a.head_dim), static_cast<char*>(cache.keys) + row * bytes);
+      write(values + h * a.head_dim, static_cast<int>(a.head_dim), static_cast<char*>(cache.values) + row * bytes);
+    }
+  }
+
+  // Of the layer's mask for these rows; layers with one mask share it. Null: rows see all keys.
+  const MaskPlan* plan(const StackLayer& layer, std::size_t index, std::int64_t heads) {
+    const MaskRef& mask = call_.masks.empty() ? layer.mask : call_.masks[index];
+    if (!mask || (q_len_ == 1 && layer.looks_ahead)) return nullptr;
+    for (const auto& [known, made] : plans_)
+      if (known == mask.get()) return made.get();
+    const Geometry geometry{call_.batch, heads, q_len_, kv_len_, work_.positions, work_.ends};
+    plans_.emplace_back(mask.get(), std::make_unique<MaskPlan>(mask, geometry, call_.threads));
+    return plans_.back().second.get();
+  }
+
+  void finish(AttentionInputs& in, const StackAttention& a, const float* q, std::ptrdiff_t q_stride, float* to) {
+    in.batch = call_.batch;
+    in.q_heads = a.heads;
+    in.kv_heads = a.kv_heads;
+    in.q_len = q_len_;
+    in.q_lengths = call_.counts;
+    in.head_dim = in.v_head_dim = a.head_dim;
+    in.q = {q, Dtype::float32, {0, a.head_dim, q_stride}, work_.starts.data()};
+    in.scale = a.scale;
+    in.softcap = a.softcap;
+    in.precision = default_precision();
+    in.threads = call_.threads;
+    const std::int64_t inner = a.heads * a.head_dim;
+    float* attended = work_.attended.at_least(rows_ * inner);
+    attention(in, {attended, Dtype::float32, {0, a.head_dim, inner}, work_.starts.data()}, {});
+    linear({&a.out.weight, rows_, attended, inner, a.out.bias, to, width_, call_.threads});
+  }
+
+  const StackCall& call_;
+  std::int64_t width_;
+  DistanceBias bias_;
+  Workspace& work_;
+  std::int64_t rows_ = 0, q_len_ = 0, kv_len_ = 0;
+  std::vector<std::pair<const MaskExpr*, std::unique_ptr<MaskPlan>>> plans_;
+};
+
+}  // namespace
+
+LayerStack::LayerStack(std::vector<StackLayer> layers, std::int64_t width, StackPlacement placement, DistanceBias bias)
+    : layers_(std::move(layers)), width_(width), placement_(placement), bias_(bias) {}
+
+void LayerStack::run(const StackCall& call) const {
+  thread_local Workspace work;
+  Pass pass(call, width_, bias_, work);
+  if (pass.rows() == 0) return;
+  for (std::size_t i = 0; i < layers_.size(); ++i) {
+    const StackLayer& layer = layers_[i];
+    int branches = 0;
+    // One residual branch: the norm, what it does, the inner norm, the sum; side by side, sums come at the end.
+    const auto branch = [&](const StackNorm& norm, const std::optional<StackNorm>& inner, const auto& body) {
+      const float* from = call.x;
+      if (placement_.before) {
+        pass.normalize(norm, call.x, pass.normed());
+        from = pass.normed();
+      }
+      float* to = pass.branch(placement_.parallel ? branches++ : 0);
+      body(from, to);
+      if (inner) pass.normalize(*inner, to, to);
+      if (placement_.parallel) return;
+      pass.add(call.x, to);
+      if (placement_.after) pass.normalize(norm, call.x, call.x);
+    };
+    branch(layer.self_norm, layer.self_inner, [&](const float* from, float* to) { pass.attend(layer, i, from, to); });
+    if (layer.cross)
+      branch(*layer.cross_norm, {}, [&](const float* from, float* to) { pass.look_at_memory(layer, i, from, to); });
+    branch(layer.feed_forward_norm, layer.feed_forward_inner,
+           [&](const float* from, float* to) { pass.feed_forward(layer, from, to); });
+    if (!placement_.parallel) continue;
+    // Summed from the last branch, and the residual stream at the end.
+    for (int b = branches - 2; b >= 0; --b) pass.add(pass.branch(branches - 1), pass.branch(b));
+    pass.add(call.x, pass.branch(branches - 1));
+  }
+  if (pass.rows() > kKeptRows) work = {};
+}
+
+}  // namespace maskattn

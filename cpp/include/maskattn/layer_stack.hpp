@@ -1,0 +1,109 @@
+// Rows of several sequences through a stack of Transformer layers: the same functions, in the same order, that the layers in
+// Python call one by one, so that a row has the same bits whichever of the two computes it, alone or among others.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include "maskattn/attention.hpp"
+#include "maskattn/elementwise.hpp"
+#include "maskattn/mask.hpp"
+#include "maskattn/packed_linear.hpp"
+
+namespace maskattn {
+
+struct StackNorm {
+  bool root;  // of the mean square alone (RMSNorm)
+  const float* weight;
+  const float* bias;  // or null
+  float eps;
+};
+
+struct StackMap {
+  PackedWeight weight;
+  const float* bias;  // or null
+};
+
+struct StackAttention {
+  StackMap in;  // queries, keys and values of self-attention; queries of cross-attention
+  StackMap out;
+  std::optional<StackNorm> q_norm, k_norm;  // of each head
+  std::int64_t heads, kv_heads, head_dim;
+  double scale, softcap;
+};
+
+struct StackFeedForward {
+  StackMap up;  // gated: the gate's outputs and then those that it is multiplied with
+  StackMap down;
+  std::optional<Activation> activation;  // none: the identity
+  bool gated;
+};
+
+struct StackLayer {
+  MaskRef mask;      // of self-attention; null: every row sees all keys of its sequence
+  bool looks_ahead;  // the mask is the look-ahead mask, under which the last position sees all keys
+  StackAttention self;
+  StackNorm self_norm;
+  std::optional<StackNorm> self_inner;
+  std::optional<StackAttention> cross;
+  std::optional<StackNorm> cross_norm;
+  StackFeedForward feed_forward;
+  StackNorm feed_forward_norm;
+  std::optional<StackNorm> feed_forward_inner;
+};
+
+// Where norms stand around a residual branch: see maskattn/decoder/norms.py.
+struct StackPlacement {
+  bool before, after, parallel;
+};
+
+// Keys and values of a layer's sequences, float32 or bfloat16, in pages: position p of sequence b and head h is at page *
+// stride[0]
+// + h * stride[1] + p % page_size * stride[2] elements, page = table[b * per_sequence + p / page_size].
+struct StackCache {
+  Dtype dtype;
+  void* keys;
+  void* values;
+  std::ptrdiff_t stride[3];
+  const std::int32_t* table;
+  std::int64_t per_sequence, page_size;
+};
+
+// Keys and values of the encoder's output.
+struct StackMemory {
+  Rows<const void> keys, values;
+};
+
+struct StackCall {
+  std::int64_t batch = 0;
+  const std::int64_t* counts = nullptr;  // [batch]: rows of each sequence, one sequence behind the other
+  float* x = nullptr;                    // [rows][width], in: what the first layer reads; out: the states behind the last
+  const std::int64_t* stored = nullptr;  // [batch]: positions that the caches hold; those of the rows are stored behind them
+  std::vector<StackCache> caches;        // of each layer; none: rows see the rows of their sequence
+  std::vector<MaskRef> masks;            // in place of the layers', or empty
+  std::vector<StackMemory> memories;     // of each layer, or empty
+  const std::int64_t* memory_lengths = nullptr;      // [batch], or null: memory_len
+  std::int64_t memory_len = 0;                       // the longest
+  const float *cosines = nullptr, *sines = nullptr;  // [rows][rotary_half] of the rows' positions, or null
+  std::int64_t rotary_half = 0;
+  int threads = 1;
+};
+
+class LayerStack {
+ public:
+  LayerStack(std::vector<StackLayer> layers, std::int64_t width, StackPlacement placement, DistanceBias bias);
+
+  std::size_t layers() const { return layers_.size(); }
+  std::int64_t width() const { return width_; }
+  void run(const StackCall& call) const;
+
+ private:
+  std::vector<StackLayer> layers_;
+  std::int64_t width_;
+  StackPlacement placement_;
+  DistanceBias bias_;
+};
+
+}  // namespace maskattn
