@@ -41,6 +41,10 @@ def open_checkpoint(path: str | os.PathLike[str] | None) -> Checkpoint:
         raise TypeError(f"path must be a str or a path, got {type(path).__name__}; pass the checkpoint's folder")
     if path is None:
         return open_folder(Path(__file__).parents[1] / "data" / "dates")
+    if Path(path).suffix == ".gguf":
+        from maskattn.decoder.gguf_files import open_gguf
+
+        return open_gguf(Path(path))
     directory = download(path) if isinstance(path, str) and is_model_id(path) else Path(path)
     return PackedCheckpoint(directory) if (directory / FILE).is_file() else open_folder(directory)
 
