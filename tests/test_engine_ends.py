@@ -218,3 +218,24 @@ def test_sixteen_threads_that_do_everything_at_once() -> None:
     assert sum(counts.values()) == 16 * 30
     assert min(counts["done"], counts["cancelled"]) > 20, counts
     assert engine._scheduler._cache.pages_in_use == 0
+
+
+def test_requests_that_have_ended_leave_nothing_behind() -> None:
+    sources, options = random_requests(300, 8)
+    with maskattn.Engine(model("gpt2"), max_batch=16, max_tokens=512, page_size=16) as engine:
+
+        def serve() -> tuple[int, int]:
+            requests = [engine.submit_ids(source, **asked) for source, asked in zip(sources, options, strict=True)]
+            for request in requests[::7]:
+                request.cancel()
+            for i, request in enumerate(requests):
+                assert i % 7 == 0 or request.result(SECONDS)
+            del requests, request
+            gc.collect()
+            return len(gc.get_objects()), engine._scheduler._cache.pages_in_use
+
+        serve()
+        (objects, pages), (later, pages_later) = serve(), serve()
+        assert later < objects + 200
+        assert max(pages, pages_later) <= 512 // 16
+        assert len(engine._scheduler._prefixes) <= 32

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from threading import Thread, current_thread
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from maskattn.decoder.api import Model
+    from maskattn.decoder.text.methods import Message
 
 
 class Engine:
@@ -109,10 +110,21 @@ class Engine:
         (ids,) = model._texts.sources("texts", [text], src_lang)
         if tgt_lang is not None:
             options["forced_bos_token_id"] = model._texts.language_id(tgt_lang)
-        tokenizer, stops = model._texts.need(), stop_texts(Options(model._generation, options, 0))
-        request: Request[Piece, str] = Request(lambda: shower(tokenizer, stops), tokenizer.decode, self._cancelled)
-        self._submit(request, [ids], None, False, options)
-        return request
+        return self._submit_text(ids, options)
+
+    def submit_chat(
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Sequence[Message] | None = None,
+        documents: Sequence[Message] | None = None,
+        template: str | None = None,
+        variables: Mapping[str, Any] | None = None,
+        **options: Unpack[GenerationOptions],
+    ) -> Request[Piece, str]:
+        """As :meth:`submit`: the answer to a conversation, as ``Model.chat`` gives it; each turn reads what is new."""
+        ids = self._model.chat_ids(messages, tools=tools, documents=documents, template=template, variables=variables)
+        return self._submit_text(ids, options)
 
     def submit_ids(
         self,
@@ -152,6 +164,13 @@ class Engine:
 
     def __exit__(self, kind: object, *exception: object) -> None:
         self.close(cancel=kind is not None)
+
+    def _submit_text(self, ids: list[int], options: Mapping[str, Any]) -> Request[Piece, str]:
+        model = self._model
+        tokenizer, stops = model._texts.need(), stop_texts(Options(model._generation, options, 0))
+        request: Request[Piece, str] = Request(lambda: shower(tokenizer, stops), tokenizer.decode, self._cancelled)
+        self._submit(request, [ids], None, False, options)
+        return request
 
     def _submit(
         self, request: Request[Any, Any], sources: Any, prompt_ids: Any, log_probabilities: bool, options: Any

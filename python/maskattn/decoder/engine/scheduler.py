@@ -168,9 +168,7 @@ class Scheduler:
                 self._reading = None
                 task.request.end(error=error)
                 continue
-            budget -= (
-                reading.at - before + (0 if reading.memory is None else reading.memory.key_values[0].keys.shape[2])
-            )
+            budget -= reading.at - before + reading.memory_len
             if hidden is not None:
                 self._keep(task, reading.cache, 0)
                 self._running.join(reading.cache, reading.memory, hidden)
@@ -217,7 +215,7 @@ class Scheduler:
         """A token more for everybody."""
         logits, tasks = self._model.logits(self._running.hidden), self._tasks
         best = logits.argmax(axis=-1)
-        stay = []
+        stay: list[int] = []
         for row, task in enumerate(tasks):
             writer, scores = task.writer, logits[row : row + 1]
             try:
