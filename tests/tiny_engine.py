@@ -20,6 +20,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "marian": tiny_families.config("marian"),
     "t5": tiny_families.config("t5"),
     "gpt2": tiny_families.config("gpt2"),
+    "opt": tiny_families.config("opt"),
     "llama, dynamic": tiny_families.config("llama"),  # keys turn by the length of their sequence
     "mistral, a window": tiny_families.config("mistral"),
     "phi3, longrope": tiny_families.config(  # sequences that grow past 16 are read again

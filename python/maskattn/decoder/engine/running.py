@@ -56,11 +56,10 @@ class Running:
     """
 
     def __init__(self, model: Transformer, cache: KVCache) -> None:
-        assert model.decoder is not None
         self._model, self.cache = model, cache
         self._memory = None if model.encoder is None else MemoryRows()
         self._read: Memory | None = None
-        self.hidden: FloatArray = np.zeros((0, model.decoder.sizes.width), np.float32)
+        self.hidden: FloatArray = np.zeros((0, 0), np.float32)
 
     def join(self, cache: KVCache, memory: Memory | None, hidden: FloatArray) -> None:
         """One sequence more, whose ``hidden`` (1, width) predicts its next token; ``cache`` is empty then."""
@@ -68,7 +67,7 @@ class Running:
         if self._memory is not None and memory is not None:
             self._memory.join(memory)
             self._read = self._memory.view()
-        self.hidden = np.concatenate([self.hidden, hidden])
+        self.hidden = np.concatenate([self.hidden, hidden]) if len(self.hidden) else hidden
 
     def leave(self, stay: IntArray) -> IntArray:
         """Only the sequences ``stay``, ascending, go on. Returns their new order: the last ones fill the gaps."""
