@@ -71,6 +71,14 @@ class Transformer:
         rope = None if self.decoder is None else self.decoder.positions.rope
         return None if rope is None else rope.switch
 
+    @property
+    def length_shows(self) -> bool:
+        """Whether a decoder's keys turn by the length of their sequence, so that a part is not read as in the whole."""
+        rope = None if self.decoder is None else self.decoder.positions.rope
+        if rope is None:
+            return False
+        return not np.array_equal(rope.frequencies(np.array([1])), rope.frequencies(np.array([1 << 20])))
+
     def encode_hidden(
         self, sources: Sequence[Any], segments: Sequence[IntArray] | None = None
     ) -> tuple[FloatArray, IntArray]:
