@@ -60,7 +60,7 @@ class Reading:
 
     @property
     def memory_len(self) -> int:
-        return 0 if self.memory is None else int(self.memory.key_values[0].keys.shape[2])
+        return 0 if self.memory is None else int(self.memory.lengths[0])
 
     def advance(self, model: Transformer, chunk: int | None) -> FloatArray | None:
         """Read on; the state (1, width) behind the last token, once that has been read."""
@@ -213,13 +213,15 @@ class Scheduler:
 
     def _step(self) -> None:
         """A token more for everybody."""
-        logits, tasks = self._model.logits(self._running.hidden), self._tasks
-        best = logits.argmax(axis=-1)
+        tasks, hidden = self._tasks, self._running.hidden
+        best = self._model.best(hidden)
+        scored = [row for row, task in enumerate(tasks) if not task.writer.takes_best]
+        scores = dict(zip(scored, self._model.logits(hidden[scored]), strict=True)) if scored else {}
         stay: list[int] = []
         for row, task in enumerate(tasks):
-            writer, scores = task.writer, logits[row : row + 1]
+            writer = task.writer
             try:
-                written = writer.append(best[row : row + 1], scores) if writer.takes_best else writer.take(scores)
+                written = writer.take(scores[row][None]) if row in scores else writer.append(best[row : row + 1])
             except Exception as error:  # of a function of the user's, or options that leave no token
                 task.request.end(error=error)
                 continue
