@@ -30,11 +30,13 @@ if TYPE_CHECKING:
     from maskattn.cache import KVCache
     from maskattn.decoder import (
         DecoderLayer,
+        DisjunctiveConstraint,
         EncoderLayer,
         Generated,
         GenerationOptions,
         Model,
         MultiHeadAttention,
+        PhrasalConstraint,
         Transcription,
         load,
     )
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ALiBi",
     "DecoderLayer",
+    "DisjunctiveConstraint",
     "EncoderLayer",
     "Generated",
     "GenerationOptions",
@@ -50,6 +53,7 @@ __all__ = [
     "MaskPlan",
     "Model",
     "MultiHeadAttention",
+    "PhrasalConstraint",
     "RelativeBias",
     "Transcription",
     "__version__",

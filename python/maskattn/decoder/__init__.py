@@ -1,6 +1,7 @@
 """Transformers: ``load`` a checkpoint, then ask the ``Model``; and the layers of which models are made."""
 
 from maskattn.decoder.api import Model
+from maskattn.decoder.constraints import DisjunctiveConstraint, PhrasalConstraint
 from maskattn.decoder.generate import Generated
 from maskattn.decoder.layers import DecoderLayer, EncoderLayer, FeedForward, GatedFeedForward
 from maskattn.decoder.loading import load
@@ -13,6 +14,7 @@ from maskattn.decoder.transcription.results import Segment, Transcription
 __all__ = [
     "PLACEMENTS",
     "DecoderLayer",
+    "DisjunctiveConstraint",
     "EncoderLayer",
     "FeedForward",
     "GatedFeedForward",
@@ -23,6 +25,7 @@ __all__ = [
     "Linear",
     "Model",
     "MultiHeadAttention",
+    "PhrasalConstraint",
     "Placement",
     "RMSNorm",
     "Segment",

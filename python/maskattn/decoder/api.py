@@ -9,9 +9,8 @@ import numpy as np
 
 from maskattn.decoder import check
 from maskattn.decoder.arrays import FloatArray, IntArray
-from maskattn.decoder.beams import BeamRules, search
 from maskattn.decoder.checkpoint import Checkpoint
-from maskattn.decoder.generate import Batch, Generated, generate
+from maskattn.decoder.generate import Batch, Generated
 from maskattn.decoder.heads import label_names
 from maskattn.decoder.memory import Memory, Prefix
 from maskattn.decoder.model import Transformer
@@ -19,6 +18,7 @@ from maskattn.decoder.options import GenerationOptions, Options
 from maskattn.decoder.requests import Ids, Progress, PromptIds, Requests, Sources, batches
 from maskattn.decoder.rules import Rules
 from maskattn.decoder.score import log_probabilities
+from maskattn.decoder.search import find_search
 from maskattn.decoder.stopping import stop_strings
 from maskattn.decoder.text import TextMethods, Texts
 from maskattn.decoder.transcription.methods import SpeechMethods
@@ -62,7 +62,7 @@ class Model(TextMethods, SpeechMethods):
         return_cross_attention: bool | Sequence[tuple[int, int]] = False,
         **options: Unpack[GenerationOptions],
     ) -> list[Generated]:
-        """Greedy search, sampling or beams: for the same weights and options what ``transformers``' ``generate`` gives.
+        """Greedy search, sampling, beams and other ways: with equal options what ``transformers``' ``generate`` gives.
 
         What ``options`` do not say, the generation config says.
 
@@ -101,7 +101,8 @@ class Model(TextMethods, SpeechMethods):
         pairs = None
         if return_cross_attention is not False:
             pairs = self._requests.heads("return_cross_attention", heads, "return_cross_attention")
-        rules, beams = Rules.read(settings, stop_strings(settings, self._texts.decoder)), BeamRules.read(settings)
+        rules = Rules.read(settings, stop_strings(settings, self._texts.decoder))
+        search = find_search(self._forward, settings, rules, with_log_probabilities=return_log_probabilities)
         made: list[list[Generated]] = [[] for _ in sequences]
         for some in batches(sequences, batch_size, progress):
             batch = Batch(
@@ -112,12 +113,7 @@ class Model(TextMethods, SpeechMethods):
                 Prefix([prefixes[i] for i in some]) if prefixes else None,
                 [sequences[i] for i in some] if self._requests.encoder_reads_tokens else None,
             )
-            if beams is None:
-                written = [
-                    [ids] for ids in generate(self._forward, batch, rules, log_probabilities=return_log_probabilities)
-                ]
-            else:
-                written = search(self._forward, batch, rules, beams, with_log_probabilities=return_log_probabilities)
+            written = search(batch)
             if return_cross_attention is not False:
                 for rank in zip(*written, strict=True):
                     look_at(self._forward, batch, rank, pairs)

@@ -14,7 +14,6 @@ from maskattn.decoder.processors import NO_TOKEN, Step
 from maskattn.decoder.rules import Rules
 from maskattn.decoder.sampling import draw
 from maskattn.decoder.score import log_softmax_at
-from maskattn.decoder.state import DecoderState
 
 
 class Generated(list[int]):
@@ -25,10 +24,13 @@ class Generated(list[int]):
             has changed them; as ``score_ids`` gives them. Or None.
         cross_attention: from each token to the source: (layers, heads, len(self), source_len), or (pairs, len(self),
             source_len) if pairs were asked for; float32. Or None.
+        score: of beam search: the sum of the log-probabilities by which it chose, over the power ``length_penalty`` of
+            the length. Or None.
     """
 
     log_probabilities: FloatArray | None = None
     cross_attention: FloatArray | None = None
+    score: float | None = None
 
 
 @dataclass(frozen=True)
@@ -71,10 +73,11 @@ def generate(model: Transformer, batch: Batch, rules: Rules, *, log_probabilitie
     is_end = np.zeros(model.vocab, np.bool_)
     is_end[list(rules.eos_token_id)] = True
     streams = rules.streams(batch.numbers)
-    state = DecoderState(model, batch.prompts, batch.limits, batch.memory, batch.prefix)
+    state = rules.open_state(model, batch)
     for now in range(begin, tokens.shape[1]):
-        scores = model.logits(state.hidden)
-        raw = scores.copy() if log_probabilities and rules.processors else scores
+        raw = model.logits(state.hidden)
+        scores = state.contrast(raw)
+        raw = raw.copy() if log_probabilities and rules.processors and scores is raw else raw
         if rules.processors:
             scores = rules.process(_step(batch, tokens, begin, now, rows), scores)
             check_open(scores, rules.sample, batch, rows)

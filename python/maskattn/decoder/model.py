@@ -108,6 +108,7 @@ class Transformer:
         new_lengths: IntArray | None = None,
         prefix: Prefix | None = None,
         view: CrossView | None = None,
+        taps: dict[int, FloatArray] | None = None,
     ) -> FloatArray:
         """Hidden states of decoder inputs.
 
@@ -118,6 +119,7 @@ class Transformer:
             new_lengths: shape (batch,): how many of ``tokens`` are a sequence's own, the first ones. Default all.
             prefix: embeddings in front of the first tokens, seen from everywhere.
             view: gets cross-attention weights; layers behind the last one that it asks for are left out.
+            taps: of each of its keys, what goes into that layer is put there, shape (batch, new, width).
 
         Returns:
             shape (batch, new, width), float32; with a prefix and nothing in ``cache``, each sequence's prefix stands
@@ -135,7 +137,7 @@ class Transformer:
         positions = starts[:, None] + np.arange(new)
         x = stack.embed.finish(x, stack.positions.rows(positions))
         rotation = stack.positions.rotation(positions, lengths)
-        plain = new == 1 and new_lengths is None and prefix is None and view is None
+        plain = new == 1 and new_lengths is None and prefix is None and view is None and taps is None
         if plain and cache is not None and self._step is not None and self._step.run(x, cache, memory, rotation):
             return _through(stack.final, x)
         options: dict[str, Any] = {"bias": stack.positions.bias, "rotation": rotation}
@@ -150,6 +152,8 @@ class Transformer:
                 if i > view.deepest:
                     return x
                 options |= view.options(i)
+            if taps is not None and i in taps:
+                taps[i] = x.copy()
             if prefix is not None:
                 mask = mask | masks.Padding(prefix.lengths)
             x = layer(
