@@ -44,6 +44,11 @@ _WAYS: tuple[Callable[[Options], Way | None], ...] = (_with_beams, _contrastive,
 _STATES: tuple[Callable[[Options, Transformer], OpenState | None], ...] = (dola.read, guidance.read)
 
 
+def goes_token_by_token(options: Options) -> bool:
+    """Whether every token that is chosen stays."""
+    return all(find(options) is None for find in _WAYS if find is not _token_by_token)
+
+
 def find_search(model: Transformer, options: Options, rules: Rules, *, with_log_probabilities: bool = False) -> Search:
     """The search that the options ask for.
 
