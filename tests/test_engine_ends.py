@@ -157,7 +157,7 @@ def test_wrong_limits(asked: dict[str, Any], error: type[Exception], message: st
     ("source", "asked", "error", "message"),
     [
         ([], {}, ValueError, r"sources\[0\] must hold at least one token id"),
-        ([3], {"num_beams": 2}, ValueError, "num_beams must be 1 for an Engine, got 2; use generate"),
+        ([3], {"num_beams": 2}, ValueError, "options for an Engine must ask for one sequence, .* got beams"),
         ([3], {"max_new_tokens": POSITIONS + 1}, ValueError, "max_new_tokens must be in"),
         ([3] * 8, {"max_new_tokens": 30}, ValueError, "must be at most 32 together, got 37; pass a smaller"),
         ([3], {"temperatur": 2}, TypeError, "did you mean temperature"),

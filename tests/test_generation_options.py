@@ -207,7 +207,12 @@ def test_prompts_for_all_sources_or_for_each(model: Any, sources: list[list[int]
         ({"num_beams": 0}, ValueError, "num_beams must be at least 1, got 0"),
         ({"num_beams": 2, "num_return_sequences": 3}, ValueError, "num_return_sequences must be at most num_beams, 2"),
         ({"num_return_sequences": 2}, ValueError, "num_return_sequences must be at most num_beams, 1"),
-        ({"num_beams": 2, "do_sample": True}, NotImplementedError, "do_sample must be False with num_beams above 1"),
+        (
+            {"num_beams": 4, "num_return_sequences": 3, "patience": 0.5},
+            ValueError,
+            "most 2 with this patience, got 3",
+        ),
+        ({"num_beams": 2, "patience": 0}, ValueError, "patience must be a number above 0, got 0"),
         ({"num_beams": 2, "early_stopping": "now"}, ValueError, 'early_stopping must be True, False or "never"'),
         ({"num_beams": 2, "length_penalty": "x"}, TypeError, "length_penalty must be a number"),
         ({"num_beams": 2, "suppress_tokens": range(41)}, ValueError, r"got -inf as the highest for sources\[0\]"),

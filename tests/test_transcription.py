@@ -118,7 +118,8 @@ def test_a_window_that_repeats_itself_is_written_again(model: maskattn.Model) ->
     ({"return_timestamps": False}, ValueError, r"return_timestamps must not be False for sources\[0\], .* 17600"),
     ({"batch_size": 0}, ValueError, "batch_size must be at least 1, got 0"),
     ({"do_sample": True}, TypeError, "options of transcribe must not have do_sample, .* pass temperatures above 0"),
-    ({"num_beams": 3}, NotImplementedError, "num_beams must be 1 in transcribe, got 3"),
+    ({"num_return_sequences": 2}, TypeError, "options of transcribe must not have num_return_sequences"),
+    ({"num_beams": 0}, ValueError, "num_beams must be at least 1, got 0"),
     ({"temperatur": 1}, TypeError, "options must be among those of GenerationOptions, got temperatur"),
     ({"top_p": 3.0}, ValueError, "top_p"),
 ])  # fmt: skip

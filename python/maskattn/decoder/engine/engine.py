@@ -17,6 +17,8 @@ from maskattn.decoder.engine.scheduler import Scheduler, Task
 from maskattn.decoder.generate import Batch, Generated, Writer
 from maskattn.decoder.options import GenerationOptions, Options
 from maskattn.decoder.requests import PromptIds
+from maskattn.decoder.rules import plain_state
+from maskattn.decoder.search import goes_token_by_token
 from maskattn.decoder.stopping import stop_texts
 from maskattn.decoder.stream import Piece, Tokens
 from maskattn.decoder.text.incremental import shower
@@ -177,9 +179,11 @@ class Engine:
     ) -> None:
         model = self._model
         job = model._job(sources, prompt_ids, None, options)
-        if job.beams is not None:
+        returned = job.options.integer("num_return_sequences", 1) or 1
+        if returned > 1 or not goes_token_by_token(job.options) or job.rules.open_state is not plain_state:
             raise ValueError(
-                f"num_beams must be 1 for an Engine, got {job.beams.beams}; use generate, or generate_ids, for beams"
+                "options for an Engine must ask for one sequence, greedy or drawn, got beams or another search; use "
+                "generate, or generate_ids, with num_beams, penalty_alpha, dola_layers, guidance_scale"
             )
         (sequence,), (prompt,), (limit,) = job.sequences, job.prompts, job.limits
         if (most := len(prompt) + limit - 1) > self._longest:
