@@ -19,6 +19,7 @@ from maskattn.decoder.options import GenerationOptions, Options
 from maskattn.decoder.requests import Ids, Progress, PromptIds, Requests, Sources, batches
 from maskattn.decoder.rules import Rules
 from maskattn.decoder.score import log_probabilities
+from maskattn.decoder.speculation import Page, Speculation, speculate
 from maskattn.decoder.stopping import stop_strings
 from maskattn.decoder.text import TextMethods, Texts
 from maskattn.decoder.transcription.methods import SpeechMethods
@@ -96,6 +97,9 @@ class Model(TextMethods, SpeechMethods):
         prefixes = self._requests.prefixes(prefix_embeddings, len(sequences))
         settings = Options(self._generation, options, self._requests.writes.sizes.vocab)
         limits = self._requests.limits(prompts, prefixes, settings)
+        speculation = Speculation.read(settings, self)
+        if speculation is not None:
+            speculation.check(sources, prompts, prefixes)
         check.count("batch_size", batch_size)
         heads = None if isinstance(return_cross_attention, bool) else return_cross_attention
         pairs = None
@@ -112,7 +116,12 @@ class Model(TextMethods, SpeechMethods):
                 Prefix([prefixes[i] for i in some]) if prefixes else None,
                 [sequences[i] for i in some] if self._requests.encoder_reads_tokens else None,
             )
-            if beams is None:
+            if speculation is not None:
+                page = Page(batch)
+                drafter = speculation.drafter(self._forward, page, rules, [sequences[i] for i in some])
+                found = speculate(self._forward, page, rules, drafter, log_probabilities=return_log_probabilities)
+                written = [[ids] for ids in found]
+            elif beams is None:
                 written = [
                     [ids] for ids in generate(self._forward, batch, rules, log_probabilities=return_log_probabilities)
                 ]

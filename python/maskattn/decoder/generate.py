@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -17,6 +18,14 @@ from maskattn.decoder.score import log_softmax_at
 from maskattn.decoder.state import DecoderState
 
 
+class Speculated(NamedTuple):
+    """What became of drafts: passes through the model, the prompt's among them; tokens drafted, and accepted."""
+
+    passes: int
+    drafted: int
+    accepted: int
+
+
 class Generated(list[int]):
     """New token ids, and what went with them where it was asked for.
 
@@ -25,10 +34,12 @@ class Generated(list[int]):
             has changed them; as ``score_ids`` gives them. Or None.
         cross_attention: from each token to the source: (layers, heads, len(self), source_len), or (pairs, len(self),
             source_len) if pairs were asked for; float32. Or None.
+        speculated: under ``assistant_model`` or ``prompt_lookup_num_tokens``, what became of drafts. Or None.
     """
 
     log_probabilities: FloatArray | None = None
     cross_attention: FloatArray | None = None
+    speculated: Speculated | None = None
 
 
 @dataclass(frozen=True)

@@ -91,12 +91,13 @@ class Rules:
                 scores = processor(step, scores)
         return scores
 
-    def streams(self, sequences: Sequence[int]) -> list[np.random.Generator]:
-        """Random numbers of each sequence, which depend on the seed and its number only."""
+    def streams(self, sequences: Sequence[int], *, of_drafts: bool = False) -> list[np.random.Generator]:
+        """Random numbers of each sequence, which depend on the seed and its number only; others for its drafts."""
         if not self.sample:
             return []
         seed = np.random.SeedSequence(self.seed).entropy
-        return [np.random.Generator(np.random.Philox(np.random.SeedSequence(seed, spawn_key=(i,)))) for i in sequences]
+        keys = [(i, 1) if of_drafts else (i,) for i in sequences]
+        return [np.random.Generator(np.random.Philox(np.random.SeedSequence(seed, spawn_key=key))) for key in keys]
 
     def stopped(self, step: Step, scores: FloatArray) -> BoolArray:
         """Shape (batch,): who ends with the last token of ``step`` by a stop string or by a function of the user's."""
