@@ -97,7 +97,7 @@ class Model(TextMethods, SpeechMethods):
         prefixes = self._requests.prefixes(prefix_embeddings, len(sequences))
         settings = Options(self._generation, options, self._requests.writes.sizes.vocab)
         limits = self._requests.limits(prompts, prefixes, settings)
-        speculation = Speculation.read(settings, self)
+        speculation = Speculation.read(settings, self._forward)
         if speculation is not None:
             speculation.check(sources, prompts, prefixes)
         check.count("batch_size", batch_size)
@@ -118,7 +118,8 @@ class Model(TextMethods, SpeechMethods):
             )
             if speculation is not None:
                 page = Page(batch)
-                drafter = speculation.drafter(self._forward, page, rules, [sequences[i] for i in some])
+                other_memory = speculation.encode([sequences[i] for i in some])
+                drafter = speculation.drafter(self._forward, page, rules, other_memory)
                 found = speculate(self._forward, page, rules, drafter, log_probabilities=return_log_probabilities)
                 written = [[ids] for ids in found]
             elif beams is None:

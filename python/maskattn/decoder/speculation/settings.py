@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from maskattn.decoder.arrays import FloatArray, IntArray
 from maskattn.decoder.memory import Memory
@@ -15,9 +15,6 @@ from maskattn.decoder.rules import Rules
 from maskattn.decoder.speculation.assistant import Assistant, Plan
 from maskattn.decoder.speculation.drafts import Drafter, PromptLookup
 from maskattn.decoder.speculation.page import Page
-
-if TYPE_CHECKING:
-    from maskattn.decoder.api import Model
 
 _SCHEDULES = {"constant": False, "heuristic": True, "heuristic_transient": True}
 
@@ -39,7 +36,7 @@ class Speculation:
     plan: Plan | None = None
 
     @classmethod
-    def read(cls, options: Options, model: Model) -> Speculation | None:
+    def read(cls, options: Options, model: Transformer) -> Speculation | None:
         """None where no drafts are asked for.
 
         Raises:
@@ -47,18 +44,19 @@ class Speculation:
         """
         lookup, ngram = options.integer("prompt_lookup_num_tokens"), options.integer("max_matching_ngram_size", 1)
         assistant = options.get("assistant_model")
-        plan = _plan(options, {} if not isinstance(assistant, type(model)) else assistant._generation)
+        fits = isinstance(getattr(assistant, "_forward", None), Transformer)
+        plan = _plan(options, assistant._generation if fits else {})
         if assistant is None and not lookup:
             return None
         if (options.integer("num_beams", 1) or 1) > 1:
             raise options.wrong("num_beams", "1 with assistant_model or prompt_lookup_num_tokens")
         if assistant is None:
             return cls(lookup or 0, ngram or 2)
-        if not isinstance(assistant, type(model)):
+        if not fits:
             raise options.wrong("assistant_model", "a maskattn.Model, as maskattn.load returns it", TypeError)
         if lookup:
             raise options.wrong("prompt_lookup_num_tokens", "None with an assistant_model")
-        _check_kind(assistant._forward, model._forward)
+        _check_kind(assistant._forward, model)
         return cls(0, ngram or 2, assistant._forward, assistant._requests, plan)
 
     def check(self, sources: Any, prompts: Sequence[IntArray], prefixes: Sequence[FloatArray] | None) -> None:
@@ -78,16 +76,15 @@ class Speculation:
         if self.requests.start is not None:
             self.requests.sequences("sources, for the assistant_model,", sources)
 
-    def drafter(self, model: Transformer, page: Page, rules: Rules, sources: Sequence[Any]) -> Drafter:
-        """What drafts for a batch.
+    def encode(self, sources: Sequence[Any]) -> Memory | None:
+        """What the assistant reads of a batch's sources, if it has an encoder."""
+        return None if self.assistant is None or self.assistant.encoder is None else self.assistant.encode(sources)
 
-        Args:
-            sources: of the batch, as an encoder takes them.
-        """
+    def drafter(self, model: Transformer, page: Page, rules: Rules, memory: Memory | None) -> Drafter:
+        """What drafts for a batch; ``memory``: what ``encode`` has given for it."""
         if self.assistant is None:
             return PromptLookup(page, self.lookup, self.ngram)
         assert self.plan is not None
-        memory: Memory | None = None if self.assistant.encoder is None else self.assistant.encode(sources)
         return Assistant(self.assistant, model.vocab, page, rules, self.plan, memory)
 
 
@@ -114,4 +111,16 @@ def _check_kind(assistant: Transformer, model: Transformer) -> None:
         raise ValueError(
             f"assistant_model must have {'an encoder and a decoder' if wanted[0] else 'a decoder alone'}, as the model "
             f"has, got family {assistant.family.name}; pass a smaller model of the same kind"
+        )
+    if (
+        model.encoder is None
+        or assistant.encoder is None
+        or not (model.encoder.sizes.mels or assistant.encoder.sizes.mels)
+    ):
+        return
+    sizes, others = model.encoder.sizes, assistant.encoder.sizes
+    if (others.mels, others.positions) != (sizes.mels, sizes.positions):
+        raise ValueError(
+            f"assistant_model must hear {sizes.mels} mels in {2 * sizes.positions} frames, as the model does, got "
+            f"{others.mels} in {2 * others.positions}; pass a model of the same generation"
         )
