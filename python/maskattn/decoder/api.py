@@ -105,7 +105,9 @@ class Model(TextMethods, SpeechMethods):
         pairs = None
         if return_cross_attention is not False:
             pairs = self._requests.heads("return_cross_attention", heads, "return_cross_attention")
-        rules, beams = Rules.read(settings, stop_strings(settings, self._texts.decoder)), BeamRules.read(settings)
+        constraint = self._texts.constraint(settings, limits)
+        rules = Rules.read(settings, stop_strings(settings, self._texts.decoder), constraint)
+        beams = BeamRules.read(settings)
         made: list[list[Generated]] = [[] for _ in sequences]
         for some in batches(sequences, batch_size, progress):
             batch = Batch(

@@ -83,6 +83,13 @@ class GenerationOptions(TypedDict, total=False):
     exponential_decay_length_penalty: Sequence[float] | None
     #: ``f(sequence, ids)`` -> what may follow: of the source's number and its ids so far, 1-D (arXiv:2010.00904).
     prefix_allowed_tokens_fn: Callable[[int, IntArray], Sequence[int]] | None
+    #: What is written is JSON of this schema (a dict, its text, or a pydantic model), a whole match of this regular
+    #: expression, or a text of this grammar (Lark's syntax as llguidance takes it, or GBNF); one of the three at most.
+    #: It ends in time: near the limit only tokens are allowed behind which the text can still be made whole, where a
+    #: short way to an end is found. Needs ``maskattn[constraints]``, the tokenizer, and an end token.
+    json_schema: Mapping[str, Any] | str | type | None
+    regex: str | None
+    grammar: str | None
     #: Functions of the ids so far, (batch, length) int64, and the scores, (batch, vocab) float32, which return scores;
     #: they come after all others but those of sampling. ``ids`` has -1 in front of prompts shorter than the longest.
     logits_processor: Sequence[LogitsProcessor] | None

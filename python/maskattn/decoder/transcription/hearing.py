@@ -34,6 +34,9 @@ _REFUSED = {
     "temperature": "pass temperatures",
     "prefix_allowed_tokens_fn": "pass a logits_processor",
     "stop_strings": "look for them in the text",
+    "json_schema": "pass a logits_processor",
+    "regex": "pass a logits_processor",
+    "grammar": "pass a logits_processor",
 }
 
 
