@@ -71,6 +71,20 @@ def test_each_window_is_encoded_once(model: maskattn.Model, monkeypatch: pytest.
     assert encoded == [2]
 
 
+def test_drafts_leave_a_transcription_as_it_is(model: maskattn.Model, tmp_path: Path) -> None:
+    """Draws of the second attempt too, where drafts are looked up; and an assistant hears each window once."""
+    recordings, options = sounds(0.3, 3.7, 1), {"temperatures": (0.0, 0.8), "logprob_threshold": -0.1, "seed": 3}
+    want = model.transcribe(recordings, **options)
+    assert model.transcribe(recordings, **options, prompt_lookup_num_tokens=4) == want
+    greedy = model.transcribe(recordings)
+    drafts: dict[str, Any] = {"assistant_model": model, "assistant_confidence_threshold": 0.0}
+    assert model.transcribe(recordings, **drafts) == greedy
+    assert model.transcribe(recordings, **drafts, batch_size=1) == greedy
+    other = maskattn.load(tiny_families.write(tmp_path / "other", tiny_families.config("whisper")))
+    with pytest.raises(ValueError, match=r"assistant_model must hear 7 mels in 100 frames, .* got 7 in 40"):
+        model.transcribe(recordings, assistant_model=other)
+
+
 def test_files_and_arrays_are_the_same(model: maskattn.Model, tmp_path: Path) -> None:
     sound = (sounds(1.2)[0] * 2**15).astype("<i2")
     with wave.open(str(tmp_path / "a.wav"), "wb") as file:

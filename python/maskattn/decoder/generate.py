@@ -21,6 +21,14 @@ T = TypeVar("T")
 Item = TypeVar("Item")
 
 
+class Speculated(NamedTuple):
+    """What became of drafts: passes through the model, the prompt's among them; tokens drafted, and accepted."""
+
+    passes: int
+    drafted: int
+    accepted: int
+
+
 class Generated(list[int]):
     """New token ids, and what went with them where it was asked for.
 
@@ -29,11 +37,13 @@ class Generated(list[int]):
             has changed them; as ``score_ids`` gives them. Or None.
         cross_attention: from each token to the source: (layers, heads, len(self), source_len), or (pairs, len(self),
             source_len) if pairs were asked for; float32. Or None.
+        speculated: under ``assistant_model`` or ``prompt_lookup_num_tokens``, what became of drafts. Or None.
     """
 
     log_probabilities: FloatArray | None = None
     score: float | None = None
     cross_attention: FloatArray | None = None
+    speculated: Speculated | None = None
 
 
 @dataclass(frozen=True)

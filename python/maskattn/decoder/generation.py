@@ -17,7 +17,8 @@ from maskattn.decoder.model import Transformer
 from maskattn.decoder.options import GenerationOptions, Options
 from maskattn.decoder.requests import Ids, Progress, PromptIds, Requests, batches, is_one_list
 from maskattn.decoder.rules import Rules
-from maskattn.decoder.search import find_search, goes_token_by_token, with_state
+from maskattn.decoder.search import find_search, goes_plainly, goes_token_by_token, with_state
+from maskattn.decoder.speculation import Page, Speculation, speculate
 from maskattn.decoder.stopping import stop_strings
 from maskattn.decoder.stream import Stream, Tokens, ahead, as_written
 from maskattn.decoder.text.texts import Texts
@@ -35,6 +36,7 @@ class Job:
         sequences: what is read, ``prompts``: the decoder's inputs, ``limits``: the most new tokens; one per source.
         prefixes: ``prefix_embeddings``.
         options: what the call and the generation config ask for.
+        speculation: what drafts tokens, if something does.
     """
 
     sequences: list[Any]
@@ -43,6 +45,7 @@ class Job:
     limits: list[int]
     rules: Rules
     options: Options
+    speculation: Speculation | None
 
 
 class GenerationMethods:
@@ -171,8 +174,11 @@ class GenerationMethods:
                 "return_log_probabilities must be False and num_return_sequences 1 in a stream with num_beams above 1, "
                 f"got {log_probabilities} and {returned}; use generate_ids, or num_beams=1"
             )
-        if beams is None and not goes_token_by_token(job.options):
-            raise ValueError("penalty_alpha must be 0 in a stream, got another; use generate_ids")
+        if job.speculation is not None or (beams is None and not goes_token_by_token(job.options)):
+            raise ValueError(
+                "penalty_alpha, assistant_model and prompt_lookup_num_tokens must be left out in a stream, got one of "
+                "them; use generate_ids"
+            )
 
     def _write(
         self, job: Job, batch: Batch, log_probabilities: bool, on_tokens: Callable[[Tokens], object] | None
@@ -180,6 +186,11 @@ class GenerationMethods:
         """Per sequence what it became, best first."""
         if on_tokens is not None:
             return result(self._work(job, batch, log_probabilities), on_tokens)
+        if job.speculation is not None:
+            page, read = Page(batch), job.speculation.encode([job.sequences[i] for i in batch.numbers])
+            drafter = job.speculation.drafter(self._forward, page, job.rules, read)
+            made = speculate(self._forward, page, job.rules, drafter, log_probabilities=log_probabilities)
+            return [[ids] for ids in made]
         return find_search(self._forward, job.options, job.rules, with_log_probabilities=log_probabilities)(batch)
 
     def _is_one(self, sources: object) -> bool:
@@ -199,10 +210,19 @@ class GenerationMethods:
         prefixes = self._requests.prefixes(prefix_embeddings, len(sequences))
         settings = Options(self._generation, options, self._requests.writes.sizes.vocab)
         limits = self._requests.limits(prompts, prefixes, settings)
-        rules = Rules.read(settings, stop_strings(settings, self._texts.decoder))
+        constraint = self._texts.constraint(settings, limits)
+        rules = Rules.read(settings, stop_strings(settings, self._texts.decoder), constraint)
         rules = with_state(self._forward, settings, rules)
         find_search(self._forward, settings, rules)  # refuses what is wrong before any work
-        return Job(sequences, prompts, prefixes, limits, rules, settings)
+        speculation = Speculation.read(settings, self._forward)
+        if speculation is not None:
+            speculation.check(sources, prompts, prefixes)
+            if not goes_plainly(settings, rules):
+                raise ValueError(
+                    "assistant_model and prompt_lookup_num_tokens must come with one sequence, greedy or drawn, got "
+                    "another search; leave out num_return_sequences, penalty_alpha, dola_layers and guidance_scale"
+                )
+        return Job(sequences, prompts, prefixes, limits, rules, settings, speculation)
 
     def _batch(self, job: Job, some: Sequence[int]) -> Batch:
         """The sequences ``some``, their sources encoded."""

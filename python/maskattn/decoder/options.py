@@ -109,9 +109,30 @@ class GenerationOptions(TypedDict, total=False):
     exponential_decay_length_penalty: Sequence[float] | None
     #: ``f(sequence, ids)`` -> what may follow: of the source's number and its ids so far, 1-D (arXiv:2010.00904).
     prefix_allowed_tokens_fn: Callable[[int, IntArray], Sequence[int]] | None
+    #: What is written is JSON of this schema (a dict, its text, or a pydantic model), a whole match of this regular
+    #: expression, or a text of this grammar (Lark's syntax as llguidance takes it, or GBNF); one of the three at most.
+    #: It ends in time: near the limit only tokens are allowed behind which the text can still be made whole, where a
+    #: short way to an end is found. Needs ``maskattn[constraints]``, the tokenizer, and an end token.
+    json_schema: Mapping[str, Any] | str | type | None
+    regex: str | None
+    grammar: str | None
     #: Functions of the ids so far, (batch, length) int64, and the scores, (batch, vocab) float32, which return scores;
     #: they come after all others but those of sampling. ``ids`` has -1 in front of prompts shorter than the longest.
     logits_processor: Sequence[LogitsProcessor] | None
+    #: A smaller ``Model`` that drafts tokens, several of which this one checks in a pass: greedy tokens stay the same,
+    #: draws their distribution (arXiv:2211.17192). It writes the same tokens, and has an encoder if this one has.
+    assistant_model: Any
+    #: The most tokens that it drafts at once; default, as of the next two: its generation config's, else 20.
+    num_assistant_tokens: int | None
+    #: "constant", the default, or "heuristic": 2 more after a draft that was right throughout, else 1 less. Counted by
+    #: sequence and from anew in each call, which ``transformers`` calls "heuristic_transient".
+    num_assistant_tokens_schedule: str | None
+    #: A draft ends with a token that the assistant holds for less probable. Default 0.4; 0: off.
+    assistant_confidence_threshold: float | None
+    #: Draft up to so many tokens from what followed the last ones before, in the sequence or in the encoder's source.
+    prompt_lookup_num_tokens: int | None
+    #: How many last tokens are looked for, first the most. Default 2.
+    max_matching_ngram_size: int | None
     #: NaN becomes 0, and infinities the largest numbers.
     remove_invalid_values: bool | None
     #: Processed scores become log-probabilities.
@@ -123,6 +144,7 @@ _DEFAULTS: dict[str, Any] = {"top_k": 50}
 #: Settings that would change the tokens and are not implemented, with the values that switch each off.
 _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "watermarking_config": (),
+    "assistant_ensemble_weight": (),
 }
 
 

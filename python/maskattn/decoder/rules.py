@@ -82,10 +82,16 @@ class Rules:
     open_state: OpenState = plain_state
 
     @classmethod
-    def read(cls, options: Options, stop: StopString | None = None) -> Rules:
-        """Raises TypeError, ValueError, NotImplementedError: an option is not as GenerationOptions says."""
+    def read(cls, options: Options, stop: StopString | None = None, constraint: Processor | None = None) -> Rules:
+        """
+        Args:
+            constraint: comes behind all other options but the user's own functions: nothing else may break it.
+
+        Raises:
+            TypeError, ValueError, NotImplementedError: an option is not as GenerationOptions says.
+        """
         sample = options.flag("do_sample")
-        made = [make(options) for make in _PROCESSORS]
+        made = [*(make(options) for make in _PROCESSORS), constraint]
         made += [processors.own_function(function) for function in options.functions("logits_processor")]
         # Checked in any case: a wrong temperature is an error also where it would not be used.
         drawing = [make(options) for make in _SAMPLING]
@@ -113,14 +119,14 @@ class Rules:
                 scores = processor(step, scores)
         return scores
 
-    def streams(self, sequences: Sequence[int]) -> list[np.random.Generator]:
-        """Random numbers of each sequence, which depend on the seed and its number only; and on how often it came."""
+    def streams(self, sequences: Sequence[int], *, of_drafts: bool = False) -> list[np.random.Generator]:
+        """Random numbers of each sequence, by the seed, its number, and how often it came; or others for its drafts."""
         if not self.sample:
             return []
         seed, streams = np.random.SeedSequence(self.seed).entropy, []
         times: Counter[int] = Counter()
         for i in sequences:
-            key = (i, times[i]) if times[i] else (i,)
+            key = (i, times[i], 1) if of_drafts else (i, times[i]) if times[i] else (i,)
             streams.append(np.random.Generator(np.random.Philox(np.random.SeedSequence(seed, spawn_key=key))))
             times[i] += 1
         return streams

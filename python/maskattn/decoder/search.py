@@ -13,7 +13,7 @@ from maskattn.decoder import beams, contrastive, dola, guidance
 from maskattn.decoder.generate import Batch, Generated, generate
 from maskattn.decoder.model import Transformer
 from maskattn.decoder.options import Options
-from maskattn.decoder.rules import OpenState, Rules
+from maskattn.decoder.rules import OpenState, Rules, plain_state
 
 #: Writes a batch: the sequences of each source, best first.
 Search = Callable[[Batch], list[list[Generated]]]
@@ -47,6 +47,12 @@ _STATES: tuple[Callable[[Options, Transformer], OpenState | None], ...] = (dola.
 def goes_token_by_token(options: Options) -> bool:
     """Whether every token that is chosen stays."""
     return all(find(options) is None for find in _WAYS if find is not _token_by_token)
+
+
+def goes_plainly(options: Options, rules: Rules) -> bool:
+    """Whether there is one sequence of each source, token by token, by the model's own scores."""
+    returned = options.integer("num_return_sequences", 1) or 1
+    return returned == 1 and goes_token_by_token(options) and rules.open_state is plain_state
 
 
 def with_state(model: Transformer, options: Options, rules: Rules) -> Rules:

@@ -17,8 +17,7 @@ from maskattn.decoder.engine.scheduler import Scheduler, Task
 from maskattn.decoder.generate import Batch, Generated, Writer
 from maskattn.decoder.options import GenerationOptions, Options
 from maskattn.decoder.requests import PromptIds
-from maskattn.decoder.rules import plain_state
-from maskattn.decoder.search import goes_token_by_token
+from maskattn.decoder.search import goes_plainly
 from maskattn.decoder.stopping import stop_texts
 from maskattn.decoder.stream import Piece, Tokens
 from maskattn.decoder.text.incremental import shower
@@ -179,11 +178,10 @@ class Engine:
     ) -> None:
         model = self._model
         job = model._job(sources, prompt_ids, None, options)
-        returned = job.options.integer("num_return_sequences", 1) or 1
-        if returned > 1 or not goes_token_by_token(job.options) or job.rules.open_state is not plain_state:
+        if job.speculation is not None or not goes_plainly(job.options, job.rules):
             raise ValueError(
-                "options for an Engine must ask for one sequence, greedy or drawn, got beams or another search; use "
-                "generate, or generate_ids, with num_beams, penalty_alpha, dola_layers, guidance_scale"
+                "options for an Engine must ask for one sequence, greedy or drawn, got beams, drafts or the like; "
+                "use generate, or generate_ids, for num_beams, assistant_model, penalty_alpha, guidance_scale and such"
             )
         (sequence,), (prompt,), (limit,) = job.sequences, job.prompts, job.limits
         if (most := len(prompt) + limit - 1) > self._longest:

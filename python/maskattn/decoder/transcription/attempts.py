@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 
 from maskattn.decoder.generate import Batch, generate
+from maskattn.decoder.memory import Memory
 from maskattn.decoder.model import Transformer
 from maskattn.decoder.options import Options
 from maskattn.decoder.rules import Rules
 from maskattn.decoder.search import find_search, goes_token_by_token
+from maskattn.decoder.speculation import Page, Speculation, speculate
 from maskattn.decoder.transcription.sureness import Recorder, totals_of
 from maskattn.decoder.transcription.timestamps import TimestampRules
 from maskattn.decoder.transcription.tokens import SpeechTokens
@@ -55,6 +57,7 @@ class Writer:
     Args:
         generation: the generation config; asked: options of the call, above it.
         temperatures: tried one after the other; 0 is greedy search, or beams.
+        speculation: what drafts, if something does.
     """
 
     model: Transformer
@@ -63,14 +66,23 @@ class Writer:
     asked: Mapping[str, Any]
     temperatures: Sequence[float]
     thresholds: Thresholds
+    speculation: Speculation | None = None
 
-    def write(self, batch: Batch, no_speech: Sequence[float | None], *, timestamps: bool) -> list[Attempt]:
-        """The first attempt at each window that is good enough, or is of silence; else the last one."""
+    def write(
+        self, batch: Batch, no_speech: Sequence[float | None], *, timestamps: bool, drafted_from: Memory | None = None
+    ) -> list[Attempt]:
+        """The first attempt at each window that is good enough, or is of silence; else the last one.
+
+        Args:
+            drafted_from: what an assistant has heard of the windows.
+        """
         attempts: list[Attempt | None] = [None] * len(batch.prompts)
         waiting = list(range(len(attempts)))
         for number, temperature in enumerate(self.temperatures):
             options = self._options(max(len(batch.prompts[i]) for i in waiting), number, timestamps=timestamps)
-            for i, attempt in zip(waiting, self._attempt(_select(batch, waiting), options, temperature), strict=True):
+            heard = None if drafted_from is None else drafted_from.reorder(np.array(waiting))
+            made = self._attempt(_select(batch, waiting), options, temperature, heard)
+            for i, attempt in zip(waiting, made, strict=True):
                 attempts[i] = attempt
             waiting = [i for i in waiting if self._again(attempts[i], no_speech[i])]
             if not waiting:
@@ -98,11 +110,16 @@ class Writer:
             asked["logits_processor"] = [ruled, *options.functions("logits_processor")]
         return options
 
-    def _attempt(self, batch: Batch, options: Options, temperature: float) -> list[Attempt]:
+    def _attempt(self, batch: Batch, options: Options, temperature: float, heard: Memory | None) -> list[Attempt]:
         rules = Rules.read(options)
         if goes_token_by_token(options):
             recorder = Recorder(temperature or 1.0)
-            made = generate(self.model, batch, replace(rules, processors=(*rules.processors, recorder)))
+            recorded = replace(rules, processors=(*rules.processors, recorder))
+            if self.speculation is None:
+                made = generate(self.model, batch, recorded)
+            else:
+                page = Page(batch)
+                made = speculate(self.model, page, recorded, self.speculation.drafter(self.model, page, rules, heard))
             totals = recorder.totals(batch.numbers, made)
         else:
             made = [best for (best,) in find_search(self.model, options, rules)(batch)]

@@ -18,6 +18,7 @@ from maskattn.decoder.options import Options
 from maskattn.decoder.requests import Progress
 from maskattn.decoder.rules import Rules
 from maskattn.decoder.search import find_search
+from maskattn.decoder.speculation import Speculation
 from maskattn.decoder.stopping import Decode
 from maskattn.decoder.transcription.attempts import Thresholds, Writer
 from maskattn.decoder.transcription.recording import Recording, Sound, read_settings, read_sounds
@@ -35,6 +36,9 @@ _REFUSED = {
     "num_return_sequences": "take the best one",
     "prefix_allowed_tokens_fn": "pass a logits_processor",
     "stop_strings": "look for them in the text",
+    "json_schema": "pass a logits_processor",
+    "regex": "pass a logits_processor",
+    "grammar": "pass a logits_processor",
 }
 
 
@@ -134,9 +138,10 @@ class Hearing:
             raise TypeError(f"options of transcribe must not have {name}, got {options[name]!r:.40}; {_REFUSED[name]}")
         settings = Options(self.generation, options, self.model.vocab)
         find_search(self.model, settings, Rules.read(settings))  # refuses wrong ones before any work
+        speculation = Speculation.read(settings, self.model)
         numbers = {name: self._number(name, value) for name, value in thresholds.items()}
         limits = Thresholds(**{name.removesuffix("_threshold"): value for name, value in numbers.items()})
-        return Writer(self.model, tokens, self.generation, options, _temperatures(temperatures), limits)
+        return Writer(self.model, tokens, self.generation, options, _temperatures(temperatures), limits, speculation)
 
     def _transcriber(self, writer: Writer, task: int | None, conditioned: bool) -> Transcriber:
         assert self.model.decoder is not None
