@@ -126,3 +126,13 @@ def test_a_template_in_a_file_of_its_own(tmp_path: Path) -> None:
     (tmp_path / "chat_template.jinja").write_text("")
     with pytest.raises(ValueError, match="messages must become at least one token, got an empty text; correct the"):
         maskattn.load(tmp_path).chat([USER])
+
+
+def test_an_answer_as_it_comes(tmp_path: Path) -> None:
+    model = load(tmp_path)
+    want = model.chat([USER], max_new_tokens=12)
+    assert "".join(model.stream_chat([USER], max_new_tokens=12)) == want
+    with maskattn.Engine(model) as engine:
+        assert engine.submit_chat([USER], max_new_tokens=12).result() == want
+    with pytest.raises(ValueError, match="messages must hold at least one message, got none"):
+        model.stream_chat([])

@@ -75,6 +75,16 @@ def test_on_every_instruction_set(isa: str, name: str, tmp_path: Path, monkeypat
     test_every_family(name, "int8", tmp_path, monkeypatch)
 
 
+@pytest.mark.parametrize("name", ["llama", "gemma2"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_gates_of_whole_blocks(name: str, dtype: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """64 outputs of a gate are multiplied with those of the other half as soon as both are there."""
+    forward = maskattn.load(write(tmp_path, config(name) | {"intermediate_size": 192}), dtype=dtype)._forward
+    at_once = states(forward, name, fast=True, monkeypatch=monkeypatch)
+    for got, want in zip(at_once, states(forward, name, fast=False, monkeypatch=monkeypatch), strict=True):
+        np.testing.assert_array_equal(got, want)
+
+
 @pytest.fixture
 def marian(tmp_path: Path) -> Transformer:
     forward: Transformer = maskattn.load(write(tmp_path, config("marian")))._forward

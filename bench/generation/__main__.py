@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -57,9 +58,13 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     options.models = listed(options.models, list(shapes.SHAPES), "--models")
     options.dtypes = listed(options.dtypes, DTYPES, "--dtypes")
     options.peers = listed(options.peers, list(PEERS), "--peers")
+    options.pythons = {}
     for given in options.python:
-        listed(given.partition("=")[0], list(PEERS), "--python")
-    options.pythons = dict(given.split("=", 1) for given in options.python)
+        name, _, file = given.partition("=")
+        listed(name, list(PEERS), "--python")
+        if shutil.which(file) is None:
+            raise SystemExit(f"--python must name an interpreter, got {file!r} for {name}")
+        options.pythons[name] = file
     return options
 
 

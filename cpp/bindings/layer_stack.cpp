@@ -14,8 +14,10 @@ namespace {
 // does.
 class StackHandle {
  public:
-  StackHandle(const py::list& layers, std::int64_t width, bool before, bool after, bool parallel, const py::object& bias_table)
-      : stack_(take_layers(layers), width, {before, after, parallel}, take_bias(bias_table)) {}
+  StackHandle(const py::list& layers, std::int64_t width, bool before, bool after, bool parallel, const py::object& bias_table,
+              bool rounds)
+      : stack_(take_layers(layers), width, {before, after, parallel}, take_bias(bias_table),
+               rounds ? Dtype::bfloat16 : Dtype::float32) {}
 
   const LayerStack& stack() const { return stack_; }
 
@@ -156,8 +158,8 @@ void run(const StackHandle& handle, py::array_t<float, py::array::c_style>& x, c
 
 void register_layer_stack(py::module_& m) {
   py::class_<StackHandle>(m, "LayerStack")
-      .def(py::init<const py::list&, std::int64_t, bool, bool, bool, const py::object&>(), py::arg("layers"), py::arg("width"),
-           py::arg("before"), py::arg("after"), py::arg("parallel"), py::arg("bias_table"))
+      .def(py::init<const py::list&, std::int64_t, bool, bool, bool, const py::object&, bool>(), py::arg("layers"),
+           py::arg("width"), py::arg("before"), py::arg("after"), py::arg("parallel"), py::arg("bias_table"), py::arg("rounds"))
       .def("run", &run, py::arg("x").noconvert(), py::arg("counts"), py::arg("caches"), py::arg("stored"), py::arg("masks"),
            py::arg("memory"), py::arg("turns"), py::arg("threads"));
 }

@@ -14,6 +14,7 @@ namespace {
 constexpr std::int64_t kKeptRows = 512;   // calls of more rows give their memory back
 constexpr std::int64_t kInnerRows = 512;  // of the feed-forward part, which is wide, at a time
 constexpr std::int64_t kShare = 1 << 15;  // elements that are worth a thread
+constexpr std::int64_t kRounded = 2;      // bytes of a rounded number
 
 struct Buffer {
   std::vector<float> data;
@@ -26,13 +27,13 @@ struct Buffer {
 // Kept by the thread, so that steps allocate nothing.
 struct Workspace {
   std::vector<std::int64_t> starts, ends, positions;
-  Buffer joined, attended, normed, branch[3];
+  Buffer joined, attended, rounded, normed, branch[3];
 };
 
 class Pass {
  public:
-  Pass(const StackCall& call, std::int64_t width, DistanceBias bias, Workspace& work)
-      : call_(call), width_(width), bias_(bias), work_(work) {
+  Pass(const StackCall& call, std::int64_t width, DistanceBias bias, Dtype attended, Workspace& work)
+      : call_(call), width_(width), bias_(bias), attended_(attended), work_(work) {
     work_.starts.clear();
     work_.ends.clear();
     work_.positions.clear();
@@ -47,13 +48,14 @@ class Pass {
     }
   }
 
-  // What branches make of rows `from`, [rows][width] each.
-  void attend(const StackLayer& layer, std::size_t index, const float* from, float* to) {
+  // What branches make of rows `from`, [rows][width] each, written to `to` or added to what is there.
+  void attend(const StackLayer& layer, std::size_t index, const float* from, float* to, bool added) {
     const StackAttention& a = layer.self;
     const std::int64_t q_width = a.heads * a.head_dim, kv_width = a.kv_heads * a.head_dim, all = q_width + 2 * kv_width;
     float* qkv = linear_of(a.in, from, work_.joined);
     float *keys = qkv + q_width, *values = keys + kv_width;
     const StackCache* cache = call_.caches.empty() ? nullptr : &call_.caches[index];
+    char* rounded = rounded_rows(all);
     for_sequences(all, [&](std::int64_t b, std::int64_t row, std::int64_t position) {
       float* head = qkv + row * all;
       norm_heads(a.q_norm, head, a.heads, a.head_dim);
@@ -63,6 +65,7 @@ class Pass {
         rotate(row, keys + row * all, a.kv_heads, a.head_dim);
       }
       if (cache) store(*cache, b, position, keys + row * all, values + row * all, a);
+      if (rounded) write_row(head, all, rounded + row * all * kRounded);
     });
     AttentionInputs in{};
     in.kv_len = kv_len_;
@@ -72,43 +75,50 @@ class Pass {
       in.v = {cache->values, cache->dtype, {cache->stride[0], cache->stride[1], cache->stride[2]}};
       in.pages = {cache->table, cache->per_sequence, cache->page_size};
     } else {
-      in.k = {keys, Dtype::float32, {0, a.head_dim, all}, work_.starts.data()};
-      in.v = {values, Dtype::float32, {0, a.head_dim, all}, work_.starts.data()};
+      in.k = heads_of(rounded ? rounded + q_width * kRounded : static_cast<void*>(keys), a.head_dim, all);
+      in.v = heads_of(rounded ? rounded + (q_width + kv_width) * kRounded : static_cast<void*>(values), a.head_dim, all);
     }
     in.mask = plan(layer, index, a.heads);
     in.distance_bias = bias_;
     if (bias_.table || bias_.slopes) in.q_offset = work_.positions.data();
-    finish(in, a, qkv, all, to);
+    in.q = heads_of(rounded ? rounded : static_cast<void*>(qkv), a.head_dim, all);
+    finish(in, a, to, added);
   }
 
-  void look_at_memory(const StackLayer& layer, std::size_t index, const float* from, float* to) {
+  void look_at_memory(const StackLayer& layer, std::size_t index, const float* from, float* to, bool added) {
     const StackAttention& a = *layer.cross;
     const std::int64_t all = a.heads * a.head_dim;
     float* q = linear_of(a.in, from, work_.joined);
-    if (a.q_norm)
-      for_sequences(
-          all, [&](std::int64_t, std::int64_t row, std::int64_t) { norm_heads(a.q_norm, q + row * all, a.heads, a.head_dim); });
+    char* rounded = rounded_rows(all);
+    if (a.q_norm || rounded)
+      for_sequences(all, [&](std::int64_t, std::int64_t row, std::int64_t) {
+        norm_heads(a.q_norm, q + row * all, a.heads, a.head_dim);
+        if (rounded) write_row(q + row * all, all, rounded + row * all * kRounded);
+      });
     AttentionInputs in{};
     in.kv_len = call_.memory_len;
     in.k = call_.memories[index].keys;
     in.v = call_.memories[index].values;
     in.kv_lengths = call_.memory_lengths;
-    finish(in, a, q, all, to);
+    in.q = heads_of(rounded ? rounded : static_cast<void*>(q), a.head_dim, all);
+    finish(in, a, to, added);
   }
 
-  void feed_forward(const StackLayer& layer, const float* from, float* to) {
+  void feed_forward(const StackLayer& layer, const float* from, float* to, bool added) {
     const StackFeedForward& f = layer.feed_forward;
     const std::int64_t outputs = f.up.weight.outputs(), inner = f.gated ? outputs / 2 : outputs, inputs = f.up.weight.inputs();
+    const bool at_once = !f.gated || can_gate(f.up.weight);
     for (std::int64_t first = 0; first < rows_; first += kInnerRows) {
-      const std::int64_t rows = std::min(kInnerRows, rows_ - first);
-      float* up = work_.joined.at_least(rows * outputs);
-      linear({&f.up.weight, rows, from + first * inputs, inputs, f.up.bias, up, outputs, call_.threads});
+      const std::int64_t rows = std::min(kInnerRows, rows_ - first), width = at_once ? inner : outputs;
+      float* up = work_.joined.at_least(rows * width);
+      const Finish finish = at_once ? Finish{f.activation, f.gated} : Finish{};
+      linear({&f.up.weight, rows, from + first * inputs, inputs, f.up.bias, up, width, call_.threads, finish});
       float* active = up;
-      if (f.activation) {
+      if (!at_once) {
         active = work_.attended.at_least(rows * inner);
         activate({rows, inner, up, outputs, active, inner, call_.threads}, *f.activation, f.gated);
       }
-      linear({&f.down.weight, rows, active, inner, f.down.bias, to + first * width_, width_, call_.threads});
+      linear({&f.down.weight, rows, active, inner, f.down.bias, to + first * width_, width_, call_.threads, {{}, false, added}});
     }
   }
 
@@ -191,27 +201,51 @@ class Pass {
     return plans_.back().second.get();
   }
 
-  void finish(AttentionInputs& in, const StackAttention& a, const float* q, std::ptrdiff_t q_stride, float* to) {
+  // Memory for rows of `width` rounded numbers, null where there is nothing to round.
+  char* rounded_rows(std::int64_t width) {
+    if (attended_ == Dtype::float32) return nullptr;
+    return reinterpret_cast<char*>(work_.rounded.at_least((rows_ * width + 1) / 2));
+  }
+
+  void write_row(const float* from, std::int64_t width, void* to) const {
+    current_kernels().f32.write_row[static_cast<int>(attended_)](from, static_cast<int>(width), to);
+  }
+
+  // Heads that stand side by side in rows of `width`.
+  Rows<const void> heads_of(const void* data, std::int64_t head_dim, std::int64_t width) const {
+    return {data, attended_, {0, head_dim, width}, work_.starts.data()};
+  }
+
+  void finish(AttentionInputs& in, const StackAttention& a, float* to, bool added) {
     in.batch = call_.batch;
     in.q_heads = a.heads;
     in.kv_heads = a.kv_heads;
     in.q_len = q_len_;
     in.q_lengths = call_.counts;
     in.head_dim = in.v_head_dim = a.head_dim;
-    in.q = {q, Dtype::float32, {0, a.head_dim, q_stride}, work_.starts.data()};
     in.scale = a.scale;
     in.softcap = a.softcap;
     in.precision = default_precision();
     in.threads = call_.threads;
     const std::int64_t inner = a.heads * a.head_dim;
     float* attended = work_.attended.at_least(rows_ * inner);
-    attention(in, {attended, Dtype::float32, {0, a.head_dim, inner}, work_.starts.data()}, {});
-    linear({&a.out.weight, rows_, attended, inner, a.out.bias, to, width_, call_.threads});
+    void* out = attended;
+    // What the rounded rows were made from is not needed any more.
+    if (attended_ != Dtype::float32) out = work_.joined.at_least((rows_ * inner + 1) / 2);
+    attention(in, {out, attended_, {0, a.head_dim, inner}, work_.starts.data()}, {});
+    if (out != attended) {
+      const auto read_row = current_kernels().f32.read_row[static_cast<int>(attended_)];
+      for_sequences(inner, [&](std::int64_t, std::int64_t row, std::int64_t) {
+        read_row(static_cast<const char*>(out) + row * inner * kRounded, static_cast<int>(inner), attended + row * inner);
+      });
+    }
+    linear({&a.out.weight, rows_, attended, inner, a.out.bias, to, width_, call_.threads, {{}, false, added}});
   }
 
   const StackCall& call_;
   std::int64_t width_;
   DistanceBias bias_;
+  Dtype attended_;
   Workspace& work_;
   std::int64_t rows_ = 0, q_len_ = 0, kv_len_ = 0;
   std::vector<std::pair<const MaskExpr*, std::unique_ptr<MaskPlan>>> plans_;
@@ -219,12 +253,13 @@ class Pass {
 
 }  // namespace
 
-LayerStack::LayerStack(std::vector<StackLayer> layers, std::int64_t width, StackPlacement placement, DistanceBias bias)
-    : layers_(std::move(layers)), width_(width), placement_(placement), bias_(bias) {}
+LayerStack::LayerStack(std::vector<StackLayer> layers, std::int64_t width, StackPlacement placement, DistanceBias bias,
+                       Dtype attended)
+    : layers_(std::move(layers)), width_(width), placement_(placement), bias_(bias), attended_(attended) {}
 
 void LayerStack::run(const StackCall& call) const {
   thread_local Workspace work;
-  Pass pass(call, width_, bias_, work);
+  Pass pass(call, width_, bias_, attended_, work);
   if (pass.rows() == 0) return;
   for (std::size_t i = 0; i < layers_.size(); ++i) {
     const StackLayer& layer = layers_[i];
@@ -236,18 +271,21 @@ void LayerStack::run(const StackCall& call) const {
         pass.normalize(norm, call.x, pass.normed());
         from = pass.normed();
       }
-      float* to = pass.branch(placement_.parallel ? branches++ : 0);
-      body(from, to);
+      const bool added = !placement_.parallel && !inner;
+      float* to = added ? call.x : pass.branch(placement_.parallel ? branches++ : 0);
+      body(from, to, added);
       if (inner) pass.normalize(*inner, to, to);
       if (placement_.parallel) return;
-      pass.add(call.x, to);
+      if (!added) pass.add(call.x, to);
       if (placement_.after) pass.normalize(norm, call.x, call.x);
     };
-    branch(layer.self_norm, layer.self_inner, [&](const float* from, float* to) { pass.attend(layer, i, from, to); });
+    branch(layer.self_norm, layer.self_inner,
+           [&](const float* from, float* to, bool added) { pass.attend(layer, i, from, to, added); });
     if (layer.cross)
-      branch(*layer.cross_norm, {}, [&](const float* from, float* to) { pass.look_at_memory(layer, i, from, to); });
+      branch(*layer.cross_norm, {},
+             [&](const float* from, float* to, bool added) { pass.look_at_memory(layer, i, from, to, added); });
     branch(layer.feed_forward_norm, layer.feed_forward_inner,
-           [&](const float* from, float* to) { pass.feed_forward(layer, from, to); });
+           [&](const float* from, float* to, bool added) { pass.feed_forward(layer, from, to, added); });
     if (!placement_.parallel) continue;
     // Summed from the last branch, and the residual stream at the end.
     for (int b = branches - 2; b >= 0; --b) pass.add(pass.branch(branches - 1), pass.branch(b));

@@ -31,7 +31,7 @@ class Rows {
         copied_(convert_ || in_chains_ || call.weight->inputs() != inputs_) {
     if (in_chains_) inputs_ = (inputs_ + kChainInputs - 1) / kChainInputs * kChainInputs;
     const std::size_t row_bytes = is_four_bit(call.weight->type()) ? SignedRow::size(inputs_)
-                                  : convert_                       ? QuantizedRow::size((inputs_ + 3) / 4)
+                                  : convert_                       ? QuantizedRow::size(inputs_)
                                                                    : sizeof(float) * static_cast<std::size_t>(inputs_);
     size_ = (row_bytes + kAlign - 1) / kAlign * kAlign;
     if (copied_) copies_ = static_cast<std::byte*>(thread_memory(size_ * static_cast<std::size_t>(call.rows)));
@@ -100,19 +100,36 @@ struct BlockSpan {
         end(std::min(origin + kBlockOutputs, weight.outputs())) {}
 };
 
+// To the sums of a row, where they are.
+void add_bias(const PackedLinear& call, const BlockSpan& span, float* tile) {
+  if (!call.bias) return;
+  for (std::int64_t o = span.begin; o < span.end; ++o) tile[o - span.origin] += call.bias[o];
+}
+
 void multiply(const PackedLinear& call, const LinearTable& kernels, const Rows& rows, std::int64_t first_row,
               std::int64_t block) {
-  alignas(kAlign) float tile[kBlockRows * kBlockOutputs];
+  alignas(kAlign) float tile[kBlockRows * kBlockOutputs], other[kBlockRows * kBlockOutputs];
   const int count = rows_of_block(call, first_row);
-  multiply_block(call, kernels, rows, first_row, count, block, tile);
   const BlockSpan span(*call.weight, block);
+  multiply_block(call, kernels, rows, first_row, count, block, tile);
+  const std::int64_t half = call.weight->outputs() / 2 / kBlockOutputs;
+  if (call.finish.gated) multiply_block(call, kernels, rows, first_row, count, block + half, other);
+  const auto width = static_cast<int>(span.end - span.begin);
   for (int r = 0; r < count; ++r) {
-    const float* from = tile + r * kBlockOutputs - span.origin;
-    float* to = call.out + (first_row + r) * call.out_stride;
-    if (call.bias)
-      for (std::int64_t o = span.begin; o < span.end; ++o) to[o] = from[o] + call.bias[o];
-    else
-      std::copy(from + span.begin, from + span.end, to + span.begin);
+    float* from = tile + r * kBlockOutputs;
+    float* factor = call.finish.gated ? other + r * kBlockOutputs : nullptr;
+    float* to = call.out + (first_row + r) * call.out_stride + span.begin;
+    add_bias(call, span, from);
+    if (factor) add_bias(call, BlockSpan(*call.weight, block + half), factor);
+    from += span.begin - span.origin;
+    if (call.finish.activation) {
+      const int function = static_cast<int>(*call.finish.activation);
+      kernels.activate(function, from, factor, width, call.finish.added ? from : to);
+    }
+    if (call.finish.added)
+      for (int o = 0; o < width; ++o) to[o] += from[o];
+    else if (!call.finish.activation)
+      std::copy_n(from, width, to);
   }
 }
 
@@ -186,10 +203,15 @@ float logsumexp(const BlockSummary* blocks, std::int64_t count) {
 
 }  // namespace
 
+bool can_gate(const PackedWeight& weight) {
+  return weight.first_output() % kBlockOutputs == 0 && weight.outputs() % (2 * kBlockOutputs) == 0;
+}
+
 void linear(const PackedLinear& call) {
   if (call.rows == 0) return;
   const LinearTable& kernels = current_linears();
-  const BlockRange blocks(*call.weight);
+  BlockRange blocks(*call.weight);
+  if (call.finish.gated) blocks.count /= 2;
   const int threads = worthwhile_threads(call);
   const Rows rows(call, kernels);
   copy_rows(call, rows, threads);
@@ -226,8 +248,7 @@ void linear_best(const PackedLinear& call, const BestOutputs& best) {
           float* x = tile + r * kBlockOutputs;
           std::fill(x, x + (span.begin - span.origin), -std::numeric_limits<float>::infinity());
           std::fill(x + (span.end - span.origin), x + kBlockOutputs, -std::numeric_limits<float>::infinity());
-          if (call.bias)
-            for (std::int64_t o = span.begin; o < span.end; ++o) x[o - span.origin] += call.bias[o];
+          add_bias(call, span, x);
           const BlockSummary summary = kernels.summarize(x, best.logsumexp);
           if (best.logsumexp) summaries[static_cast<std::size_t>((first + r) * blocks.count + b)] = summary;
           Largest& kept = largest[static_cast<std::size_t>(task)][static_cast<std::size_t>(first + r)];

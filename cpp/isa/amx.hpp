@@ -8,6 +8,19 @@
 #define MASKATTN_TILES "tiles_amx.hpp"
 #define MASKATTN_MATRICES nullptr, &matrix_table<1>, &matrix_table<2>, &matrix_table<3>
 
+#define MASKATTN_LINEAR_TILES  // bfloat16 and 8-bit weights are multiplied on tiles
+
+namespace maskattn::MASKATTN_ISA {
+namespace {
+struct TileConfiguration {
+  std::uint8_t palette = 1, start_row = 0, reserved[14] = {};
+  std::uint16_t bytes_per_row[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+  std::uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+};
+static_assert(sizeof(TileConfiguration) == 64);
+}  // namespace
+}  // namespace maskattn::MASKATTN_ISA
+
 #if MASKATTN_EMULATE_AMX
 #include "amx_emulated.hpp"
 #else
@@ -17,14 +30,7 @@ namespace {
 
 // Assembly because g++ 12's _tile_loadconfig tells the compiler of 8 of the 64 bytes that it reads, and its tile intrinsics take
 // literals only.
-struct TileConfiguration {
-  std::uint8_t palette = 1, start_row = 0, reserved[14] = {};
-  std::uint16_t bytes_per_row[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-  std::uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
-};
-MASKATTN_INLINE void tiles_configure() {
-  const TileConfiguration configuration;
-  static_assert(sizeof configuration == 64);
+MASKATTN_INLINE void tiles_configure(const TileConfiguration& configuration = {}) {
   asm volatile("ldtilecfg %0" : : "m"(configuration));
 }
 MASKATTN_INLINE void tiles_release() { asm volatile("tilerelease"); }
@@ -49,6 +55,12 @@ MASKATTN_INLINE void tile_store(void* to, std::ptrdiff_t bytes_per_row) {
 template <int Sum, int Left, int Right>
 MASKATTN_INLINE void tile_multiply() {
   asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(Sum), "i"(Left), "i"(Right));
+}
+
+// Sums of four products of bytes, those of Left unsigned, those of Right signed.
+template <int Sum, int Left, int Right>
+MASKATTN_INLINE void tile_multiply_bytes() {
+  asm volatile("tdpbusd %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(Sum), "i"(Left), "i"(Right));
 }
 
 }  // namespace

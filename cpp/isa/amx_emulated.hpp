@@ -1,5 +1,5 @@
 // The tiles of AMX in software, bit for bit, for tests of its kernels on machines without it (-DMASKATTN_EMULATE_AMX=ON).
-// Semantics: Intel 64 and IA-32 Architectures Software Developer's Manual, volume 2, TDPBF16PS.
+// Semantics: Intel 64 and IA-32 Architectures Software Developer's Manual, volume 2, TDPBF16PS and TDPBUSD.
 #pragma once
 
 namespace maskattn::MASKATTN_ISA {
@@ -7,6 +7,7 @@ namespace {
 
 struct Tiles {
   alignas(64) std::uint32_t row[8][16][16];
+  int rows[8];
 };
 inline thread_local Tiles tiles;
 
@@ -18,7 +19,10 @@ struct FlushDenormals {
 };
 
 // A tile that was not configured anew, or was left from another thread, must not go unnoticed: it is all NaN.
-inline void tiles_configure() { std::memset(&tiles, 0xff, sizeof tiles); }
+inline void tiles_configure(const TileConfiguration& configuration = {}) {
+  std::memset(&tiles, 0xff, sizeof tiles);
+  for (int i = 0; i < 8; ++i) tiles.rows[i] = configuration.rows[i];
+}
 inline void tiles_release() { std::memset(&tiles, 0xff, sizeof tiles); }
 
 template <int Tile>
@@ -27,7 +31,8 @@ void tile_zero() {
 }
 template <int Tile>
 void tile_load(const void* from, std::ptrdiff_t bytes_per_row) {
-  for (int r = 0; r < 16; ++r) std::memcpy(tiles.row[Tile][r], static_cast<const char*>(from) + r * bytes_per_row, 64);
+  for (int r = 0; r < tiles.rows[Tile]; ++r)
+    std::memcpy(tiles.row[Tile][r], static_cast<const char*>(from) + r * bytes_per_row, 64);
 }
 template <int Tile>
 void tile_stream(const void* from, std::ptrdiff_t bytes_per_row) {
@@ -35,7 +40,7 @@ void tile_stream(const void* from, std::ptrdiff_t bytes_per_row) {
 }
 template <int Tile>
 void tile_store(void* to, std::ptrdiff_t bytes_per_row) {
-  for (int r = 0; r < 16; ++r) std::memcpy(static_cast<char*>(to) + r * bytes_per_row, tiles.row[Tile][r], 64);
+  for (int r = 0; r < tiles.rows[Tile]; ++r) std::memcpy(static_cast<char*>(to) + r * bytes_per_row, tiles.row[Tile][r], 64);
 }
 
 // Two chains of fused multiply-adds, over the even and over the odd elements, whose sum is added.
@@ -43,7 +48,7 @@ template <int Sum, int Left, int Right>
 __attribute__((noinline)) void tile_multiply() {
   const FlushDenormals mode;
   const int upper = static_cast<int>(0xffff0000u);
-  for (int r = 0; r < 16; ++r) {
+  for (int r = 0; r < tiles.rows[Sum]; ++r) {
     F32 even = {}, odd = {};
     for (int k = 0; k < 16; ++k) {
       I32 b;
@@ -55,6 +60,20 @@ __attribute__((noinline)) void tile_multiply() {
     F32 sum;
     std::memcpy(&sum, tiles.row[Sum][r], sizeof sum);
     sum += even + odd;
+    std::memcpy(tiles.row[Sum][r], &sum, sizeof sum);
+  }
+}
+
+template <int Sum, int Left, int Right>
+__attribute__((noinline)) void tile_multiply_bytes() {
+  for (int r = 0; r < tiles.rows[Sum]; ++r) {
+    I32 sum;
+    std::memcpy(&sum, tiles.row[Sum][r], sizeof sum);
+    for (int k = 0; k < 16; ++k) {
+      I32 b;
+      std::memcpy(&b, tiles.row[Right][k], sizeof b);
+      sum = dot_bytes(sum, I32{} + static_cast<int>(tiles.row[Left][r][k]), b);
+    }
     std::memcpy(tiles.row[Sum][r], &sum, sizeof sum);
   }
 }

@@ -110,6 +110,15 @@ struct Constant {
 // Two sums of products a row and vector: half as many rows share a load of weights.
 inline constexpr int kIntegerRows = kRowGroup / 2;
 
+// What sums of products with high and low bytes stand for, of outputs from `first` on.
+MASKATTN_INLINE F32 scaled(I32 high, I32 low, const BlockScales& scales, int first, float x_scale) {
+  I32 sum;
+  std::memcpy(&sum, scales.sum + first, sizeof sum);
+  // q - 32768 = 256 (high - 128) + low.
+  const F32 upper = __builtin_convertvector(high - (sum << 7), F32), lower = __builtin_convertvector(low, F32);
+  return fma(upper, splat(256.f), lower) * (load(scales.scale + first) * splat(x_scale));
+}
+
 template <int Rows, int Vectors, bool Fetch>
 MASKATTN_INLINE void integer_tile(const QuantizedRow* const* x, const std::int32_t* block, int groups, const BlockScales& scales,
                                   int first, float* out, std::ptrdiff_t stride) {
@@ -126,24 +135,17 @@ MASKATTN_INLINE void integer_tile(const QuantizedRow* const* x, const std::int32
     I32 weight[Vectors];
     MASKATTN_UNROLLED(v, Vectors) std::memcpy(&weight[v], at + v * n, sizeof(I32));
     MASKATTN_UNROLLED(r, Rows) {
-      const I32 upper = I32{} + static_cast<std::int32_t>(bytes[r][2 * g]),
-                lower = I32{} + static_cast<std::int32_t>(bytes[r][2 * g + 1]);
+      const I32 upper = I32{} + static_cast<std::int32_t>(bytes[r][g]),
+                lower = I32{} + static_cast<std::int32_t>(bytes[r][groups + g]);
       MASKATTN_UNROLLED(v, Vectors) {
         high[r][v] = dot_bytes(high[r][v], upper, weight[v]);
         low[r][v] = dot_bytes(low[r][v], lower, weight[v]);
       }
     }
   }
-  MASKATTN_UNROLLED(v, Vectors) {
-    I32 sum;
-    std::memcpy(&sum, scales.sum + first + v * n, sizeof sum);
-    const F32 scale = load(scales.scale + first + v * n);
-    MASKATTN_UNROLLED(r, Rows) {
-      // q - 32768 = 256 (high - 128) + low.
-      const F32 upper = __builtin_convertvector(high[r][v] - (sum << 7), F32), lower = __builtin_convertvector(low[r][v], F32);
-      store(out + r * stride + first + v * n, fma(upper, splat(256.f), lower) * (scale * splat(x[r]->scale)));
-    }
-  }
+  MASKATTN_UNROLLED(v, Vectors)
+    MASKATTN_UNROLLED(r, Rows)
+      store(out + r * stride + first + v * n, scaled(high[r][v], low[r][v], scales, first + v * n, x[r]->scale));
 }
 
 template <int Rows, bool Fetch>
@@ -203,8 +205,8 @@ MASKATTN_INLINE void quantize_row(const float* x, int inputs, int padded, int of
     std::memcpy(words[0], &high, sizeof high);
     std::memcpy(words[1], &low, sizeof low);
     for (int g = 0; g < n / 4 && 4 * g < padded - i; ++g) {
-      row->bytes[i / 2 + 2 * g] = words[0][g];
-      row->bytes[i / 2 + 2 * g + 1] = words[1][g];
+      row->bytes[i / 4 + g] = words[0][g];
+      row->bytes[(padded + i) / 4 + g] = words[1][g];
     }
   }
 }
@@ -230,7 +232,8 @@ MASKATTN_INLINE void nibble_tile(const SignedRow* const* x, const LinearArgs& ar
                                  int first, float* out) {
   constexpr int n = kLanes<float>;
   const std::uint32_t* bytes[Rows];
-  MASKATTN_UNROLLED(r, Rows) bytes[r] = x[r]->bytes + begin / 2;
+  MASKATTN_UNROLLED(r, Rows) bytes[r] = x[r]->bytes + begin / 4;
+  const std::ptrdiff_t low_bytes = args.inputs / 4;
   I32 high[Rows][Vectors], low[Rows][Vectors];
   MASKATTN_UNROLLED(r, Rows)
     MASKATTN_UNROLLED(v, Vectors) high[r][v] = low[r][v] = I32{};
@@ -247,8 +250,8 @@ MASKATTN_INLINE void nibble_tile(const SignedRow* const* x, const LinearArgs& ar
     }
     MASKATTN_UNROLLED(r, Rows)
       MASKATTN_UNROLLED(half, 2) {
-        const I32 upper = I32{} + static_cast<std::int32_t>(bytes[r][4 * g + 2 * half]),
-                  lower = I32{} + static_cast<std::int32_t>(bytes[r][4 * g + 2 * half + 1]);
+        const I32 upper = I32{} + static_cast<std::int32_t>(bytes[r][2 * g + half]),
+                  lower = I32{} + static_cast<std::int32_t>(bytes[r][low_bytes + 2 * g + half]);
         MASKATTN_UNROLLED(v, Vectors) {
           high[r][v] = dot_bytes(high[r][v], weight[half][v], upper);
           low[r][v] = dot_bytes(low[r][v], lower, weight[half][v]);

@@ -29,34 +29,35 @@ struct BlockScales {
   std::int32_t sum[kBlockOutputs];  // of the integers of an output
 };
 
-// A row of activations for integer weights: x = (q - 32768) * scale with q of 16 bits, in groups of four inputs the high bytes
-// and then the low bytes of q. Two exact sums of products of bytes make one of 16-bit activations.
+// A row of activations for 8-bit weights: x = (q - 32768) * scale with q of 16 bits, all high bytes of q and then all low ones,
+// four to a word. Two exact sums of products of bytes make one of 16-bit activations.
 struct QuantizedRow {
   float scale;
-  float unused[3];
-  std::uint32_t bytes[1];  // [inputs / 4][2]
+  float unused[15];
+  std::uint32_t bytes[1];  // [2][inputs / 4]
 
-  static constexpr std::size_t size(std::int64_t groups) { return 16 + 8 * static_cast<std::size_t>(groups); }
+  static constexpr std::size_t size(std::int64_t inputs) { return 64 + 2 * static_cast<std::size_t>(inputs); }
 };
 
-// A row of activations for 4-bit weights: x = q * scale with q of 16 bits and a sign, in groups of four inputs the high bytes and
-// then the low bytes of q; behind them the sum of q of every kScaleGroup inputs.
+// A row of activations for 4-bit weights: the same of x = q * scale, q of 16 bits with a sign; behind the bytes the sum of q of
+// every kScaleGroup inputs.
 struct SignedRow {
   float scale;
-  float unused[3];
-  std::uint32_t bytes[1];  // [inputs / 4][2]
+  float unused[15];
+  std::uint32_t bytes[1];  // [2][inputs / 4]
 
   const std::int32_t* sums(int inputs) const { return reinterpret_cast<const std::int32_t*>(bytes + inputs / 2); }
   static constexpr std::size_t size(std::int64_t inputs) {
-    return 16 + 2 * static_cast<std::size_t>(inputs) + 4 * static_cast<std::size_t>(inputs / kScaleGroup);
+    return QuantizedRow::size(inputs) + 4 * static_cast<std::size_t>(inputs / kScaleGroup);
   }
 };
 
 struct LinearArgs {
   const void* block;
-  int inputs;            // in whole groups
-  int group;             // of inputs with one scale, for 4-bit weights
-  const void* const* x;  // [rows] as `convert` makes them; where there is none, of floats with as many readable elements
+  int inputs;  // in whole groups
+  int group;   // of inputs with one scale, for 4-bit weights
+  // [rows] as `convert` makes them, equally far apart; where there is none, of floats with as many readable elements.
+  const void* const* x;
   std::ptrdiff_t chain;  // of floats: elements from a row's kChainInputs inputs to its next ones, or 0: they follow each other
   int rows;
   float* out;  // [rows][kBlockOutputs], `stride` apart

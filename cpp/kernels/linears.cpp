@@ -12,24 +12,36 @@
 #include "elementwise.hpp"
 #include "linear.hpp"
 
+#ifdef MASKATTN_LINEAR_TILES
+#include "linear_tiles.hpp"
+#endif
+
 namespace maskattn::MASKATTN_ISA {
 namespace {
 
+#ifdef MASKATTN_LINEAR_TILES
+constexpr auto bfloats = multiply_bfloats_on_tiles;
+constexpr auto integers = multiply_integers_on_tiles;
+#else
 #ifdef MASKATTN_BFLOAT_PAIRS
 constexpr auto bfloats = multiply<PairProducts>;
-constexpr auto to_bfloats = to_pairs;
 #else
 constexpr auto bfloats = multiply<WidenedProducts>;
+#endif
+constexpr auto integers = multiply_integers;
+#endif
+#ifdef MASKATTN_BFLOAT_PAIRS
+constexpr auto to_bfloats = to_pairs;
+#else
 constexpr void (*to_bfloats)(const float*, int, int, void*) = nullptr;
 #endif
 
-constexpr LinearTable linears{
-    {multiply<FloatProducts>, bfloats, multiply_integers, multiply_nibbles<false>, multiply_nibbles<true>},
-    {nullptr, to_bfloats, quantize, quantize_signed, quantize_signed},
-    layer_norm,
-    rms_norm,
-    activate,
-    summarize};
+constexpr LinearTable linears{{multiply<FloatProducts>, bfloats, integers, multiply_nibbles<false>, multiply_nibbles<true>},
+                              {nullptr, to_bfloats, quantize, quantize_signed, quantize_signed},
+                              layer_norm,
+                              rms_norm,
+                              activate,
+                              summarize};
 
 }  // namespace
 }  // namespace maskattn::MASKATTN_ISA

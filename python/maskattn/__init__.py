@@ -39,12 +39,14 @@ if TYPE_CHECKING:
         convert,
         load,
     )
+    from maskattn.decoder.engine import Engine
     from maskattn.prepared import prepare
 
 __all__ = [
     "ALiBi",
     "DecoderLayer",
     "EncoderLayer",
+    "Engine",
     "Generated",
     "GenerationOptions",
     "KVCache",
@@ -91,6 +93,10 @@ if not TYPE_CHECKING:  # or any name would pass for one of ours
             from maskattn.cache import KVCache
 
             return KVCache
+        if name == "Engine":
+            from maskattn.decoder.engine import Engine
+
+            return Engine
         if name == "prepare":
             from maskattn.prepared import prepare
 

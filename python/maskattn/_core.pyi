@@ -256,8 +256,10 @@ class LayerStack:
     """Layers, for rows of several sequences; see decoder/core_layers.py, which describes them."""
 
     def __init__(
-        self, layers: list[Any], width: int, before: bool, after: bool, parallel: bool, bias_table: object
-    ) -> None: ...
+        self, layers: list[Any], width: int, before: bool, after: bool, parallel: bool, bias_table: object, rounds: bool
+    ) -> None:
+        """``rounds``: whether queries, keys and values are rounded to bfloat16, and what attention makes of them is."""
+
     def run(
         self,
         x: npt.NDArray[np.float32],

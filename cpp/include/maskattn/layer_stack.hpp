@@ -93,7 +93,8 @@ struct StackCall {
 
 class LayerStack {
  public:
-  LayerStack(std::vector<StackLayer> layers, std::int64_t width, StackPlacement placement, DistanceBias bias);
+  // `attended`: what queries, keys, values and what comes of them are rounded to around attention, float32 or bfloat16.
+  LayerStack(std::vector<StackLayer> layers, std::int64_t width, StackPlacement placement, DistanceBias bias, Dtype attended);
 
   std::size_t layers() const { return layers_.size(); }
   std::int64_t width() const { return width_; }
@@ -104,6 +105,7 @@ class LayerStack {
   std::int64_t width_;
   StackPlacement placement_;
   DistanceBias bias_;
+  Dtype attended_;
 };
 
 }  // namespace maskattn

@@ -4,6 +4,9 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
+
+#include "maskattn/elementwise.hpp"
 
 namespace maskattn {
 
@@ -61,9 +64,14 @@ class PackedWeight {
   std::byte* writable_ = nullptr;
 };
 
-// out[r][o] = x[r] . weight[o] + bias[o]; rows of x and out are `..._stride` elements apart, bias may be null. Activations are
+// out[r][o] = x[r] . weight[o] + bias[o], and what `finish` says is done with it before it is written; rows of x and out are `..._stride` elements apart, bias may be null. Activations are
 // float32; with integer weights each row is rounded to 16 bits of its own scale first, and with bfloat16 weights to bfloat16
 // where the instruction set multiplies such. The bits of a row of out depend on that row of x only.
+struct Finish {
+  std::optional<Activation> activation{};  // of the sum
+  bool gated = false;  // times what the second half of the outputs is; both halves are whole blocks, see can_gate()
+  bool added = false;  // to what `out` holds
+};
 struct PackedLinear {
   const PackedWeight* weight;
   std::int64_t rows;
@@ -73,8 +81,11 @@ struct PackedLinear {
   float* out;
   std::ptrdiff_t out_stride;
   int threads;
+  Finish finish{};
 };
 void linear(const PackedLinear& call);
+// Whether a gate and what it is multiplied with, the halves of a weight's outputs, can be finished together.
+bool can_gate(const PackedWeight& weight);
 
 // The `count` largest numbers of each row of `out` as linear() would write it, largest first, the earlier output first among
 // equals, and the logarithm of the sum of all their exponentials, without writing it: call.out is not looked at. NaN is never

@@ -52,8 +52,8 @@ class CoreLayers:
             return None
         if slopes is not None or any(layer.placement != first for layer in layers):
             return None
-        width = layers[0].attention.width
-        return cls(LayerStack(described, width, first.before, first.after, first.parallel, table))
+        width, rounds = layers[0].attention.width, layers[0].attention.dtype == "bfloat16"
+        return cls(LayerStack(described, width, first.before, first.after, first.parallel, table, rounds))
 
     @staticmethod
     def takes(cache: KVCache) -> bool:
@@ -132,7 +132,7 @@ def _attention(attention: MultiHeadAttention, inputs: Linear | None) -> tuple[An
 
 
 def _feed_forward(part: Any) -> tuple[Any, ...]:
-    if isinstance(part, GatedFeedForward):
+    if isinstance(part, GatedFeedForward) and part.activation is not identity:
         return _map(part._gate_up), _map(part.down), _function(part.activation), True
     if isinstance(part, FeedForward):
         return _map(part.up), _map(part.down), _function(part.activation), False

@@ -18,14 +18,14 @@ from maskattn.decoder.inputs import TokenEmbedding
 from maskattn.decoder.layers import DecoderLayer, EncoderLayer
 from maskattn.decoder.memory import CrossView, Memory, Prefix
 from maskattn.decoder.settings import Settings, check_variant
-from maskattn.decoder.weights import LayerStack, Reader, decoder_layer, encoder_layer
+from maskattn.decoder.weights import LayerStack, Reader, attention_dtype, decoder_layer, encoder_layer
 from maskattn.families import Family
 
 
 class Transformer:
     """A Transformer (arXiv:1706.03762) over ``maskattn.attention``, in float32; its matrices are stored in ``dtype``.
 
-    Keys and values that are kept are float32 where the matrices are, and bfloat16 where these are less than that.
+    Around attention everything is float32 where the matrices are, and bfloat16 where these are less than that.
 
     Attributes:
         encoder, decoder: the stacks, or None.
@@ -41,7 +41,7 @@ class Transformer:
         self.encoder: LayerStack[EncoderLayer] | None = None
         self.decoder: LayerStack[DecoderLayer] | None = None
         self.head: LanguageHead | None = None
-        self._kv_dtype = "float32" if dtype == "float32" else "bfloat16"
+        self._kv_dtype = attention_dtype(dtype)
         self._core_encoder: CoreLayers | None = None
         self._core_decoder: CoreLayers | None = None
         known: list[str] = []
@@ -70,6 +70,14 @@ class Transformer:
         """The length past which a decoder's stored keys no longer fit and are computed again; None: there is none."""
         rope = None if self.decoder is None else self.decoder.positions.rope
         return None if rope is None else rope.switch
+
+    @property
+    def length_shows(self) -> bool:
+        """Whether a decoder's keys turn by the length of their sequence, so that a part is not read as in the whole."""
+        rope = None if self.decoder is None else self.decoder.positions.rope
+        if rope is None:
+            return False
+        return not np.array_equal(rope.frequencies(np.array([1])), rope.frequencies(np.array([1 << 20])))
 
     def encode_hidden(
         self, sources: Sequence[Any], segments: Sequence[IntArray] | None = None

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any, NamedTuple
 
+import ml_dtypes  # noqa: F401 - so that NumPy knows the name bfloat16
 import numpy as np
 
 from maskattn import attention, attention_weights
@@ -38,6 +39,7 @@ class MultiHeadAttention:
         kv_heads: of keys and values, a divisor of ``heads`` (arXiv:2305.13245); default ``heads``.
         scale, softcap: of the scores, as in :func:`maskattn.attention`.
         q_norm, k_norm: over head_dim, of each head's queries and keys, before they turn.
+        dtype: "float32", or "bfloat16": queries, keys, values and what attention makes of them are rounded to it.
 
     Raises:
         TypeError, ValueError: ``heads`` is not an int, or shapes do not belong together.
@@ -53,6 +55,7 @@ class MultiHeadAttention:
     softcap: float = field(default=0.0, repr=False)
     q_norm: Norm | None = field(default=None, repr=False)
     k_norm: Norm | None = field(default=None, repr=False)
+    dtype: str = field(default="float32", repr=False)
     _qkv: Linear | None = field(init=False, repr=False)
     _kv: Linear | None = field(init=False, repr=False)
 
@@ -120,6 +123,7 @@ class MultiHeadAttention:
         if cache is not None and key is not None:
             raise ValueError("cache must be None with key, got both; keep the result of project(key) instead")
         q, keys, values = self._heads_of(query, key, value, rotation)
+        q, keys, values = (array.astype(self.dtype, copy=False) for array in (q, keys, values))
         options: dict[str, Any] = {"mask": mask, "bias": bias, "scale": self.scale, "softcap": self.softcap}
         if cache is not None:
             if new_lengths is not None and q_offset is None:
@@ -130,7 +134,7 @@ class MultiHeadAttention:
             if key is None:
                 q_offset = _stored_before(q, keys, kv_lengths, q_offset)
             attended = attention(q, keys, values, kv_lengths=kv_lengths, q_offset=q_offset, **options)
-        return self.out(join_heads(attended))
+        return self.out(join_heads(attended).astype(np.float32, copy=False))
 
     def weights(
         self,
@@ -172,6 +176,7 @@ class MultiHeadAttention:
         if key is None:
             q_offset = _stored_before(q, keys, kv_lengths, q_offset)
         options = {"mask": mask, "bias": bias, "scale": self.scale, "softcap": self.softcap}
+        q, keys = (array.astype(self.dtype, copy=False).astype(np.float32, copy=False) for array in (q, keys))
         return attention_weights(q, keys, kv_lengths=kv_lengths, q_offset=q_offset, **options)
 
     def project(self, key: FloatArray, value: FloatArray | None = None) -> KeyValues:
@@ -250,6 +255,8 @@ class MultiHeadAttention:
         for name, part in (("k", self.k), ("v", self.v)):
             if part.out_features != wanted:
                 raise ValueError(f"{name} must have {as_q}, {wanted}, got {part.out_features}")
+        if self.dtype not in ("float32", "bfloat16"):
+            raise ValueError(f"dtype must be 'float32' or 'bfloat16', got {self.dtype!r}")
         if self.out.in_features != inner:
             raise ValueError(f"out must have as many inputs as q has outputs, {inner}, got {self.out.in_features}")
 

@@ -10,7 +10,6 @@ from maskattn.decoder.arrays import FloatArray, IntArray
 from maskattn.decoder.memory import Memory, Prefix
 from maskattn.decoder.model import Transformer, pad
 
-
 #: Tokens in the pages that sequences share: what one of them copies before it writes, and how long tables are.
 _SHARED_PAGE = 32
 

@@ -112,7 +112,8 @@ class Reader:
         ]
         out = self.linear(f"{kind}.out", sizes.width, outs[0], layer)
         scale, softcap = self.settings.attention_scale(layer), self.settings.attention_softcap
-        return MultiHeadAttention(q, k, v, out, sizes.heads, sizes.kv_heads, scale, softcap, norms[0], norms[1])
+        dtype = attention_dtype(self.dtype)
+        return MultiHeadAttention(q, k, v, out, sizes.heads, sizes.kv_heads, scale, softcap, norms[0], norms[1], dtype)
 
     def feed_forward(self, layer: int) -> FeedForward | GatedFeedForward:
         width, ffn = self.sizes.width, self.sizes.ffn
@@ -163,6 +164,11 @@ class Reader:
 
     def _in_file(self, name: str, layer: int = 0) -> str:
         return name.format(base=self.base, side=self.settings.side, layer=layer)
+
+
+def attention_dtype(dtype: str) -> str:
+    """Of queries, keys and values, where matrices are stored in ``dtype``."""
+    return "float32" if dtype == "float32" else "bfloat16"
 
 
 def encoder_layer(reader: Reader, layer: int) -> EncoderLayer:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 
 from maskattn.decoder.stopping import common
 from maskattn.decoder.stream import Piece, Tokens
@@ -91,24 +91,37 @@ class IncrementalDecoder:
                 return
 
 
+def shower(tokenizer: Tokenizer, stops: Sequence[str] = (), source: int = 0) -> Callable[[Tokens | None], list[Piece]]:
+    """Tokens of a source -> what there is to show; None: no token follows."""
+    decoder = IncrementalDecoder(tokenizer, stops)
+
+    def show(tokens: Tokens | None) -> list[Piece]:
+        pieces = [] if tokens is None else [decoder.add(tokens)]
+        if tokens is None or tokens.finished:
+            pieces.append(decoder.finish())
+        for piece in pieces:
+            piece.source = source
+        return [piece for piece in pieces if piece or piece.retracted]
+
+    return show
+
+
 def pieces(
     tokens: Iterable[Tokens], tokenizer: Tokenizer, stops: Sequence[str] = ()
 ) -> Generator[Piece | None, None, None]:
     """The pieces of texts; None where a token has come and there is nothing to show."""
-    decoders: dict[int, IncrementalDecoder] = {}
+    shown: dict[int, Callable[[Tokens | None], list[Piece]]] = {}
     for new in tokens:
-        if new.source not in decoders:
-            decoders[new.source] = IncrementalDecoder(tokenizer, stops)
-        yield _of(new.source, decoders[new.source].add(new))
+        if new.source not in shown:
+            shown[new.source] = shower(tokenizer, stops, new.source)
+        found = shown[new.source](new)
+        yield from found
+        if not found:
+            yield None
         if new.finished:
-            yield _of(new.source, decoders.pop(new.source).finish())
-    for source, decoder in decoders.items():
-        yield _of(source, decoder.finish())
-
-
-def _of(source: int, piece: Piece) -> Piece | None:
-    piece.source = source
-    return piece if piece or piece.retracted else None
+            del shown[new.source]
+    for show in shown.values():
+        yield from show(None)
 
 
 def _begins(stop: str, text: str, old: int) -> int:

@@ -1,0 +1,262 @@
+"""Who is read and who is written next: the work of an engine, all of which one thread does."""
+
+from __future__ import annotations
+
+import queue
+from collections import deque
+from concurrent.futures import CancelledError
+from dataclasses import dataclass
+from threading import Condition
+from typing import Any
+
+import numpy as np
+
+from maskattn.cache import KVCache
+from maskattn.decoder.arrays import FloatArray
+from maskattn.decoder.engine.prefixes import Prefixes
+from maskattn.decoder.engine.request import Request
+from maskattn.decoder.engine.running import Running
+from maskattn.decoder.generate import Writer, Written
+from maskattn.decoder.memory import Memory
+from maskattn.decoder.model import Transformer
+from maskattn.decoder.stream import Tokens
+
+
+@dataclass
+class Task:
+    """A request and what is to be done for it.
+
+    Attributes:
+        ids: what the decoder has read or is to read: the prompt, and the tokens written since.
+        most: how many of them there may become in the cache.
+        source: what an encoder reads; None without one.
+    """
+
+    request: Request[Any, Any]
+    ids: list[int]
+    most: int
+    source: Any
+    writer: Writer
+
+    def tell(self, written: Written) -> None:
+        tokens = Tokens(written.tokens.tolist())
+        tokens.finished = not written.open[0]
+        tokens.log_probabilities = written.log_probabilities
+        self.ids += tokens
+        self.request.give(tokens)
+
+
+@dataclass
+class Reading:
+    """A task that is being read, a chunk at a time."""
+
+    task: Task
+    cache: KVCache
+    memory: Memory | None
+
+    @property
+    def at(self) -> int:
+        return int(self.cache[0].lengths[0])
+
+    @property
+    def memory_len(self) -> int:
+        return 0 if self.memory is None else int(self.memory.lengths[0])
+
+    def advance(self, model: Transformer, chunk: int | None) -> FloatArray | None:
+        """Read on; the state (1, width) behind the last token, once that has been read."""
+        ids = np.array(self.task.ids)
+        end = len(ids) if chunk is None else min(self.at + chunk, len(ids))
+        hidden = model.decode(ids[None, self.at : end], self.memory, self.cache)
+        return hidden[:, -1] if end == len(ids) else None
+
+
+class Scheduler:
+    """First come, first served; whoever is written has room for all that it may become, so nobody is put back.
+
+    Args:
+        cache: without sequences; its pool has ``pages`` pages.
+        batch: the most sequences that are written together.
+        waiting: the most requests that wait.
+        chunk: how many tokens are read between two steps of those that are being written.
+    """
+
+    def __init__(self, model: Transformer, cache: KVCache, pages: int, batch: int, waiting: int, chunk: int) -> None:
+        self._model, self._pages, self._most_rows, self._most_waiting = model, pages, batch, waiting
+        # Where keys turn by a sequence's length, a beginning is read otherwise alone than with what follows it.
+        self._chunk = None if model.length_shows else chunk
+        self._budget = chunk
+        self._prefixes = Prefixes(2 * batch if model.encoder is None and not model.length_shows else 0)
+        self._cache, self._running = cache, Running(model, cache.empty())
+        self._tasks: list[Task] = []  # of the rows that run
+        self._reading: Reading | None = None
+        self._again: deque[Task] = deque()  # to be read once more
+        self._waiting: deque[Task] = deque()
+        self._changed = Condition()  # guards what other threads touch: _waiting and _closed
+        self._closed = False
+        self._full = False  # the next one has been looked at, and there is no room until someone leaves
+
+    # From any thread.
+
+    def submit(self, task: Task) -> None:
+        """Raises RuntimeError: closed. queue.Full: as many wait as may."""
+        with self._changed:
+            if self._closed:
+                raise RuntimeError("the engine must be open for a request, got one that is closed; make another")
+            if len(self._waiting) >= self._most_waiting:
+                raise queue.Full(
+                    f"at most max_waiting={self._most_waiting} requests may wait, got one more; submit it again when "
+                    "others have ended, or make an Engine with a larger max_waiting"
+                )
+            self._waiting.append(task)
+            self._changed.notify()
+
+    def drop(self, request: Request[Any, Any]) -> None:
+        """A request that was cancelled waits no longer; one that runs leaves after the step."""
+        with self._changed:
+            self._waiting = deque(task for task in self._waiting if task.request is not request)
+
+    def close(self, *, cancel: bool) -> None:
+        """No request more; those that there are end by themselves, or are cancelled."""
+        with self._changed:
+            self._closed = True
+            dropped = [*self._waiting, *self._again, *self._tasks] if cancel else []
+            dropped += [self._reading.task] if cancel and self._reading else []
+            self._changed.notify()
+        for task in dropped:
+            task.request.end(error=CancelledError())
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        """How many requests are worked on, and how many wait."""
+        return len(self._tasks) + len(self._again) + (self._reading is not None), len(self._waiting)
+
+    # In the engine's own thread.
+
+    def run(self) -> None:
+        """Work until closed, and done with what was submitted before."""
+        while self._has_work():
+            try:
+                self._leave([row for row, task in enumerate(self._tasks) if not task.request.done()])
+                self._read()
+                if self._tasks:
+                    self._step()
+            except BaseException as error:
+                self._give_up(error)
+        self._prefixes = Prefixes(0)
+
+    def _has_work(self) -> bool:
+        def any_work() -> bool:
+            return bool(self._waiting or self._tasks or self._reading or self._again)
+
+        with self._changed:
+            self._changed.wait_for(lambda: any_work() or self._closed)
+            return any_work()
+
+    def _read(self) -> None:
+        """Some tokens of those who are next; whoever is read to the end joins the batch."""
+        budget = self._budget
+        while budget > 0 and (self._reading is not None or self._begin()):
+            assert self._reading is not None
+            reading, task = self._reading, self._reading.task
+            if task.request.done():  # cancelled
+                self._reading = None
+                continue
+            before = reading.at
+            try:
+                hidden = reading.advance(self._model, self._chunk)
+            except Exception as error:
+                self._reading = None
+                task.request.end(error=error)
+                continue
+            budget -= reading.at - before + reading.memory_len
+            if hidden is not None:
+                self._keep(task, reading.cache, 0)
+                self._running.join(reading.cache, reading.memory, hidden)
+                self._tasks.append(task)
+                self._reading = None
+
+    def _begin(self) -> bool:
+        """Take the next one, if there is one and there is room for it."""
+        if self._full or len(self._tasks) >= self._most_rows:
+            return False
+        if not self._again:
+            with self._changed:
+                if not self._waiting:
+                    return False
+                task = self._waiting[0]
+            cache = self._room(task)
+            self._full = cache is None
+            with self._changed:
+                if cache is None or not self._waiting or self._waiting[0] is not task:
+                    return False
+                self._waiting.popleft()
+        else:
+            task, cache = self._again.popleft(), self._cache.empty(1)
+        try:
+            memory = None if self._model.encoder is None else self._model.encode([task.source])
+        except Exception as error:
+            task.request.end(error=error)
+            return self._begin()
+        self._reading = Reading(task, cache or self._cache.empty(1), memory)
+        return True
+
+    def _room(self, task: Task) -> KVCache | None:
+        """A cache for a task, with what it shares with others; None if there are not pages enough yet."""
+        cache = self._prefixes.find(np.array(task.ids)) or self._cache.empty(1)
+        needed = self._pages_of(task.most) - self._pages_of(int(cache[0].lengths[0]))
+        promised = sum(self._pages_of(other.most) for other in [*self._tasks, *self._again])
+        promised -= int(self._pages_of(self._running.cache[0].lengths).sum())
+        while needed + promised + self._cache.pages_in_use > self._pages:
+            if not self._prefixes.forget():
+                return None
+        return cache
+
+    def _step(self) -> None:
+        """A token more for everybody."""
+        tasks, hidden = self._tasks, self._running.hidden
+        best = self._model.best(hidden)
+        scored = [row for row, task in enumerate(tasks) if not task.writer.takes_best]
+        scores = dict(zip(scored, self._model.logits(hidden[scored]), strict=True)) if scored else {}
+        stay: list[int] = []
+        for row, task in enumerate(tasks):
+            writer = task.writer
+            try:
+                written = writer.take(scores[row][None]) if row in scores else writer.append(best[row : row + 1])
+            except Exception as error:  # of a function of the user's, or options that leave no token
+                task.request.end(error=error)
+                continue
+            task.tell(written)
+            if written.open[0]:
+                stay.append(row)
+            else:
+                self._keep(task, self._running.cache, row)
+                task.request.end(made=writer.results()[0])
+        self._leave(stay)
+        if (switch := self._model.switch) is not None:
+            self._again += [task for task in self._tasks if len(task.ids) == switch + 1]
+            self._leave([row for row, task in enumerate(self._tasks) if len(task.ids) != switch + 1])
+        if self._tasks:
+            self._running.append(np.array([task.ids[-1] for task in self._tasks]))
+
+    def _leave(self, stay: list[int]) -> None:
+        """Only the rows ``stay`` go on."""
+        if len(stay) < len(self._tasks):
+            order = self._running.leave(np.array(stay, np.int64))
+            self._tasks = [self._tasks[row] for row in order]
+            self._full = False
+
+    def _keep(self, task: Task, cache: KVCache, row: int) -> None:
+        """What has been read of a task may serve others."""
+        if self._prefixes.most:
+            self._prefixes.keep(np.array(task.ids[: int(cache[0].lengths[row])]), cache.fork([row]))
+
+    def _give_up(self, error: BaseException) -> None:
+        """A step has failed, for all who were in it."""
+        for task in [*self._tasks, *self._again, *([self._reading.task] if self._reading else [])]:
+            task.request.end(error=error)
+        self._tasks, self._reading, self._full = [], None, False
+        self._again.clear()
+        self._running = Running(self._model, self._cache.empty())
+
+    def _pages_of(self, tokens: Any) -> Any:
+        return -(-tokens // self._cache[0].page_size)
