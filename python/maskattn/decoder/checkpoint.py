@@ -151,6 +151,7 @@ class Checkpoint:
                 weight.fill_groups(first + start, q, scales, None if weight.dtype == "int4" else zeros)
             else:
                 weight.fill(first + start, tensor.rows(start, stop, transposed and not tensor.oriented))
+        tensor.forget()
 
     def arranged(
         self,

@@ -149,8 +149,14 @@ class GgufTensor(Tensor):
         rows = int(np.prod(shape[:-1]))
         self._row_bytes = int(found.n_bytes) // rows if rows else 0
         self._heads = heads
-        self.symmetric = self.dtype == "Q4_0"
-        self.group = 32 if self.symmetric else 0
+
+    @property
+    def group(self) -> int:
+        return 32 if self.symmetric else 0
+
+    @property
+    def symmetric(self) -> bool:
+        return self.dtype == "Q4_0"
 
     def groups(self, start: int, stop: int, group: int) -> Groups:
         """Of Q4_0: blocks of 32, a float16 scale and then 16 bytes, the first 16 numbers in their lower halves."""

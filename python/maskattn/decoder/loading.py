@@ -16,19 +16,25 @@ from maskattn.linear import DTYPES
 def load(path: str | os.PathLike[str] | None = None, *, dtype: str | None = None) -> Model:
     """Load a Hugging Face checkpoint: config.json, model.safetensors (or its shards) and, if there, the tokenizer.
 
+    A folder that ``convert`` wrote is mapped into memory, not read.
+
     Args:
         path: the directory; or ``owner/name`` on the Hugging Face Hub, from its cache if it is there (extra ``hub``);
-            None is the embedded default, which writes dates in ISO 8601.
+            or a GGUF file (extra ``gguf``; its tokenizer is not read, a tokenizer.json beside it is); None is the
+            embedded default, which writes dates in ISO 8601.
         dtype: in which matrices are kept and read, whatever float type the file has: "float32", "bfloat16", "int8",
             "int4" or "uint4" (see ``maskattn.linear.pack``). Activations, norms, attention and the cache are float32 in
-            any case.
+            any case. Default: "float32", or what a folder was converted to, which takes no other. Matrices that the
+            file has in 4-bit groups (GPTQ, AWQ, pack-quantized; GGUF's Q4_0) stay as they are unless "float32" or
+            "bfloat16" is asked for; groups that packed weights cannot hold without a loss count as floats.
 
     Raises:
         FileNotFoundError: the directory or a file is missing, or the Hub has no such model.
-        ImportError: a model on the Hub is asked for, and ``huggingface_hub`` is not installed.
+        ImportError: a model on the Hub or a GGUF file is asked for, and its extra is not installed.
         ValueError: a file is broken, the family is unknown, or a tensor is missing, of another shape, or not finite;
             or the file has tensors that config.json knows nothing of; or ``dtype`` is none of those.
-        NotImplementedError: config.json asks for a variant of the architecture that is not implemented.
+        NotImplementedError: config.json asks for a variant of the architecture, or of quantisation, that is not
+            implemented.
     """
     check_dtype(dtype)
     checkpoint = open_checkpoint(path)

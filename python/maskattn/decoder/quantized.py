@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
@@ -38,49 +39,60 @@ class GroupedTensor(Tensor):
         first = parts[self.suffixes[0]]
         self.parts, self._settings = parts, settings
         super().__init__(f"{module}.weight", first.file, self._extents(), "4-bit groups")
-        self._scales, self._zeros = self._read_scales(), self._read_zeros()
-        if self._scales.shape != self._zeros.shape or self._scales.shape[0] != self.shape[0]:
-            raise self._misfit("scales and zeros of the same groups", f"{self._scales.shape} and {self._zeros.shape}")
-        self._group_of = self._read_groups()
-        self.group = self._uniform_group()
-        self.symmetric = bool((self._zeros == 8).all())
 
-    def groups(self, start: int, stop: int, group: int) -> Groups:
-        first = self._group_of[::group]
-        scales, zeros = self._scales[start:stop, first], self._zeros[start:stop, first]
-        return self._numbers(start, stop), np.ascontiguousarray(scales), np.ascontiguousarray(zeros)
-
-    def _read(self, start: int | None, stop: int | None, transposed: bool) -> FloatArray:
-        start, stop = start or 0, self.shape[0] if stop is None else stop
-        zeros, scales = self._zeros[start:stop, self._group_of], self._scales[start:stop, self._group_of]
-        return (self._numbers(start, stop) - zeros) * scales
-
-    def _uniform_group(self) -> int:
+    @property
+    def group(self) -> int:
         """The largest group of packed weights that lies in one group of the file; 0: none, or with a loss."""
-        inputs, size = self.shape[1], self._group_size()
-        exact = (self._scales.astype(np.float16) == self._scales).all()
-        if not exact or (self._group_of != np.arange(inputs) // size).any():
+        scales, _, group_of = self._tables
+        inputs, size = self.shape[1], self._group_size(scales.shape[1])
+        with np.errstate(over="ignore"):
+            exact = (scales.astype(np.float16) == scales).all()
+        if not exact or (group_of != np.arange(inputs) // size).any():
             return 0
         common = math.gcd(size, inputs)
         return max((group for group in range(32, min(common, _MOST) + 1, 32) if common % group == 0), default=0)
 
-    def _group_size(self) -> int:
+    @property
+    def symmetric(self) -> bool:
+        return bool((self._tables[1] == 8).all())
+
+    def forget(self) -> None:
+        self.__dict__.pop("_tables", None)
+
+    def groups(self, start: int, stop: int, group: int) -> Groups:
+        scales, zeros, group_of = self._tables
+        first = group_of[::group]
+        of_rows = [np.ascontiguousarray(table[start:stop, first]) for table in (scales, zeros)]
+        return self._numbers(start, stop), of_rows[0], of_rows[1]
+
+    def _read(self, start: int | None, stop: int | None, transposed: bool) -> FloatArray:
+        start, stop = start or 0, self.shape[0] if stop is None else stop
+        scales, zeros, group_of = self._tables
+        return (self._numbers(start, stop) - zeros[start:stop, group_of]) * scales[start:stop, group_of]
+
+    @cached_property
+    def _tables(self) -> tuple[FloatArray, FloatArray, IntArray]:
+        """Scales and zeros (outputs, groups), and the group of each input."""
+        scales, zeros = self._read_scales(), self._read_zeros()
+        if scales.shape != zeros.shape or scales.shape[0] != self.shape[0]:
+            raise self._misfit("scales and zeros of the same groups", f"{scales.shape} and {zeros.shape}")
+        return scales, zeros, self._read_groups(scales.shape[1])
+
+    def _group_size(self, groups: int) -> int:
         """Inputs of a group, all of them for -1."""
         size = self._settings.get("group_size", -1)
         inputs = self.shape[1]
         whole: int = inputs if size == -1 else size
-        if type(whole) is not int or whole < 1 or -(-inputs // whole) != self._scales.shape[1]:
-            raise self._misfit(
-                f"a group_size that makes {self._scales.shape[1]} groups of {inputs} inputs", f"{size!r:.20}"
-            )
+        if type(whole) is not int or whole < 1 or -(-inputs // whole) != groups:
+            raise self._misfit(f"a group_size that makes {groups} groups of {inputs} inputs", f"{size!r:.20}")
         return whole
 
-    def _read_groups(self) -> IntArray:
+    def _read_groups(self, groups: int) -> IntArray:
         """The group of each input: in order, or as g_idx says."""
-        inputs, groups = self.shape[1], self._scales.shape[1]
+        inputs = self.shape[1]
         found = next((part for suffix, part in self.parts.items() if suffix.endswith("g_idx")), None)
         if found is None:
-            return np.arange(inputs) // self._group_size()
+            return np.arange(inputs) // self._group_size(groups)
         order: IntArray = np.asarray(found.stored(), np.int64)
         if order.shape != (inputs,) or (order.size and not 0 <= order.min() <= order.max() < groups):
             raise self._misfit(f"a group from 0 to {groups - 1} for each of {inputs} inputs in g_idx", f"{order!r:.60}")

@@ -27,13 +27,10 @@ class Tensor(ABC):
         shape: its extents.
         dtype: in which it is stored, as its format calls it.
         oriented: whether a matrix is (outputs, inputs) even where its family stores (inputs, outputs).
-        group: inputs with one scale, a multiple of 32, where it can be had as ``groups``; 0: it cannot.
-        symmetric: whether all zeros of its groups are 8.
         optional: whether a model may leave it unread.
     """
 
-    oriented = symmetric = optional = False
-    group = 0
+    oriented = optional = False
 
     def __init__(self, name: str, file: str, shape: tuple[int, ...], dtype: str) -> None:
         self.name, self.file, self.shape, self.dtype = name, file, shape, dtype
@@ -49,6 +46,19 @@ class Tensor(ABC):
     def rows(self, start: int, stop: int, transposed: bool = False) -> FloatArray:
         """Some rows of a matrix, or columns as rows; errors as of ``float32``."""
         return self._checked(self._read(start, stop, transposed))
+
+    @property
+    def group(self) -> int:
+        """Inputs with one scale, a multiple of 32, where it can be had as ``groups``; 0: it cannot."""
+        return 0
+
+    @property
+    def symmetric(self) -> bool:
+        """Whether all zeros of its groups are 8."""
+        return False
+
+    def forget(self) -> None:  # noqa: B027 - most read nothing ahead
+        """Let go of what was read for more than one answer; it can be read again."""
 
     def groups(self, start: int, stop: int, group: int) -> Groups:
         """Some rows as they are stored, without a loss; ``group`` divides its own."""
