@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import traceback
 from collections import deque
 from concurrent.futures import CancelledError
 from dataclasses import dataclass
@@ -120,7 +121,9 @@ class Scheduler:
         with self._changed:
             self._closed = True
             dropped = [*self._waiting, *self._again, *self._tasks] if cancel else []
-            dropped += [self._reading.task] if cancel and self._reading else []
+            dropped += [reading.task] if cancel and (reading := self._reading) else []
+            if cancel:
+                self._waiting.clear()
             self._changed.notify()
         for task in dropped:
             task.request.end(error=CancelledError())
@@ -141,7 +144,7 @@ class Scheduler:
                 if self._tasks:
                     self._step()
             except BaseException as error:
-                self._give_up(error)
+                self._give_up(_alone(error))
         self._prefixes = Prefixes(0)
 
     def _has_work(self) -> bool:
@@ -166,7 +169,8 @@ class Scheduler:
                 hidden = reading.advance(self._model, self._chunk)
             except Exception as error:
                 self._reading = None
-                task.request.end(error=error)
+                _release(reading.cache)
+                task.request.end(error=_alone(error))
                 continue
             budget -= reading.at - before + reading.memory_len
             if hidden is not None:
@@ -195,7 +199,7 @@ class Scheduler:
         try:
             memory = None if self._model.encoder is None else self._model.encode([task.source])
         except Exception as error:
-            task.request.end(error=error)
+            task.request.end(error=_alone(error))
             return self._begin()
         self._reading = Reading(task, cache or self._cache.empty(1), memory)
         return True
@@ -221,7 +225,7 @@ class Scheduler:
             try:
                 written = writer.append(best[row : row + 1], scores) if writer.takes_best else writer.take(scores)
             except Exception as error:  # of a function of the user's, or options that leave no token
-                task.request.end(error=error)
+                task.request.end(error=_alone(error))
                 continue
             task.tell(written)
             if written.open[0]:
@@ -250,11 +254,30 @@ class Scheduler:
 
     def _give_up(self, error: BaseException) -> None:
         """A step has failed, for all who were in it."""
-        for task in [*self._tasks, *self._again, *([self._reading.task] if self._reading else [])]:
-            task.request.end(error=error)
+        reading, failed = self._reading, [*self._tasks, *self._again]
+        _release(self._running.cache)
+        if reading is not None:
+            _release(reading.cache)
+            failed.append(reading.task)
         self._tasks, self._reading, self._full = [], None, False
         self._again.clear()
         self._running = Running(self._model, self._cache.empty())
+        for task in failed:
+            task.request.end(error=error)
 
     def _pages_of(self, tokens: Any) -> Any:
         return -(-tokens // self._cache[0].page_size)
+
+
+def _release(cache: KVCache) -> None:
+    """Its pages, now: whoever holds an error may hold the cache. A step that failed may have left layers unlike."""
+    for layer in cache:
+        layer.reorder(np.zeros(0, np.int64))
+
+
+def _alone(error: BaseException) -> BaseException:
+    """An error that whoever is told may keep: it holds on to nothing of the engine's."""
+    if error.__traceback__ is not None:
+        traceback.clear_frames(error.__traceback__)
+        error.__traceback__ = error.__traceback__.tb_next
+    return error
