@@ -92,8 +92,8 @@ class Scheduler:
         self._reading: Reading | None = None
         self._again: deque[Task] = deque()  # to be read once more
         self._waiting: deque[Task] = deque()
-        self._changed = Condition()  # guards what other threads touch: _waiting and _closed
-        self._closed = False
+        self._changed = Condition()  # guards what other threads touch: _waiting, _closed and _cancelled
+        self._closed = self._cancelled = False
         self._full = False  # the next one has been looked at, and there is no room until someone leaves
 
     # From any thread.
@@ -119,10 +119,9 @@ class Scheduler:
     def close(self, *, cancel: bool) -> None:
         """No request more; those that there are end by themselves, or are cancelled."""
         with self._changed:
-            self._closed = True
-            dropped = [*self._waiting, *self._again, *self._tasks] if cancel else []
-            dropped += [reading.task] if cancel and (reading := self._reading) else []
+            self._closed, dropped = True, []
             if cancel:
+                self._cancelled, dropped = True, list(self._waiting)
                 self._waiting.clear()
             self._changed.notify()
         for task in dropped:
@@ -138,6 +137,9 @@ class Scheduler:
     def run(self) -> None:
         """Work until closed, and done with what was submitted before."""
         while self._has_work():
+            if self._cancelled:
+                self._give_up(CancelledError())
+                continue
             try:
                 self._leave([row for row, task in enumerate(self._tasks) if not task.request.done()])
                 self._read()
@@ -253,7 +255,7 @@ class Scheduler:
             self._prefixes.keep(np.array(task.ids[: int(cache[0].lengths[row])]), cache.fork([row]))
 
     def _give_up(self, error: BaseException) -> None:
-        """A step has failed, for all who were in it."""
+        """A step has failed, for all who were in it; or all are cancelled."""
         reading, failed = self._reading, [*self._tasks, *self._again]
         _release(self._running.cache)
         if reading is not None:
