@@ -131,8 +131,8 @@ def test_event_loops(tmp_path: Path) -> None:
         return "".join([piece async for piece in engine.submit("march 3", **options)])
 
     async def main() -> None:
-        with maskattn.Engine(writer) as engine:
-            assert await asyncio.gather(*[engine.generate("march 3", **options), pieces(engine)] * 1) == [want, want]
+        async with maskattn.Engine(writer) as engine:
+            assert await asyncio.gather(engine.generate("march 3", **options), pieces(engine)) == [want, want]
             held = engine.submit("march 3", logits_processor=[gate], **options)
             task = asyncio.create_task(held._awaited())
             await asyncio.sleep(0.01)

@@ -165,6 +165,14 @@ class Engine:
     def __exit__(self, kind: object, *exception: object) -> None:
         self.close(cancel=kind is not None)
 
+    async def __aenter__(self) -> Engine:
+        return self
+
+    async def __aexit__(self, kind: object, *exception: object) -> None:
+        import asyncio
+
+        await asyncio.to_thread(self.close, cancel=kind is not None)
+
     def _submit_text(self, ids: list[int], options: Mapping[str, Any]) -> Request[Piece, str]:
         model = self._model
         tokenizer, stops = model._texts.need(), stop_texts(Options(model._generation, options, 0))
