@@ -63,7 +63,7 @@ class Engine:
         max_batch: int = 64,
         max_tokens: int = 16384,
         max_waiting: int = 1024,
-        prefill: int = 256,
+        prefill: int = 64,
         page_size: int = 64,
     ) -> None:
         for name, value in (("max_batch", max_batch), ("max_waiting", max_waiting), ("prefill", prefill)):
