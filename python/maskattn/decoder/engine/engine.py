@@ -64,7 +64,7 @@ class Engine:
         max_batch: int = 64,
         max_tokens: int = 16384,
         max_waiting: int = 1024,
-        prefill: int = 256,
+        prefill: int = 64,
         page_size: int = 64,
     ) -> None:
         for name, value in (("max_batch", max_batch), ("max_waiting", max_waiting), ("prefill", prefill)):
@@ -165,6 +165,14 @@ class Engine:
 
     def __exit__(self, kind: object, *exception: object) -> None:
         self.close(cancel=kind is not None)
+
+    async def __aenter__(self) -> Engine:
+        return self
+
+    async def __aexit__(self, kind: object, *exception: object) -> None:
+        import asyncio
+
+        await asyncio.to_thread(self.close, cancel=kind is not None)
 
     def _submit_text(self, ids: list[int], options: Mapping[str, Any]) -> Request[Piece, str]:
         model = self._model
