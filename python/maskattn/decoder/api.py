@@ -102,7 +102,13 @@ class Model(TextMethods, SpeechMethods):
         if return_cross_attention is not False:
             pairs = self._requests.heads("return_cross_attention", heads, "return_cross_attention")
         rules = Rules.read(settings, stop_strings(settings, self._texts.decoder))
-        search = find_search(self._forward, settings, rules, with_log_probabilities=return_log_probabilities)
+        search = find_search(
+            self._forward,
+            settings,
+            rules,
+            count=len(sequences),
+            with_log_probabilities=return_log_probabilities,
+        )
         made: list[list[Generated]] = [[] for _ in sequences]
         for some in batches(sequences, batch_size, progress):
             batch = Batch(

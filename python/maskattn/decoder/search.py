@@ -41,7 +41,7 @@ def _token_by_token(options: Options) -> Way:
 #: Each gives its way where the options ask for it; the first that does is taken, the order being that of transformers.
 _WAYS: tuple[Callable[[Options], Way | None], ...] = (_with_beams, _contrastive, _token_by_token)
 #: What is made of the model's scores, whatever the way.
-_STATES: tuple[Callable[[Options, Transformer], OpenState | None], ...] = (dola.read, guidance.read)
+_STATES: tuple[Callable[[Options, Transformer, int | None], OpenState | None], ...] = (dola.read, guidance.read)
 
 
 def goes_token_by_token(options: Options) -> bool:
@@ -49,14 +49,24 @@ def goes_token_by_token(options: Options) -> bool:
     return all(find(options) is None for find in _WAYS if find is not _token_by_token)
 
 
-def find_search(model: Transformer, options: Options, rules: Rules, *, with_log_probabilities: bool = False) -> Search:
+def find_search(
+    model: Transformer,
+    options: Options,
+    rules: Rules,
+    *,
+    count: int | None = None,
+    with_log_probabilities: bool = False,
+) -> Search:
     """The search that the options ask for.
+
+    Args:
+        count: of all sources, if it is known.
 
     Raises:
         TypeError, ValueError: an option is not as GenerationOptions says, or does not fit the others or the model.
     """
     for read in _STATES:
-        if (open_state := read(options, model)) is not None:
+        if (open_state := read(options, model, count)) is not None:
             rules = replace(rules, open_state=open_state)
     way = next(way for find in _WAYS if (way := find(options)) is not None)
 
