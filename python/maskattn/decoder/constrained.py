@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from maskattn.decoder.arrays import FloatArray, IntArray
+from maskattn.decoder.ends import Ends
 from maskattn.decoder.group import Continuations, OlderGroup
 from maskattn.decoder.options import Options
 from maskattn.decoder.phrases import Constraint, DisjunctiveConstraint, PhrasalConstraint, Progress
@@ -52,11 +53,22 @@ class ConstrainedGroup(OlderGroup):
     def _end(self, found: Continuations, which: IntArray) -> None:
         super()._end(found, np.array([i for i in which if self._after(found, i).complete], np.int64))
 
-    def _select(self, going: Continuations, totals: FloatArray) -> Continuations:
-        offered = self._with_further(going, totals)
+    def _select(self, going: Continuations, totals: FloatArray, keep: int, ended: Ends) -> Continuations:
+        beams, offered = len(going.beams), self._with_further(going, totals)
         banks = np.array([self._after(offered, i).bank for i in range(len(offered.beams))])
-        places = _by_turns(banks, offered.scores)[: len(going.beams)]
-        return offered.take(places)
+        places = _by_turns(banks, offered.scores)[:beams]
+        chosen = offered.take(places)
+        if self.done.best or self._in_time(chosen).size:
+            return chosen
+        # All would come too late, since a beam that has written everything was left behind by more probable ones.
+        others = self._of_complete(totals, keep, ended)
+        pairs = [] if others is None else list(zip(offered, others, strict=True))
+        every = Continuations(*(np.concatenate(pair) for pair in pairs)) if pairs else offered
+        timely = self._in_time(every)
+        if not timely.size:
+            return chosen
+        last = timely[every.scores[timely].argmax()]
+        return every.take(np.append(places[:-1], last))
 
     def _move(self, going: Continuations) -> None:
         self.progress = [self._after(going, i) for i in range(len(going.beams))]
@@ -64,6 +76,22 @@ class ConstrainedGroup(OlderGroup):
 
     def _after(self, found: Continuations, i: int) -> Progress:
         return self.progress[int(found.beams[i])].add(int(found.ids[i, -1]))
+
+    def _in_time(self, found: Continuations) -> IntArray:
+        """Those that can still write everything."""
+        room = self.limit - found.ids.shape[1]
+        return np.array([i for i in range(len(found.beams)) if self._after(found, i).missing <= room], np.int64)
+
+    def _of_complete(self, totals: FloatArray, keep: int, ended: Ends) -> Continuations | None:
+        """Of beams that have written everything, the best continuation that does not end."""
+        complete = [beam for beam, progress in enumerate(self.progress) if progress.complete]
+        if not complete:
+            return None
+        only = np.full_like(totals, -np.inf)
+        only[complete] = totals[complete]
+        found = self._continuations(only, keep, None)
+        going = np.flatnonzero(~ended(self, found.ids) & (found.scores > -np.inf))
+        return found.take(going[:1]) if going.size else None
 
     def _with_further(self, going: Continuations, totals: FloatArray) -> Continuations:
         """``going``, and of every beam those continuations that bring it further."""

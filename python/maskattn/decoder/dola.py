@@ -18,7 +18,7 @@ from maskattn.decoder.state import DecoderState
 _RELATIVE_TOP = 0.1
 
 
-def read(options: Options, model: Transformer) -> OpenState | None:
+def read(options: Options, model: Transformer, count: int | None) -> OpenState | None:
     """None where ``dola_layers`` does not ask for it.
 
     Raises:
@@ -29,6 +29,8 @@ def read(options: Options, model: Transformer) -> OpenState | None:
         return None
     if model.encoder is not None or model.decoder is None:
         raise options.wrong("dola_layers", f"None for a model with an encoder ({model.family.name})")
+    if model.head is None or model.head.map.in_features != model.decoder.sizes.width:
+        raise options.wrong("dola_layers", "None for a model whose layers are wider than its head")
     if (options.integer("num_beams", 1) or 1) > 1 or options.get("penalty_alpha") or options.get("guidance_scale"):
         raise options.wrong("dola_layers", "None with beams, penalty_alpha or guidance_scale")
     return partial(DolaState, layers=_layers(options, model))

@@ -212,7 +212,7 @@ class GenerationMethods:
         limits = self._requests.limits(prompts, prefixes, settings)
         constraint = self._texts.constraint(settings, limits)
         rules = Rules.read(settings, stop_strings(settings, self._texts.decoder), constraint)
-        rules = with_state(self._forward, settings, rules)
+        rules = with_state(self._forward, settings, rules, len(sequences))
         find_search(self._forward, settings, rules)  # refuses what is wrong before any work
         speculation = Speculation.read(settings, self._forward)
         if speculation is not None:

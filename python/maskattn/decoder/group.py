@@ -131,7 +131,7 @@ class OlderGroup(Group):
         self._end(found, np.flatnonzero(whole[:beams]))
         on = np.argsort(whole, kind="stable")[:beams]
         going = found.take(on)._replace(scores=found.scores[on] - _OUT * whole[on])
-        going = self._select(going, totals)
+        going = self._select(going, totals, keep, ended)
         if not self.done.settled and new >= self.limit:
             self._end(going, np.flatnonzero(going.scores > -_OUT / 2))
         self._move(going)
@@ -146,6 +146,6 @@ class OlderGroup(Group):
     def _move(self, going: Continuations) -> None:
         self.running, self.scores = going.ids, going.scores
 
-    def _select(self, going: Continuations, totals: FloatArray) -> Continuations:
-        """Of ``going`` and of others by ``totals``, as many as go on."""
+    def _select(self, going: Continuations, totals: FloatArray, keep: int, ended: Ends) -> Continuations:
+        """Of ``going`` and of others, as many as go on; the others are as in :meth:`advance`."""
         return going

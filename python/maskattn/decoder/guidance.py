@@ -17,7 +17,7 @@ from maskattn.decoder.sampling import log_softmax
 from maskattn.decoder.state import DecoderState
 
 
-def read(options: Options, model: Transformer) -> OpenState | None:
+def read(options: Options, model: Transformer, count: int | None) -> OpenState | None:
     """None where ``guidance_scale`` does not ask for it.
 
     Raises:
@@ -33,6 +33,10 @@ def read(options: Options, model: Transformer) -> OpenState | None:
     if value is not None:
         lists = [value] if is_one_list(value) else value
         prompts = check.token_lists("negative_prompt_ids", lists, sizes.vocab, sizes.positions)
+        if count is not None and len(prompts) not in (1, count):
+            raise ValueError(
+                f"negative_prompt_ids must be one list of token ids or one per source, got {len(prompts)} for {count}"
+            )
     return partial(GuidedState, scale=scale, negative=prompts)
 
 

@@ -102,6 +102,15 @@ class Progress:
         missing = max(map(len, self.constraints[self.current])) - len(self.written)
         return (whole - 1) * longest + longest - missing
 
+    @property
+    def missing(self) -> int:
+        """How many tokens it takes at least until all is written."""
+        missing = sum(min(map(len, self.constraints[index])) for index in self.pending)
+        if self.current is not None:
+            begun = [p for p in self.constraints[self.current] if p[: len(self.written)] == self.written]
+            missing += min(map(len, begun)) - len(self.written)
+        return missing
+
     def tokens(self) -> list[int]:
         """Those that bring it further."""
         begun = self.pending if self.current is None else (self.current,)

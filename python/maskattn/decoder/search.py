@@ -41,7 +41,7 @@ def _token_by_token(options: Options) -> Way:
 #: Each gives its way where the options ask for it; the first that does is taken, the order being that of transformers.
 _WAYS: tuple[Callable[[Options], Way | None], ...] = (_with_beams, _contrastive, _token_by_token)
 #: What is made of the model's scores, whatever the way.
-_STATES: tuple[Callable[[Options, Transformer], OpenState | None], ...] = (dola.read, guidance.read)
+_STATES: tuple[Callable[[Options, Transformer, int | None], OpenState | None], ...] = (dola.read, guidance.read)
 
 
 def goes_token_by_token(options: Options) -> bool:
@@ -55,21 +55,31 @@ def goes_plainly(options: Options, rules: Rules) -> bool:
     return returned == 1 and goes_token_by_token(options) and rules.open_state is plain_state
 
 
-def with_state(model: Transformer, options: Options, rules: Rules) -> Rules:
-    """Rules that know what is made of the model's scores; errors as of ``find_search``."""
+def with_state(model: Transformer, options: Options, rules: Rules, count: int | None = None) -> Rules:
+    """Rules that know what is made of the model's scores; ``count`` and errors as of ``find_search``."""
     for read in _STATES:
-        if (open_state := read(options, model)) is not None:
+        if (open_state := read(options, model, count)) is not None:
             rules = replace(rules, open_state=open_state)
     return rules
 
 
-def find_search(model: Transformer, options: Options, rules: Rules, *, with_log_probabilities: bool = False) -> Search:
+def find_search(
+    model: Transformer,
+    options: Options,
+    rules: Rules,
+    *,
+    count: int | None = None,
+    with_log_probabilities: bool = False,
+) -> Search:
     """The search that the options ask for.
+
+    Args:
+        count: of all sources, if it is known.
 
     Raises:
         TypeError, ValueError: an option is not as GenerationOptions says, or does not fit the others or the model.
     """
-    rules = with_state(model, options, rules)
+    rules = with_state(model, options, rules, count)
     way = next(way for find in _WAYS if (way := find(options)) is not None)
 
     def search(batch: Batch) -> list[list[Generated]]:
