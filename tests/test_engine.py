@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import CancelledError
 from pathlib import Path
 from typing import Any
@@ -113,25 +114,27 @@ def test_a_beginning_is_read_once() -> None:
 
 def test_first_come_first_served() -> None:
     """A long request waits for room, and those behind it wait for it: nobody overtakes."""
-    gate, ended = Gate(), []
+    gate, begun = Gate(), []
+
+    def noting(i: int) -> Callable[[Any, Any], Any]:
+        def note(ids: Any, scores: Any) -> Any:
+            begun.append(i)
+            return scores
+
+        return note
+
     with maskattn.Engine(model("gpt2"), max_batch=8, max_tokens=96, page_size=16) as engine:
-        first = engine.submit_ids([3] * 30, max_new_tokens=20, min_new_tokens=20, logits_processor=[gate])
+        first = engine.submit_ids([3] * 30, max_new_tokens=20, min_new_tokens=20, logits_processor=[gate, noting(0)])
         assert gate.reached.wait(SECONDS)
-        requests = [first, engine.submit_ids([4] * 30, max_new_tokens=30, min_new_tokens=30)]
-        requests += [engine.submit_ids([5], max_new_tokens=2) for _ in range(3)]
-        threads = [
-            threading.Thread(target=lambda i=i, r=r: (next(iter(r)), ended.append(i))) for i, r in enumerate(requests)
-        ]
-        for thread in threads:
-            thread.start()
+        requests = [first]
+        requests += [engine.submit_ids([4] * 30, max_new_tokens=30, min_new_tokens=30, logits_processor=[noting(1)])]
+        requests += [engine.submit_ids([5], max_new_tokens=2, logits_processor=[noting(i)]) for i in (2, 3, 4)]
         time.sleep(0.05)
         assert engine.counts == (1, 4), "no room for the second; the others could run"
         gate.opened.set()
         for request in requests:
             request.result(SECONDS)
-    for thread in threads:
-        thread.join(SECONDS)
-    assert ended[0] == 0
+    assert list(dict.fromkeys(begun)) == [0, 1, 2, 3, 4]
 
 
 def test_the_queue_is_limited() -> None:

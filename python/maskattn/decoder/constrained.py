@@ -62,8 +62,7 @@ class ConstrainedGroup(OlderGroup):
             return chosen
         # All would come too late, since a beam that has written everything was left behind by more probable ones.
         others = self._of_complete(totals, keep, ended)
-        pairs = [] if others is None else list(zip(offered, others, strict=True))
-        every = Continuations(*(np.concatenate(pair) for pair in pairs)) if pairs else offered
+        every = offered if others is None else offered.followed_by(others)
         timely = self._in_time(every)
         if not timely.size:
             return chosen

@@ -31,6 +31,10 @@ class Continuations(NamedTuple):
     def take(self, which: IntArray) -> Continuations:
         return Continuations(self.beams[which], self.ids[which], self.scores[which])
 
+    def followed_by(self, other: Continuations) -> Continuations:
+        beams, ids = np.concatenate([self.beams, other.beams]), np.concatenate([self.ids, other.ids])
+        return Continuations(beams, ids, np.concatenate([self.scores, other.scores]))
+
 
 @dataclass
 class Group:
