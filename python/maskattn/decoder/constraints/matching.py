@@ -16,6 +16,8 @@ _KEPT = 1024
 _BETWEEN = 16
 #: How many tokens are tried where time is short, the most probable first.
 _TRIED = 16
+#: How many tokens of a known way one token may have gone.
+_STEPS = 4
 #: The longest way to an end that is looked for.
 _FARTHEST = 512
 
@@ -26,14 +28,13 @@ class State:
     Attributes:
         matcher: llguidance's.
         length: its tokens.
-        begun: whether a token has written something.
         farthest: the longest way to an end that has been found on the way here.
     """
 
-    def __init__(self, vocabulary: Vocabulary, matcher: Any, length: int = 0, begun: bool = False, farthest: int = 0):
-        self._vocabulary, self.matcher = vocabulary, matcher
-        self.length, self.begun, self.farthest = length, begun, farthest
+    def __init__(self, vocabulary: Vocabulary, matcher: Any, length: int = 0, farthest: int = 0) -> None:
+        self._vocabulary, self.matcher, self.length, self.farthest = vocabulary, matcher, length, farthest
         self._way: list[int] | None = None
+        self._borrowed = False
 
     @property
     def whole(self) -> bool:
@@ -42,35 +43,45 @@ class State:
 
     def allowed(self) -> BoolArray:
         """Shape (vocab,): the tokens that may follow."""
-        return self._vocabulary.mask(self.matcher.compute_bitmask(), at_begin=not self.begun)
+        return self._vocabulary.mask(self.matcher.compute_bitmask(), at_begin=not self.length)
 
     def after(self, token: int) -> State | None:
         """The state behind one token more; None: it can't follow."""
-        state = State(self._vocabulary, self.matcher.deep_copy(), self.length + 1, self.begun, self.farthest)
-        if self._way and self._way[0] == token:
-            state._way = self._way[1:]
-        written = token if self.begun else int(self._vocabulary.first[token])
-        if written < 0:
-            return state
-        state.begun = True
-        return state if state.matcher.consume_token(written) else None
+        state = State(self._vocabulary, self.matcher.deep_copy(), self.length + 1, self.farthest)
+        written = token if self.length else int(self._vocabulary.first[token])
+        if written >= 0 and not state.matcher.consume_token(written):
+            return None
+        if self._way:
+            state._borrow(self._way)
+        return state
 
     def way_out(self, most: int) -> list[int] | None:
         """Few tokens, up to ``most``, that make the text whole; None: none were found.
 
         At each step what closes things is taken first, and then what writes much, so that what must be there soon is.
-        Where that leads to the same choice again, which is how a circle shows, something else is taken.
+        Where that does not end, the walk may be going in circles: then, where it has the same choice as before,
+        something else is taken.
         """
-        if self._way is None:
-            self._way = self._walk(most)
+        if self._way is None or (self._borrowed and len(self._way) > most):
+            self._borrowed = False
+            way = self._walk(most, again=True)
+            self._way = self._walk(most, again=False) if way is None else way
         return self._way if self._way is not None and len(self._way) <= most else None
 
-    def _walk(self, most: int) -> list[int] | None:
+    def _borrow(self, way: list[int]) -> None:
+        """Most tokens change nothing about the way to the end, or have gone the first steps of it."""
+        for gone in range(min(len(way), _STEPS), -1, -1):
+            matcher = self.matcher.deep_copy()
+            if matcher.try_consume_tokens(way[gone:]) == len(way) - gone and matcher.is_accepting():
+                self._way, self._borrowed = way[gone:], True
+                return
+
+    def _walk(self, most: int, *, again: bool) -> list[int] | None:
         state, tokens, tried = self, list[int](), dict[bytes, list[int]]()
         while not state.whole:
             bits = state.matcher.compute_bitmask()
             before = tried.setdefault(bits, [])
-            token = self._vocabulary.closing(bits, at_begin=not state.begun, tried=before)
+            token = self._vocabulary.closing(bits, at_begin=not state.length, tried=() if again else before)
             after = None if token is None or len(tokens) >= most else state.after(token)
             if token is None or after is None:
                 return None
