@@ -32,7 +32,10 @@ def write(path: Path, out: Path) -> None:
             if "coder.embed_tokens" in key:  # T5's, shared
                 continue
             name = names.get_name(key, try_suffixes=(".weight", ".bias"))
-            writer.add_tensor(name, arranged(key, file.get_tensor(key), config))
+            array = arranged(key, file.get_tensor(key), config)
+            writer.add_tensor(name, array)
+            if key == "shared.weight":  # T5 scales the states before its tied head, llama.cpp does not
+                writer.add_tensor("output.weight", array * np.float32(config["d_model"] ** -0.5))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

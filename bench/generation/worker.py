@@ -49,6 +49,8 @@ def score(side: Any, given: Any, request: dict[str, Any]) -> dict[str, Any]:
     """Logits, if there are any, and log-probabilities of the targets go to a file."""
     targets = np.array(request["targets"])
     if not hasattr(side, "logits"):
+        if not hasattr(side, "log_probabilities"):
+            raise Unsupported("tells neither logits nor log-probabilities")
         np.savez(request["file"], likely=side.log_probabilities(given, targets))
         return {}
     logits = np.asarray(side.logits(given, targets), np.float32)
