@@ -189,9 +189,18 @@ def test_bad_arguments(model: Any, call: Callable[[Any], Any], error: type[Excep
         call(model)
 
 
-@pytest.mark.parametrize("setting", ["guidance_scale", "penalty_alpha"])
-def test_settings_that_would_be_ignored_are_refused(setting: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("setting", "error", "message"),
+    [
+        ("guidance_scale", ValueError, r"guidance_scale must be None for a model with an encoder \(marian\), got 3"),
+        ("penalty_alpha", ValueError, "penalty_alpha must be"),
+        ("watermarking_config", NotImplementedError, "watermarking_config must be off in the generation config, got 3"),
+    ],
+)
+def test_settings_that_would_be_ignored_are_refused(
+    setting: str, error: type[Exception], message: str, tmp_path: Path
+) -> None:
     model = maskattn.load(tiny_marian.write(tmp_path, tiny_marian.CONFIG | {setting: 3}))
-    with pytest.raises(NotImplementedError, match=f"{setting} must be off in the generation config, got 3"):
+    with pytest.raises(error, match=message):
         model.generate_ids([[3]])
     assert model.score_ids([[3]], [[4]])[0].shape == (1,), "scores don't depend on it"

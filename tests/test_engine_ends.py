@@ -7,6 +7,7 @@ import gc
 import queue
 import threading
 import time
+import traceback
 import weakref
 from collections.abc import Iterator
 from concurrent.futures import CancelledError
@@ -44,6 +45,10 @@ def test_an_error_is_that_of_its_request(engine: maskattn.Engine) -> None:
     with pytest.raises(ValueError, match="options must leave each sequence a token with a finite score"):
         none.result(SECONDS)
     assert good.result(SECONDS) == model("gpt2").generate_ids([[3, 4]], max_new_tokens=9)[0]
+    error = bad._error
+    assert error is not None
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    assert not any("scheduler.py" in frame.f_code.co_filename for frame in frames), "it holds on to nothing"
     assert not bad.cancel()
     assert bad.done()
     assert not bad.cancelled()
@@ -64,6 +69,7 @@ def test_a_step_that_fails_fails_for_all_in_it_and_the_next_are_served(
     for request in requests:
         with pytest.raises(MemoryError, match="no more"):
             request.result(SECONDS)
+    assert engine._scheduler._cache.pages_in_use == 0, "although somebody has the errors"
     monkeypatch.undo()
     assert (
         engine.submit_ids([3], max_new_tokens=9).result(SECONDS)
@@ -106,7 +112,8 @@ def test_an_exception_cancels() -> None:
 
 def test_an_engine_that_nobody_has_ends() -> None:
     engine = maskattn.Engine(model("gpt2"))
-    engine.submit_ids([3], max_new_tokens=3).result(SECONDS)
+    request = engine.submit_ids([3], max_new_tokens=3)
+    assert len(request.result(SECONDS)) > 0
     thread, gone = engine._thread, weakref.ref(engine)
     del engine
     gc.collect()
@@ -124,8 +131,8 @@ def test_event_loops(tmp_path: Path) -> None:
         return "".join([piece async for piece in engine.submit("march 3", **options)])
 
     async def main() -> None:
-        with maskattn.Engine(writer) as engine:
-            assert await asyncio.gather(*[engine.generate("march 3", **options), pieces(engine)] * 1) == [want, want]
+        async with maskattn.Engine(writer) as engine:
+            assert await asyncio.gather(engine.generate("march 3", **options), pieces(engine)) == [want, want]
             held = engine.submit("march 3", logits_processor=[gate], **options)
             task = asyncio.create_task(held._awaited())
             await asyncio.sleep(0.01)
@@ -157,7 +164,7 @@ def test_wrong_limits(asked: dict[str, Any], error: type[Exception], message: st
     ("source", "asked", "error", "message"),
     [
         ([], {}, ValueError, r"sources\[0\] must hold at least one token id"),
-        ([3], {"num_beams": 2}, ValueError, "num_beams must be 1 for an Engine, got 2; use generate"),
+        ([3], {"num_beams": 2}, ValueError, "options for an Engine must ask for one sequence, .* got beams"),
         ([3], {"max_new_tokens": POSITIONS + 1}, ValueError, "max_new_tokens must be in"),
         ([3] * 8, {"max_new_tokens": 30}, ValueError, "must be at most 32 together, got 37; pass a smaller"),
         ([3], {"temperatur": 2}, TypeError, "did you mean temperature"),

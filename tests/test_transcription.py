@@ -71,6 +71,20 @@ def test_each_window_is_encoded_once(model: maskattn.Model, monkeypatch: pytest.
     assert encoded == [2]
 
 
+def test_drafts_leave_a_transcription_as_it_is(model: maskattn.Model, tmp_path: Path) -> None:
+    """Draws of the second attempt too, where drafts are looked up; and an assistant hears each window once."""
+    recordings, options = sounds(0.3, 3.7, 1), {"temperatures": (0.0, 0.8), "logprob_threshold": -0.1, "seed": 3}
+    want = model.transcribe(recordings, **options)
+    assert model.transcribe(recordings, **options, prompt_lookup_num_tokens=4) == want
+    greedy = model.transcribe(recordings)
+    drafts: dict[str, Any] = {"assistant_model": model, "assistant_confidence_threshold": 0.0}
+    assert model.transcribe(recordings, **drafts) == greedy
+    assert model.transcribe(recordings, **drafts, batch_size=1) == greedy
+    other = maskattn.load(tiny_families.write(tmp_path / "other", tiny_families.config("whisper")))
+    with pytest.raises(ValueError, match=r"assistant_model must hear 7 mels in 100 frames, .* got 7 in 40"):
+        model.transcribe(recordings, assistant_model=other)
+
+
 def test_files_and_arrays_are_the_same(model: maskattn.Model, tmp_path: Path) -> None:
     sound = (sounds(1.2)[0] * 2**15).astype("<i2")
     with wave.open(str(tmp_path / "a.wav"), "wb") as file:
@@ -118,7 +132,8 @@ def test_a_window_that_repeats_itself_is_written_again(model: maskattn.Model) ->
     ({"return_timestamps": False}, ValueError, r"return_timestamps must not be False for sources\[0\], .* 17600"),
     ({"batch_size": 0}, ValueError, "batch_size must be at least 1, got 0"),
     ({"do_sample": True}, TypeError, "options of transcribe must not have do_sample, .* pass temperatures above 0"),
-    ({"num_beams": 3}, NotImplementedError, "num_beams must be 1 in transcribe, got 3"),
+    ({"num_return_sequences": 2}, TypeError, "options of transcribe must not have num_return_sequences"),
+    ({"num_beams": 0}, ValueError, "num_beams must be at least 1, got 0"),
     ({"temperatur": 1}, TypeError, "options must be among those of GenerationOptions, got temperatur"),
     ({"top_p": 3.0}, ValueError, "top_p"),
 ])  # fmt: skip

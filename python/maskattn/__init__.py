@@ -30,11 +30,13 @@ if TYPE_CHECKING:
     from maskattn.cache import KVCache
     from maskattn.decoder import (
         DecoderLayer,
+        DisjunctiveConstraint,
         EncoderLayer,
         Generated,
         GenerationOptions,
         Model,
         MultiHeadAttention,
+        PhrasalConstraint,
         Transcription,
         convert,
         load,
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ALiBi",
     "DecoderLayer",
+    "DisjunctiveConstraint",
     "EncoderLayer",
     "Engine",
     "Generated",
@@ -53,6 +56,7 @@ __all__ = [
     "MaskPlan",
     "Model",
     "MultiHeadAttention",
+    "PhrasalConstraint",
     "RelativeBias",
     "Transcription",
     "__version__",

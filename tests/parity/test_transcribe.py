@@ -92,7 +92,8 @@ def assert_same(got: Sequence[maskattn.Transcription], want: list[list[Any]], *,
 
 @pytest.mark.parametrize(("seed", "options"), [
     (0, {}), (1, {}), (3, {}), (4, {}), (0, {"max_new_tokens": 7}),
-    (1, {"repetition_penalty": 1.3, "no_repeat_ngram_size": 3}),
+    (1, {"repetition_penalty": 1.3, "no_repeat_ngram_size": 3}), (1, {"num_beams": 5}),
+    (3, {"num_beams": 4, "length_penalty": 0.6, "early_stopping": True}),
 ])  # fmt: skip
 def test_long(seed: int, options: dict[str, Any], tmp_path: Path) -> None:
     model = make(seed)
@@ -246,11 +247,14 @@ def test_fallback(seed: int, names: tuple[str, ...], tmp_path: Path) -> None:
     assert (sum(len(one.segments) for one in got) < len(plain)) == ("no_speech_threshold" in names)
 
 
-@pytest.mark.parametrize("temperature", [0.0, COLD])
-def test_how_sure_it_was(temperature: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("temperature", "options"), [(0.0, {}), (COLD, {}), (0.0, {"num_beams": 3})])
+def test_how_sure_it_was(
+    temperature: float, options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = make(1)
     ours, sound = save(model, tmp_path), sounds(1)[0]
-    got = ours.transcribe([sound], return_timestamps=True, temperatures=temperature, max_new_tokens=9)[0].segments[0]
+    options = {"return_timestamps": True, "max_new_tokens": 9, **options}
+    got = ours.transcribe([sound], temperatures=temperature, **options)[0].segments[0]
     found: dict[str, list[float]] = {"_retrieve_avg_logprobs": [], "_retrieve_compression_ratio": []}
 
     def watch(name: str, function: Callable[..., float]) -> None:
@@ -264,8 +268,8 @@ def test_how_sure_it_was(temperature: float, tmp_path: Path, monkeypatch: pytest
         watch(name, getattr(model, name))
     features = torch.from_numpy(log_mel(sound, SECOND))[None]
     model.generate(
-        features, return_timestamps=True, task="transcribe", temperature=temperature, max_new_tokens=9,
-        logprob_threshold=-50.0, compression_ratio_threshold=50.0,
+        features, task="transcribe", temperature=temperature, logprob_threshold=-50.0, compression_ratio_threshold=50.0,
+        **options,
     )  # fmt: skip
     assert got.avg_logprob == pytest.approx(found["_retrieve_avg_logprobs"][0], abs=1e-4)
     assert got.compression_ratio == pytest.approx(found["_retrieve_compression_ratio"][0])

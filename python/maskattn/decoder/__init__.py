@@ -8,6 +8,7 @@ from maskattn.decoder.loading import load
 from maskattn.decoder.multi_head import KeyValues, MultiHeadAttention
 from maskattn.decoder.norms import PLACEMENTS, LayerNorm, Placement, RMSNorm
 from maskattn.decoder.options import GenerationOptions
+from maskattn.decoder.phrases import DisjunctiveConstraint, PhrasalConstraint
 from maskattn.decoder.projection import Linear
 from maskattn.decoder.stream import Piece, Stream, Tokens
 from maskattn.decoder.transcription.results import Segment, Transcription
@@ -15,6 +16,7 @@ from maskattn.decoder.transcription.results import Segment, Transcription
 __all__ = [
     "PLACEMENTS",
     "DecoderLayer",
+    "DisjunctiveConstraint",
     "EncoderLayer",
     "FeedForward",
     "GatedFeedForward",
@@ -25,6 +27,7 @@ __all__ = [
     "Linear",
     "Model",
     "MultiHeadAttention",
+    "PhrasalConstraint",
     "Piece",
     "Placement",
     "RMSNorm",

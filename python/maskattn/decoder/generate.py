@@ -16,10 +16,17 @@ from maskattn.decoder.processors import NO_TOKEN
 from maskattn.decoder.rules import Rules
 from maskattn.decoder.sampling import draw
 from maskattn.decoder.score import log_softmax_at
-from maskattn.decoder.state import DecoderState
 
 T = TypeVar("T")
 Item = TypeVar("Item")
+
+
+class Speculated(NamedTuple):
+    """What became of drafts: passes through the model, the prompt's among them; tokens drafted, and accepted."""
+
+    passes: int
+    drafted: int
+    accepted: int
 
 
 class Generated(list[int]):
@@ -30,10 +37,13 @@ class Generated(list[int]):
             has changed them; as ``score_ids`` gives them. Or None.
         cross_attention: from each token to the source: (layers, heads, len(self), source_len), or (pairs, len(self),
             source_len) if pairs were asked for; float32. Or None.
+        speculated: under ``assistant_model`` or ``prompt_lookup_num_tokens``, what became of drafts. Or None.
     """
 
     log_probabilities: FloatArray | None = None
+    score: float | None = None
     cross_attention: FloatArray | None = None
+    speculated: Speculated | None = None
 
 
 @dataclass(frozen=True)
@@ -102,13 +112,18 @@ class Writer:
     @property
     def takes_best(self) -> bool:
         """Whether nothing is asked of scores but which one is the highest."""
-        rules = self._rules
-        return not (rules.processors or rules.sample or rules.criteria) and self._likely is None
+        return self._rules.leave_scores and self._likely is None
 
-    def take(self, scores: FloatArray) -> Written:
-        """Choose by the model's scores (len(rows), vocab), which may be changed; and :meth:`append`."""
-        rules, likely = self._rules, None
-        raw = scores.copy() if self._likely is not None and rules.processors else scores
+    def take(self, raw: FloatArray, contrasted: FloatArray | None = None) -> Written:
+        """Choose by scores (len(rows), vocab), which may be changed; and :meth:`append`.
+
+        Args:
+            raw: the model's own.
+            contrasted: those by which tokens are chosen, where it is not these.
+        """
+        rules, likely, scores = self._rules, None, raw if contrasted is None else contrasted
+        if self._likely is not None and rules.processors and scores is raw:
+            raw = raw.copy()
         if rules.processors:
             scores = rules.process(self._step(), scores)
             check_open(scores, rules.sample, self._batch, self.rows)
@@ -158,9 +173,13 @@ def steps(
         New tokens per sequence, up to what ended it, that one included, or its limit.
     """
     writer = Writer(batch, rules, model.vocab, log_probabilities=log_probabilities)
-    state = DecoderState(model, batch.prompts, batch.limits, batch.memory, batch.prefix)
+    state = rules.open_state(model, batch)
     while True:
-        step = writer.append(model.best(state.hidden)) if writer.takes_best else writer.take(model.logits(state.hidden))
+        if writer.takes_best:
+            step = writer.append(model.best(state.hidden))
+        else:
+            logits = model.logits(state.hidden)
+            step = writer.take(logits, state.contrast(logits))
         yield step
         if step.open.all():
             state.append(step.tokens)

@@ -10,13 +10,15 @@ import numpy as np
 
 from maskattn.decoder import check
 from maskattn.decoder.arrays import FloatArray, IntArray
-from maskattn.decoder.beams import BeamRules, search, search_steps
-from maskattn.decoder.generate import Batch, Generated, generate, result, steps
+from maskattn.decoder.beams import BeamRules, search_steps
+from maskattn.decoder.generate import Batch, Generated, result, steps
 from maskattn.decoder.memory import Memory, Prefix
 from maskattn.decoder.model import Transformer
 from maskattn.decoder.options import GenerationOptions, Options
 from maskattn.decoder.requests import Ids, Progress, PromptIds, Requests, batches, is_one_list
 from maskattn.decoder.rules import Rules
+from maskattn.decoder.search import find_search, goes_plainly, goes_token_by_token, with_state
+from maskattn.decoder.speculation import Page, Speculation, speculate
 from maskattn.decoder.stopping import stop_strings
 from maskattn.decoder.stream import Stream, Tokens, ahead, as_written
 from maskattn.decoder.text.texts import Texts
@@ -33,7 +35,8 @@ class Job:
     Attributes:
         sequences: what is read, ``prompts``: the decoder's inputs, ``limits``: the most new tokens; one per source.
         prefixes: ``prefix_embeddings``.
-        beams: None for a search without beams.
+        options: what the call and the generation config ask for.
+        speculation: what drafts tokens, if something does.
     """
 
     sequences: list[Any]
@@ -41,7 +44,8 @@ class Job:
     prefixes: list[FloatArray] | None
     limits: list[int]
     rules: Rules
-    beams: BeamRules | None
+    options: Options
+    speculation: Speculation | None
 
 
 class GenerationMethods:
@@ -65,7 +69,7 @@ class GenerationMethods:
         return_cross_attention: bool | Sequence[tuple[int, int]] = False,
         **options: Unpack[GenerationOptions],
     ) -> list[Generated]:
-        """Greedy search, sampling or beams: for the same weights and options what ``transformers``' ``generate`` gives.
+        """Greedy search, sampling, beams and other ways: with equal options what ``transformers``' ``generate`` gives.
 
         What ``options`` do not say, the generation config says.
 
@@ -98,6 +102,8 @@ class GenerationMethods:
         """
         job = self._job(sources, prompt_ids, prefix_embeddings, options)
         check.count("batch_size", batch_size)
+        if on_tokens is not None:
+            self._check_stream(job, log_probabilities=False)
         heads = None if isinstance(return_cross_attention, bool) else return_cross_attention
         pairs = None
         if return_cross_attention is not False:
@@ -144,11 +150,7 @@ class GenerationMethods:
         if self._is_one(sources):
             several = sources[None] if isinstance(sources, np.ndarray) else [sources]
         job = self._job(several, prompt_ids, prefix_embeddings, options)
-        if job.beams is not None and (return_log_probabilities or job.beams.returned > 1):
-            raise ValueError(
-                "return_log_probabilities must be False and num_return_sequences 1 in a stream with num_beams above 1, "
-                f"got {return_log_probabilities} and {job.beams.returned}; use generate_ids, or num_beams=1"
-            )
+        self._check_stream(job, return_log_probabilities)
         return Stream(self._streamed(job, return_log_probabilities))
 
     def _streamed(self, job: Job, log_probabilities: bool) -> Generator[Tokens, None, None]:
@@ -157,11 +159,26 @@ class GenerationMethods:
 
     def _work(self, job: Job, batch: Batch, log_probabilities: bool) -> Generator[Tokens, None, list[list[Generated]]]:
         """Tells of tokens as they come. Returns as :meth:`_write`."""
-        if job.beams is None:
+        beams = BeamRules.read(job.options)
+        if beams is None:
             work = steps(self._forward, batch, job.rules, log_probabilities=log_probabilities)
             return as_written(work, batch.numbers)
-        search = search_steps(self._forward, batch, job.rules, job.beams, with_log_probabilities=log_probabilities)
-        return ahead(search, job.beams, batch.numbers)
+        search = search_steps(self._forward, batch, job.rules, beams, with_log_probabilities=log_probabilities)
+        return ahead(search, batch.numbers)
+
+    def _check_stream(self, job: Job, log_probabilities: bool) -> None:
+        """Raises ValueError where tokens are not known before the end."""
+        beams, returned = BeamRules.read(job.options), job.options.integer("num_return_sequences", 1) or 1
+        if returned > 1 or (beams is not None and log_probabilities):
+            raise ValueError(
+                "return_log_probabilities must be False and num_return_sequences 1 in a stream with num_beams above 1, "
+                f"got {log_probabilities} and {returned}; use generate_ids, or num_beams=1"
+            )
+        if job.speculation is not None or (beams is None and not goes_token_by_token(job.options)):
+            raise ValueError(
+                "penalty_alpha, assistant_model and prompt_lookup_num_tokens must be left out in a stream, got one of "
+                "them; use generate_ids"
+            )
 
     def _write(
         self, job: Job, batch: Batch, log_probabilities: bool, on_tokens: Callable[[Tokens], object] | None
@@ -169,9 +186,12 @@ class GenerationMethods:
         """Per sequence what it became, best first."""
         if on_tokens is not None:
             return result(self._work(job, batch, log_probabilities), on_tokens)
-        if job.beams is None:
-            return [[ids] for ids in generate(self._forward, batch, job.rules, log_probabilities=log_probabilities)]
-        return search(self._forward, batch, job.rules, job.beams, with_log_probabilities=log_probabilities)
+        if job.speculation is not None:
+            page, read = Page(batch), job.speculation.encode([job.sequences[i] for i in batch.numbers])
+            drafter = job.speculation.drafter(self._forward, page, job.rules, read)
+            made = speculate(self._forward, page, job.rules, drafter, log_probabilities=log_probabilities)
+            return [[ids] for ids in made]
+        return find_search(self._forward, job.options, job.rules, with_log_probabilities=log_probabilities)(batch)
 
     def _is_one(self, sources: object) -> bool:
         if self._requests.reads.sizes.mels:
@@ -190,8 +210,19 @@ class GenerationMethods:
         prefixes = self._requests.prefixes(prefix_embeddings, len(sequences))
         settings = Options(self._generation, options, self._requests.writes.sizes.vocab)
         limits = self._requests.limits(prompts, prefixes, settings)
-        rules = Rules.read(settings, stop_strings(settings, self._texts.decoder))
-        return Job(sequences, prompts, prefixes, limits, rules, BeamRules.read(settings))
+        constraint = self._texts.constraint(settings, limits)
+        rules = Rules.read(settings, stop_strings(settings, self._texts.decoder), constraint)
+        rules = with_state(self._forward, settings, rules, len(sequences))
+        find_search(self._forward, settings, rules)  # refuses what is wrong before any work
+        speculation = Speculation.read(settings, self._forward)
+        if speculation is not None:
+            speculation.check(sources, prompts, prefixes)
+            if not goes_plainly(settings, rules):
+                raise ValueError(
+                    "assistant_model and prompt_lookup_num_tokens must come with one sequence, greedy or drawn, got "
+                    "another search; leave out num_return_sequences, penalty_alpha, dola_layers and guidance_scale"
+                )
+        return Job(sequences, prompts, prefixes, limits, rules, settings, speculation)
 
     def _batch(self, job: Job, some: Sequence[int]) -> Batch:
         """The sequences ``some``, their sources encoded."""

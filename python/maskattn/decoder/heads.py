@@ -21,11 +21,15 @@ from maskattn.families import Family, Head
 
 @dataclass(frozen=True, eq=False)
 class LanguageHead:
-    """``cap(map(scale * hidden))``, where ``cap(x) = softcap * tanh(x / softcap)`` if there is a cap."""
+    """``cap(map(scale * hidden))``, where ``cap(x) = softcap * tanh(x / softcap)`` if there is a cap.
+
+    ``tied``: whether the map is the table of the embeddings.
+    """
 
     map: Linear
     scale: np.float32
     softcap: np.float32
+    tied: bool
 
     def __call__(self, hidden: FloatArray) -> FloatArray:
         """(..., width) -> (..., vocab)."""
@@ -66,6 +70,7 @@ def read_language_head(reader: Reader, family: Family, config: Mapping[str, Any]
         Linear(weight, bias),
         np.float32(factor(family.head_scale, "head_scale", config, family.name)),
         np.float32(factor(family.logits_softcap, "logits_softcap", config, family.name)),
+        bool(config.get("tie_word_embeddings", True)),
     )
 
 

@@ -139,6 +139,7 @@ class Transformer:
         new_lengths: IntArray | None = None,
         prefix: Prefix | None = None,
         view: CrossView | None = None,
+        taps: dict[int, FloatArray] | None = None,
     ) -> FloatArray:
         """Hidden states of decoder inputs.
 
@@ -149,6 +150,7 @@ class Transformer:
             new_lengths: shape (batch,): how many of ``tokens`` are a sequence's own, the first ones. Default all.
             prefix: embeddings in front of the first tokens, seen from everywhere.
             view: gets cross-attention weights; layers behind the last one that it asks for are left out.
+            taps: of each of its keys, what goes into that layer is put there, shape (batch, new, width).
 
         Returns:
             shape (batch, new, width), float32; with a prefix and nothing in ``cache``, each sequence's prefix stands
@@ -167,7 +169,8 @@ class Transformer:
         if prefix is not None:
             sees_prefix = masks.Padding(prefix.lengths)
             seen = tuple(mask | sees_prefix for mask in seen)
-        if view is None and self._core_decoder is not None and (cache is None or CoreLayers.takes(cache)):
+        looked_at = view is not None or taps is not None
+        if not looked_at and self._core_decoder is not None and (cache is None or CoreLayers.takes(cache)):
             return self._decode_rows(x, starts, new_lengths, cache, None if prefix is None else seen, memory)
         new = x.shape[1]
         lengths = starts + (new if new_lengths is None else new_lengths)
@@ -188,6 +191,8 @@ class Transformer:
                 if i > view.deepest:
                     return x
                 options |= view.options(i)
+            if taps is not None and i in taps:
+                taps[i] = x.copy()
             x = layer(
                 x,
                 None if memory is None else memory.padded(i),

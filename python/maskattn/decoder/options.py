@@ -9,6 +9,7 @@ from typing import Any, TypedDict
 import numpy as np
 
 from maskattn.decoder.arrays import BoolArray, FloatArray, IntArray
+from maskattn.decoder.phrases import Constraint
 
 #: (ids so far, scores) -> scores; see ``GenerationOptions.logits_processor``.
 LogitsProcessor = Callable[[IntArray, FloatArray], FloatArray]
@@ -34,15 +35,40 @@ class GenerationOptions(TypedDict, total=False):
     stop_strings: str | Sequence[str] | None
     #: ``f(ids, scores)`` -> (batch,) bool, asked after each token: True ends a sequence. ``scores`` are the processed.
     stopping_criteria: Sequence[Callable[[IntArray, FloatArray], BoolArray]] | None
-    #: Beam search with so many beams; 1, the default: greedy search, or sampling.
+    #: Beam search with so many beams; 1, the default: greedy search, or sampling. With ``do_sample`` continuations are
+    #: drawn, without replacement.
     num_beams: int | None
-    #: Of beam search: how many of its sequences are returned for each source, one after the other, best first.
+    #: How many sequences are returned for each source, one after the other: of beam search its best ones, best first,
+    #: at most ``num_beams``; of sampling so many draws.
     num_return_sequences: int | None
     #: Of beam search: scores of whole sequences are divided by this power of their length. Default 1.
     length_penalty: float | None
     #: Of beam search: a source is done with as many whole sequences as beams (True), once better ones are unlikely
     #: (False, the default), or impossible ("never").
     early_stopping: bool | str | None
+    #: Of beam search: a source collects ``num_beams * patience`` whole sequences, rounded, instead of ``num_beams``; as
+    #: in CTranslate2 (arXiv:2204.05424). Default 1.
+    patience: float | None
+    #: Diverse beam search (arXiv:1610.02424): beams in so many groups, of which each pays ``diversity_penalty`` for a
+    #: token as often as earlier groups have just taken it.
+    num_beam_groups: int | None
+    diversity_penalty: float | None
+    #: Constrained beam search (arXiv:1804.06609): sequences of new tokens that must appear; of a list of them, one.
+    #: ``constraints`` says the same by ``maskattn.PhrasalConstraint`` and ``maskattn.DisjunctiveConstraint``.
+    force_words_ids: Sequence[Sequence[int]] | Sequence[Sequence[Sequence[int]]] | None
+    constraints: Sequence[Constraint] | None
+    #: Contrastive search (arXiv:2202.06417): of the ``top_k`` most probable tokens the one with the highest
+    #: ``(1 - penalty_alpha) * probability - penalty_alpha * similarity``, the greatest cosine of its state and an
+    #: earlier one.
+    penalty_alpha: float | None
+    #: DoLa (arXiv:2309.03883), for decoder-only models: by how much tokens have become more probable since an earlier
+    #: layer, that of these which differs most from the last one: ``"low"``, ``"high"``, or layers, 0 the embeddings.
+    dola_layers: str | Sequence[int] | None
+    #: Classifier-free guidance (arXiv:2306.17806), for decoder-only models: log-probabilities become
+    #: ``without + guidance_scale * (with - without)`` the prompt; "without" has its last token, or
+    #: ``negative_prompt_ids`` instead, one list of token ids for all sources or one for each.
+    guidance_scale: float | None
+    negative_prompt_ids: Sequence[int] | IntArray | Sequence[Sequence[int] | IntArray] | None
     #: Draw tokens instead of taking the most probable one. Off by default.
     do_sample: bool | None
     #: Of the draws. Equal seeds give a source equal tokens whatever the batch size; None: other ones in each call.
@@ -83,9 +109,30 @@ class GenerationOptions(TypedDict, total=False):
     exponential_decay_length_penalty: Sequence[float] | None
     #: ``f(sequence, ids)`` -> what may follow: of the source's number and its ids so far, 1-D (arXiv:2010.00904).
     prefix_allowed_tokens_fn: Callable[[int, IntArray], Sequence[int]] | None
+    #: What is written is JSON of this schema (a dict, its text, or a pydantic model), a whole match of this regular
+    #: expression, or a text of this grammar (Lark's syntax as llguidance takes it, or GBNF); one of the three at most.
+    #: It ends in time: near the limit only tokens are allowed behind which the text can still be made whole, where a
+    #: short way to an end is found. Needs ``maskattn[constraints]``, the tokenizer, and an end token.
+    json_schema: Mapping[str, Any] | str | type | None
+    regex: str | None
+    grammar: str | None
     #: Functions of the ids so far, (batch, length) int64, and the scores, (batch, vocab) float32, which return scores;
     #: they come after all others but those of sampling. ``ids`` has -1 in front of prompts shorter than the longest.
     logits_processor: Sequence[LogitsProcessor] | None
+    #: A smaller ``Model`` that drafts tokens, several of which this one checks in a pass: greedy tokens stay the same,
+    #: draws their distribution (arXiv:2211.17192). It writes the same tokens, and has an encoder if this one has.
+    assistant_model: Any
+    #: The most tokens that it drafts at once; default, as of the next two: its generation config's, else 20.
+    num_assistant_tokens: int | None
+    #: "constant", the default, or "heuristic": 2 more after a draft that was right throughout, else 1 less. Counted by
+    #: sequence and from anew in each call, which ``transformers`` calls "heuristic_transient".
+    num_assistant_tokens_schedule: str | None
+    #: A draft ends with a token that the assistant holds for less probable. Default 0.4; 0: off.
+    assistant_confidence_threshold: float | None
+    #: Draft up to so many tokens from what followed the last ones before, in the sequence or in the encoder's source.
+    prompt_lookup_num_tokens: int | None
+    #: How many last tokens are looked for, first the most. Default 2.
+    max_matching_ngram_size: int | None
     #: NaN becomes 0, and infinities the largest numbers.
     remove_invalid_values: bool | None
     #: Processed scores become log-probabilities.
@@ -96,12 +143,8 @@ class GenerationOptions(TypedDict, total=False):
 _DEFAULTS: dict[str, Any] = {"top_k": 50}
 #: Settings that would change the tokens and are not implemented, with the values that switch each off.
 _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
-    "guidance_scale": (1, 1.0),
     "watermarking_config": (),
-    "force_words_ids": (),
-    "constraints": (),
-    "penalty_alpha": (0, 0.0),
-    "dola_layers": (),
+    "assistant_ensemble_weight": (),
 }
 
 

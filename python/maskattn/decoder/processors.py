@@ -31,6 +31,7 @@ class Step:
         last: shape (batch,), bool: no further token will follow this one.
         sequences: shape (batch,), their numbers in the call.
         sources: the encoder's token ids of each; None where it reads none.
+        rivals: of each the tokens that earlier groups of its source's beams have just taken; None: there are no groups.
     """
 
     tokens: IntArray
@@ -38,6 +39,7 @@ class Step:
     last: BoolArray
     sequences: IntArray
     sources: Sequence[IntArray] | None = None
+    rivals: Sequence[IntArray] | None = None
 
     @cached_property
     def lengths(self) -> IntArray:
@@ -61,6 +63,19 @@ Processor = Callable[[Step, FloatArray], FloatArray]
 
 def _fitting(value: float) -> bool:
     return value > 0
+
+
+def diversity_penalty(options: Options) -> Processor | None:
+    penalty = options.number("diversity_penalty", "a number of at least 0", lambda x: x >= 0)
+    if not penalty:
+        return None
+
+    def process(step: Step, scores: FloatArray) -> FloatArray:
+        for row, taken in zip(scores, step.rivals or (), strict=False):
+            row -= np.float32(penalty) * np.bincount(taken, minlength=len(row)).astype(np.float32)
+        return scores
+
+    return process
 
 
 def repetition_penalty(options: Options) -> Processor | None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,10 +13,16 @@ from maskattn.decoder import processors, sampling
 from maskattn.decoder.arrays import BoolArray, FloatArray, IntArray
 from maskattn.decoder.options import Options
 from maskattn.decoder.processors import Processor, Step
+from maskattn.decoder.state import DecoderState
+
+if TYPE_CHECKING:
+    from maskattn.decoder.generate import Batch
+    from maskattn.decoder.model import Transformer
 
 #: In the order in which ``transformers`` applies them.
 _PROCESSORS: tuple[Callable[[Options], Processor | None], ...] = (
     processors.sequence_bias,
+    processors.diversity_penalty,
     processors.encoder_repetition_penalty,
     processors.repetition_penalty,
     processors.no_repeat_ngrams,
@@ -42,6 +50,13 @@ _SAMPLING: tuple[Callable[[Options], Processor | None], ...] = (
 #: Whether a sequence has ended, from its ids.
 StopString = Callable[[IntArray], bool]
 Criterion = Callable[[IntArray, FloatArray], BoolArray]
+#: Of (model, batch, branches=...), see ``DecoderState``.
+OpenState = Callable[..., DecoderState]
+
+
+def plain_state(model: Transformer, batch: Batch, *, branches: bool = False) -> DecoderState:
+    """What the model itself says."""
+    return DecoderState(model, batch.prompts, batch.limits, batch.memory, batch.prefix, branches=branches)
 
 
 @dataclass(frozen=True)
@@ -55,6 +70,7 @@ class Rules:
         seed: of the draws.
         stop: ends a sequence after the token that makes it True, if there is something to look for.
         criteria: the user's ones, of all sequences at once.
+        open_state: reads the prompts of a batch; the state says what the model makes of the next token.
     """
 
     eos_token_id: tuple[int, ...]
@@ -63,12 +79,19 @@ class Rules:
     seed: int | None
     stop: StopString | None
     criteria: tuple[Criterion, ...]
+    open_state: OpenState = plain_state
 
     @classmethod
-    def read(cls, options: Options, stop: StopString | None = None) -> Rules:
-        """Raises TypeError, ValueError, NotImplementedError: an option is not as GenerationOptions says."""
+    def read(cls, options: Options, stop: StopString | None = None, constraint: Processor | None = None) -> Rules:
+        """
+        Args:
+            constraint: comes behind all other options but the user's own functions: nothing else may break it.
+
+        Raises:
+            TypeError, ValueError, NotImplementedError: an option is not as GenerationOptions says.
+        """
         sample = options.flag("do_sample")
-        made = [make(options) for make in _PROCESSORS]
+        made = [*(make(options) for make in _PROCESSORS), constraint]
         made += [processors.own_function(function) for function in options.functions("logits_processor")]
         # Checked in any case: a wrong temperature is an error also where it would not be used.
         drawing = [make(options) for make in _SAMPLING]
@@ -83,6 +106,11 @@ class Rules:
             criteria=tuple(options.functions("stopping_criteria")),
         )
 
+    @property
+    def leave_scores(self) -> bool:
+        """Whether the most probable tokens are those that the model itself finds so, and nothing else is asked."""
+        return not (self.processors or self.sample or self.criteria) and self.open_state is plain_state
+
     def process(self, step: Step, scores: FloatArray) -> FloatArray:
         """The scores (batch, vocab) by which the next token is chosen; ``scores`` may be changed."""
         # Scores of -inf are ordinary here, and so is what they make: log(0), 0 * inf, growth past float32.
@@ -91,12 +119,17 @@ class Rules:
                 scores = processor(step, scores)
         return scores
 
-    def streams(self, sequences: Sequence[int]) -> list[np.random.Generator]:
-        """Random numbers of each sequence, which depend on the seed and its number only."""
+    def streams(self, sequences: Sequence[int], *, of_drafts: bool = False) -> list[np.random.Generator]:
+        """Random numbers of each sequence, by the seed, its number, and how often it came; or others for its drafts."""
         if not self.sample:
             return []
-        seed = np.random.SeedSequence(self.seed).entropy
-        return [np.random.Generator(np.random.Philox(np.random.SeedSequence(seed, spawn_key=(i,)))) for i in sequences]
+        seed, streams = np.random.SeedSequence(self.seed).entropy, []
+        times: Counter[int] = Counter()
+        for i in sequences:
+            key = (i, times[i], 1) if of_drafts else (i, times[i]) if times[i] else (i,)
+            streams.append(np.random.Generator(np.random.Philox(np.random.SeedSequence(seed, spawn_key=key))))
+            times[i] += 1
+        return streams
 
     def stopped(self, step: Step, scores: FloatArray) -> BoolArray:
         """Shape (batch,): who ends with the last token of ``step`` by a stop string or by a function of the user's."""

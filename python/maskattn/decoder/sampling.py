@@ -51,26 +51,36 @@ def temperature(options: Options) -> Processor | None:
     return None if value in (None, 1) else lambda step, scores: np.divide(scores, np.float32(value), out=scores)
 
 
+def _least(options: Options) -> int:
+    """How many tokens a filter leaves at least: with beams as many as an end token of each kind, and one to go on."""
+    return 1 if (options.integer("num_beams", 1) or 1) == 1 else max(2, 1 + len(options.ids("eos_token_id")))
+
+
+def _best(scores: FloatArray, k: int) -> BoolArray:
+    """The ``k`` highest of each row, and what equals them."""
+    place = max(scores.shape[1] - k, 0)
+    kept: BoolArray = scores >= np.partition(scores, place, axis=1)[:, place, None]
+    return kept
+
+
 def top_k(options: Options) -> Processor | None:
     k = options.integer("top_k")
-
-    def keep(scores: FloatArray) -> BoolArray:
-        place = max(scores.shape[1] - (k or 0), 0)
-        kept: BoolArray = scores >= np.partition(scores, place, axis=1)[:, place, None]
-        return kept
-
-    return _filter(keep) if k else None
+    if not k:
+        return None
+    kept = max(k, _least(options))
+    return _filter(lambda scores: _best(scores, kept))
 
 
 def top_p(options: Options) -> Processor | None:
     p = options.number("top_p", "in [0, 1]", lambda x: 0 <= x <= 1)
     if p in (None, 1):
         return None
+    least = _least(options)
 
     def keep(scores: FloatArray) -> IntArray:
         order = np.argsort(scores, kind="stable")
         kept = np.cumsum(softmax(scores[order])) > np.float32(1 - p)
-        kept[-1] = True
+        kept[-least:] = True
         chosen: IntArray = order[kept]
         return chosen
 
@@ -78,18 +88,17 @@ def top_p(options: Options) -> Processor | None:
 
 
 def min_p(options: Options) -> Processor | None:
-    p = options.number("min_p", "in [0, 1]", lambda x: 0 <= x <= 1)
+    p, least = options.number("min_p", "in [0, 1]", lambda x: 0 <= x <= 1), _least(options)
 
     def keep(scores: FloatArray) -> BoolArray:
         weights = softmax(scores)
-        kept: BoolArray = weights >= np.float32(p) * weights.max(axis=1, keepdims=True)
-        return kept
+        return _at_least(scores, weights, np.float32(p) * weights.max(axis=1, keepdims=True), least)
 
     return None if p is None else _filter(keep)
 
 
 def typical_p(options: Options) -> Processor | None:
-    mass = options.number("typical_p", "in (0, 1]", lambda x: 0 < x <= 1)
+    mass, least = options.number("typical_p", "in (0, 1]", lambda x: 0 < x <= 1), _least(options)
     if mass in (None, 1):
         return None
 
@@ -98,7 +107,7 @@ def typical_p(options: Options) -> Processor | None:
         information = -np.log(weights)
         distance = np.abs(information - np.nansum(weights * information))
         order = np.argsort(distance, kind="stable")
-        count = int((np.cumsum(weights[order]) < np.float32(mass)).sum())
+        count = max(int((np.cumsum(weights[order]) < np.float32(mass)).sum()), least - 1)
         furthest = distance[order[min(count, len(order) - 1)]]
         chosen: IntArray = order[distance[order] <= furthest]
         return chosen
@@ -110,18 +119,20 @@ def epsilon_cutoff(options: Options) -> Processor | None:
     epsilon = options.number("epsilon_cutoff", "in [0, 1]", lambda x: 0 <= x <= 1)
     if not epsilon or epsilon == 1:
         return None
-    return _filter(lambda scores: _at_least(scores, softmax(scores), np.float32(epsilon)))
+    least = _least(options)
+    return _filter(lambda scores: _at_least(scores, softmax(scores), np.float32(epsilon), least))
 
 
 def eta_cutoff(options: Options) -> Processor | None:
     epsilon = options.number("eta_cutoff", "in [0, 1]", lambda x: 0 <= x <= 1)
     if not epsilon or epsilon == 1:
         return None
+    least = _least(options)
 
     def keep(scores: FloatArray) -> BoolArray:
         weights = softmax(scores)
         eta = np.minimum(np.float32(epsilon), np.sqrt(np.float32(epsilon)) * np.exp(-_entropy(weights)))
-        return _at_least(scores, weights, eta[:, None])
+        return _at_least(scores, weights, eta[:, None], least)
 
     return _filter(keep)
 
@@ -168,9 +179,26 @@ def draw(scores: FloatArray, streams: Sequence[np.random.Generator]) -> IntArray
     return tokens
 
 
-def _at_least(scores: FloatArray, weights: FloatArray, least: FloatArray | np.float32) -> BoolArray:
-    """What is as probable as ``least``, and what is most probable in any case."""
-    kept: BoolArray = (weights >= least) | (scores == scores.max(axis=1, keepdims=True))
+def draw_several(scores: FloatArray, count: int, stream: np.random.Generator) -> IntArray:
+    """Indices of ``count`` scores, drawn one after the other without replacement with probabilities as their softmax.
+
+    Independent Gumbel noise is added to the scores; their order is then that of the draws (arXiv:1903.06059). Indices
+    of -inf come last, where too few others are there.
+
+    Args:
+        scores: shape (n,), float32.
+    """
+    open_ = np.flatnonzero(scores > -np.inf)
+    keys = np.full(len(scores), -np.inf)
+    keys[open_] = scores[open_] + stream.gumbel(size=len(open_))
+    drawn = np.argpartition(-keys, count - 1)[:count]
+    order: IntArray = drawn[np.argsort(-keys[drawn], kind="stable")]
+    return order
+
+
+def _at_least(scores: FloatArray, weights: FloatArray, bound: FloatArray | np.float32, least: int) -> BoolArray:
+    """What is as probable as ``bound``, and the ``least`` most probable tokens in any case."""
+    kept: BoolArray = (weights >= bound) | _best(scores, least)
     return kept
 
 

@@ -25,6 +25,8 @@ class DecoderState:
 
     Attributes:
         hidden: shape (batch, width), the state that predicts each sequence's next token.
+        states: shape (batch, new, width), all states of what has been read last, in the order that the batch had then:
+            of the prompts, behind a prefix's, and after ``append`` of a token.
     """
 
     def __init__(
@@ -54,7 +56,7 @@ class DecoderState:
             if (self._cache[0].lengths == self._switch).any():
                 self._read_again()
                 return
-        self.hidden = self._model.step(tokens, self._memory, self._cache, self._prefix)
+        self.hidden = self._step(tokens)
 
     def reorder(self, sequences: IntArray, *, within: bool = False) -> None:
         """Sequence ``i`` continues what was sequence ``sequences[i]``; some may be left out, and some repeated.
@@ -70,9 +72,29 @@ class DecoderState:
         if self._history is not None:
             self._history = [self._history[i].copy() for i in sequences]
 
+    def contrast(self, logits: FloatArray, rows: IntArray | None = None) -> FloatArray:
+        """The scores by which tokens are chosen: here the model's own.
+
+        Args:
+            logits: shape (batch, vocab), of ``hidden``; or of these rows of it.
+        """
+        return logits
+
+    def _step(self, tokens: IntArray) -> FloatArray:
+        """Hidden states (batch, width) of one more token of each sequence."""
+        hidden = self._model.step(tokens, self._memory, self._cache, self._prefix)
+        self.states = hidden[:, None]
+        return hidden
+
+    def _decode(self, tokens: IntArray, new_lengths: IntArray | None = None) -> FloatArray:
+        """As :meth:`Transformer.decode`, of new tokens (batch, new)."""
+        states = self._model.decode(tokens, self._memory, self._cache, new_lengths=new_lengths, prefix=self._prefix)
+        self.states = states
+        return states
+
     def _read(self, tokens: IntArray, lengths: IntArray) -> FloatArray:
         ragged = None if (lengths == tokens.shape[1]).all() else lengths
-        hidden = self._model.decode(tokens, self._memory, self._cache, new_lengths=ragged, prefix=self._prefix)
+        hidden = self._decode(tokens, ragged)
         last: FloatArray = hidden[np.arange(len(tokens)), self._cache[0].lengths - 1]
         return last
 

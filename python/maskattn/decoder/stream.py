@@ -9,8 +9,8 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from maskattn.decoder.arrays import FloatArray, IntArray
-from maskattn.decoder.beams import BeamRules, Source
 from maskattn.decoder.generate import Generated, Written
+from maskattn.decoder.group import Group
 
 
 class Tokens(list[int]):
@@ -94,18 +94,23 @@ def as_written(
 
 
 def ahead(
-    work: Generator[list[Source], None, list[list[Generated]]], rules: BeamRules, numbers: Sequence[int]
+    work: Generator[list[Group], None, list[list[Generated]]], numbers: Sequence[int]
 ) -> Generator[Tokens, None, list[list[Generated]]]:
     """Of a search with beams the sequence that is ahead; as :func:`as_written`."""
     shown: dict[int, IntArray] = {}
     while True:
         try:
-            best = {numbers[source.row]: source.best(rules) for source in next(work)}
+            groups = next(work)
         except StopIteration as end:
             made: list[list[Generated]] = end.value
             yield from _changes(shown, {n: np.array(ids, np.int64) for n, (ids, *_) in zip(numbers, made, strict=True)})
             return made
-        yield from _changes(shown, best)
+        best: dict[int, tuple[float, IntArray]] = {}
+        for group in groups:
+            one = group.best()
+            if group.row not in best or one[0] > best[group.row][0]:
+                best[group.row] = one
+        yield from _changes(shown, {numbers[row]: ids for row, (_, ids) in best.items()})
 
 
 def _changes(shown: dict[int, IntArray], best: dict[int, IntArray]) -> Iterator[Tokens]:

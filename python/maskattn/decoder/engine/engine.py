@@ -17,6 +17,7 @@ from maskattn.decoder.engine.scheduler import Scheduler, Task
 from maskattn.decoder.generate import Batch, Generated, Writer
 from maskattn.decoder.options import GenerationOptions, Options
 from maskattn.decoder.requests import PromptIds
+from maskattn.decoder.search import goes_plainly
 from maskattn.decoder.stopping import stop_texts
 from maskattn.decoder.stream import Piece, Tokens
 from maskattn.decoder.text.incremental import shower
@@ -63,7 +64,7 @@ class Engine:
         max_batch: int = 64,
         max_tokens: int = 16384,
         max_waiting: int = 1024,
-        prefill: int = 256,
+        prefill: int = 64,
         page_size: int = 64,
     ) -> None:
         for name, value in (("max_batch", max_batch), ("max_waiting", max_waiting), ("prefill", prefill)):
@@ -165,6 +166,14 @@ class Engine:
     def __exit__(self, kind: object, *exception: object) -> None:
         self.close(cancel=kind is not None)
 
+    async def __aenter__(self) -> Engine:
+        return self
+
+    async def __aexit__(self, kind: object, *exception: object) -> None:
+        import asyncio
+
+        await asyncio.to_thread(self.close, cancel=kind is not None)
+
     def _submit_text(self, ids: list[int], options: Mapping[str, Any]) -> Request[Piece, str]:
         model = self._model
         tokenizer, stops = model._texts.need(), stop_texts(Options(model._generation, options, 0))
@@ -177,9 +186,10 @@ class Engine:
     ) -> None:
         model = self._model
         job = model._job(sources, prompt_ids, None, options)
-        if job.beams is not None:
+        if job.speculation is not None or not goes_plainly(job.options, job.rules):
             raise ValueError(
-                f"num_beams must be 1 for an Engine, got {job.beams.beams}; use generate, or generate_ids, for beams"
+                "options for an Engine must ask for one sequence, greedy or drawn, got beams, drafts or the like; "
+                "use generate, or generate_ids, for num_beams, assistant_model, penalty_alpha, guidance_scale and such"
             )
         (sequence,), (prompt,), (limit,) = job.sequences, job.prompts, job.limits
         if (most := len(prompt) + limit - 1) > self._longest:

@@ -30,7 +30,8 @@ class Request(Generic[Item, Whole]):
         whole: Callable[[Generated], Whole],
         cancel: Callable[[Request[Any, Any]], None],
     ) -> None:
-        self._show, self._whole, self._tell = show, whole, cancel
+        self._show, self._whole = show, whole
+        self._tell: Callable[[Request[Any, Any]], None] | None = cancel
         self._changed = Condition()
         self._tokens: list[Tokens] = []
         self._made: Generated | None = None
@@ -55,9 +56,10 @@ class Request(Generic[Item, Whole]):
 
     def cancel(self) -> bool:
         """No more of it: iterations end. Returns whether that changed anything; False for what had ended."""
+        tell = self._tell
         changed = self.end(error=CancelledError())
-        if changed:
-            self._tell(self)
+        if changed and tell is not None:
+            tell(self)
         return changed
 
     def done(self) -> bool:
@@ -137,7 +139,7 @@ class Request(Generic[Item, Whole]):
         with self._changed:
             if self.done():
                 return False
-            self._made, self._error = made, error
+            self._made, self._error, self._tell = made, error, None  # an engine may go before its requests
             self._changed.notify_all()
         self._call_listeners()
         return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import traceback
 from collections import deque
 from concurrent.futures import CancelledError
 from dataclasses import dataclass
@@ -91,8 +92,8 @@ class Scheduler:
         self._reading: Reading | None = None
         self._again: deque[Task] = deque()  # to be read once more
         self._waiting: deque[Task] = deque()
-        self._changed = Condition()  # guards what other threads touch: _waiting and _closed
-        self._closed = False
+        self._changed = Condition()  # guards what other threads touch: _waiting, _closed and _cancelled
+        self._closed = self._cancelled = False
         self._full = False  # the next one has been looked at, and there is no room until someone leaves
 
     # From any thread.
@@ -118,9 +119,10 @@ class Scheduler:
     def close(self, *, cancel: bool) -> None:
         """No request more; those that there are end by themselves, or are cancelled."""
         with self._changed:
-            self._closed = True
-            dropped = [*self._waiting, *self._again, *self._tasks] if cancel else []
-            dropped += [self._reading.task] if cancel and self._reading else []
+            self._closed, dropped = True, []
+            if cancel:
+                self._cancelled, dropped = True, list(self._waiting)
+                self._waiting.clear()
             self._changed.notify()
         for task in dropped:
             task.request.end(error=CancelledError())
@@ -135,13 +137,16 @@ class Scheduler:
     def run(self) -> None:
         """Work until closed, and done with what was submitted before."""
         while self._has_work():
+            if self._cancelled:
+                self._give_up(CancelledError())
+                continue
             try:
                 self._leave([row for row, task in enumerate(self._tasks) if not task.request.done()])
                 self._read()
                 if self._tasks:
                     self._step()
             except BaseException as error:
-                self._give_up(error)
+                self._give_up(_alone(error))
         self._prefixes = Prefixes(0)
 
     def _has_work(self) -> bool:
@@ -166,7 +171,8 @@ class Scheduler:
                 hidden = reading.advance(self._model, self._chunk)
             except Exception as error:
                 self._reading = None
-                task.request.end(error=error)
+                _release(reading.cache)
+                task.request.end(error=_alone(error))
                 continue
             budget -= reading.at - before + reading.memory_len
             if hidden is not None:
@@ -195,7 +201,7 @@ class Scheduler:
         try:
             memory = None if self._model.encoder is None else self._model.encode([task.source])
         except Exception as error:
-            task.request.end(error=error)
+            task.request.end(error=_alone(error))
             return self._begin()
         self._reading = Reading(task, cache or self._cache.empty(1), memory)
         return True
@@ -223,7 +229,7 @@ class Scheduler:
             try:
                 written = writer.take(scores[row][None]) if row in scores else writer.append(best[row : row + 1])
             except Exception as error:  # of a function of the user's, or options that leave no token
-                task.request.end(error=error)
+                task.request.end(error=_alone(error))
                 continue
             task.tell(written)
             if written.open[0]:
@@ -251,12 +257,31 @@ class Scheduler:
             self._prefixes.keep(np.array(task.ids[: int(cache[0].lengths[row])]), cache.fork([row]))
 
     def _give_up(self, error: BaseException) -> None:
-        """A step has failed, for all who were in it."""
-        for task in [*self._tasks, *self._again, *([self._reading.task] if self._reading else [])]:
-            task.request.end(error=error)
+        """A step has failed, for all who were in it; or all are cancelled."""
+        reading, failed = self._reading, [*self._tasks, *self._again]
+        _release(self._running.cache)
+        if reading is not None:
+            _release(reading.cache)
+            failed.append(reading.task)
         self._tasks, self._reading, self._full = [], None, False
         self._again.clear()
         self._running = Running(self._model, self._cache.empty())
+        for task in failed:
+            task.request.end(error=error)
 
     def _pages_of(self, tokens: Any) -> Any:
         return -(-tokens // self._cache[0].page_size)
+
+
+def _release(cache: KVCache) -> None:
+    """Its pages, now: whoever holds an error may hold the cache. A step that failed may have left layers unlike."""
+    for layer in cache:
+        layer.reorder(np.zeros(0, np.int64))
+
+
+def _alone(error: BaseException) -> BaseException:
+    """An error that whoever is told may keep: it holds on to nothing of the engine's."""
+    if error.__traceback__ is not None:
+        traceback.clear_frames(error.__traceback__)
+        error.__traceback__ = error.__traceback__.tb_next
+    return error

@@ -75,6 +75,10 @@ class CharacterTokenizer:
         one, two = self.encode(first), self.encode(second)
         return one + two, [0] * len(one) + [1] * len(two)
 
+    def token_bytes(self) -> dict[int, bytes]:
+        """The bytes of each character, by its id."""
+        return {i: token.encode() for i, token in self._tokens.items() if i not in self._special}
+
     def token_id(self, token: str) -> int | None:
         """The id of a character or a special token; None: it has none."""
         return self._ids.get(token)

@@ -17,6 +17,7 @@ from maskattn.decoder.text.protocol import need
 from maskattn.decoder.text.special import SpecialTokens, plain_token, read_added
 from maskattn.decoder.text.subwords import Subwords
 from maskattn.decoder.text.template import Template, by_flags
+from maskattn.decoder.text.token_bytes import fast_bytes
 
 #: What the clean-up of English takes out: spaces before punctuation and contractions, in this order.
 _CLEAN_UP = [(f" {mark}", mark) for mark in ".?!,"] + [(" ' ", "'")]
@@ -71,6 +72,18 @@ class FastTokenizer(Subwords):
     def tokens(self, ids: Sequence[int]) -> list[str]:
         found = [self._backend.id_to_token(int(i)) for i in ids]
         return [f"<{i}>" if token is None else token for i, token in zip(ids, found, strict=True)]
+
+    def token_bytes(self) -> dict[int, bytes]:
+        if self._cleans_up:
+            raise ValueError(
+                "clean_up_tokenization_spaces must be false to follow a text, got true, which takes spaces out of it "
+                "afterwards; correct tokenizer_config.json"
+            )
+        decoder = None if self._backend.decoder is None else json.loads(self._backend.decoder.__getstate__())
+        added = self._backend.get_added_tokens_decoder()
+        found = fast_bytes(self._backend.get_vocab(), decoder)
+        found |= {i: token.content.encode() for i, token in added.items() if not token.special}
+        return {i: token for i, token in found.items() if i not in added or not added[i].special}
 
     def token_id(self, token: str) -> int | None:
         i: int | None = self._backend.token_to_id(token)

@@ -13,6 +13,7 @@ from maskattn.decoder.text.protocol import need
 from maskattn.decoder.text.special import SpecialTokens
 from maskattn.decoder.text.subwords import Subwords
 from maskattn.decoder.text.template import by_flags
+from maskattn.decoder.text.token_bytes import piece_bytes
 
 TARGET_VOCAB = "target_vocab.json"
 #: What Marian's multilingual checkpoints are told in front of a text: ``>>fra<<``.
@@ -72,6 +73,9 @@ class PieceTokenizer(Subwords):
 
     def tokens(self, ids: Sequence[int]) -> list[str]:
         return [self._texts.get(int(i), f"<{i}>") for i in ids]
+
+    def token_bytes(self) -> dict[int, bytes]:
+        return {i: piece_bytes(token) for i, token in self._texts.items() if token not in self._special_texts}
 
     def token_id(self, token: str) -> int | None:
         for vocab in (self._added, self._languages, self._vocabs[0]):

@@ -40,6 +40,14 @@ class Tokenizer(Protocol):
         """The token of each id, special ones included, for pictures."""
         ...
 
+    def token_bytes(self) -> dict[int, bytes]:
+        """What each token writes into a text, by its id, without special tokens; partial characters are bytes, too.
+
+        Raises:
+            ValueError: what a token writes depends on its neighbours.
+        """
+        ...
+
     def token_id(self, token: str) -> int | None:
         """The id of one token, None if there is no such token."""
         ...

@@ -36,6 +36,9 @@ class Subwords(ABC):
     def tokens(self, ids: Sequence[int]) -> list[str]: ...
 
     @abstractmethod
+    def token_bytes(self) -> dict[int, bytes]: ...
+
+    @abstractmethod
     def token_id(self, token: str) -> int | None: ...
 
     def encode(self, text: str, *, language: str | None = None, special_tokens: bool = True) -> list[int]:

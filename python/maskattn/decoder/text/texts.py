@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from maskattn.decoder import check
 from maskattn.decoder.checkpoint import Checkpoint
@@ -13,6 +13,11 @@ from maskattn.decoder.text.chat import ChatTemplates
 from maskattn.decoder.text.protocol import Tokenizer
 from maskattn.decoder.text.reading import find_files, read_tokenizer, tokenizer_class
 from maskattn.families import Family
+
+if TYPE_CHECKING:
+    from maskattn.decoder.constraints import Vocabulary
+    from maskattn.decoder.options import Options
+    from maskattn.decoder.processors import Processor
 
 
 class Texts:
@@ -26,6 +31,7 @@ class Texts:
 
     def __init__(self, checkpoint: Checkpoint, family: Family, vocab: int, *, continues: bool) -> None:
         self._checkpoint, self._family, self._vocab, self._continues = checkpoint, family, vocab, continues
+        self._vocabulary: Vocabulary | None = None
         if tokenizer_class(checkpoint, family) == CharacterTokenizer.__name__:
             self._check_characters()
 
@@ -94,6 +100,26 @@ class Texts:
     def decoder(self) -> Callable[[Sequence[int]], str]:
         """Token ids -> text with special tokens. Raises as :meth:`need`."""
         return partial(self.need().decode, special_tokens=True)
+
+    def constraint(self, options: Options, limits: Sequence[int]) -> Processor | None:
+        """What ``json_schema``, ``regex`` or ``grammar`` make of scores; None where none of them is asked for.
+
+        Args:
+            limits: the most new tokens of each sequence, by its number.
+
+        Raises:
+            TypeError, ValueError, ImportError: see ``decoder.constraints.constraint``.
+        """
+        if all(options.get(name) is None for name in ("json_schema", "regex", "grammar")):
+            return None
+        from maskattn.decoder.constraints import Vocabulary, constraint
+
+        def vocabulary() -> Vocabulary:
+            if self._vocabulary is None:
+                self._vocabulary = Vocabulary(self.need(), options.vocab)
+            return self._vocabulary
+
+        return constraint(options, vocabulary, limits)
 
     def chat(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> str:
         """A conversation as the text that the model was trained on; see ``Model.chat_prompt``."""

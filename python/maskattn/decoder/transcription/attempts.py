@@ -10,13 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from maskattn.decoder.arrays import FloatArray, IntArray
 from maskattn.decoder.generate import Batch, generate
+from maskattn.decoder.memory import Memory
 from maskattn.decoder.model import Transformer
 from maskattn.decoder.options import Options
-from maskattn.decoder.processors import Step
 from maskattn.decoder.rules import Rules
-from maskattn.decoder.score import log_softmax_at
+from maskattn.decoder.search import find_search, goes_token_by_token
+from maskattn.decoder.speculation import Page, Speculation, speculate
+from maskattn.decoder.transcription.sureness import Recorder, totals_of
 from maskattn.decoder.transcription.timestamps import TimestampRules
 from maskattn.decoder.transcription.tokens import SpeechTokens
 
@@ -55,7 +56,8 @@ class Writer:
 
     Args:
         generation: the generation config; asked: options of the call, above it.
-        temperatures: tried one after the other; 0 is greedy search.
+        temperatures: tried one after the other; 0 is greedy search, or beams.
+        speculation: what drafts, if something does.
     """
 
     model: Transformer
@@ -64,14 +66,23 @@ class Writer:
     asked: Mapping[str, Any]
     temperatures: Sequence[float]
     thresholds: Thresholds
+    speculation: Speculation | None = None
 
-    def write(self, batch: Batch, no_speech: Sequence[float | None], *, timestamps: bool) -> list[Attempt]:
-        """The first attempt at each window that is good enough, or is of silence; else the last one."""
+    def write(
+        self, batch: Batch, no_speech: Sequence[float | None], *, timestamps: bool, drafted_from: Memory | None = None
+    ) -> list[Attempt]:
+        """The first attempt at each window that is good enough, or is of silence; else the last one.
+
+        Args:
+            drafted_from: what an assistant has heard of the windows.
+        """
         attempts: list[Attempt | None] = [None] * len(batch.prompts)
         waiting = list(range(len(attempts)))
         for number, temperature in enumerate(self.temperatures):
-            rules = self._rules(max(len(batch.prompts[i]) for i in waiting), number, timestamps=timestamps)
-            for i, attempt in zip(waiting, self._attempt(_select(batch, waiting), rules, temperature), strict=True):
+            options = self._options(max(len(batch.prompts[i]) for i in waiting), number, timestamps=timestamps)
+            heard = None if drafted_from is None else drafted_from.reorder(np.array(waiting))
+            made = self._attempt(_select(batch, waiting), options, temperature, heard)
+            for i, attempt in zip(waiting, made, strict=True):
                 attempts[i] = attempt
             waiting = [i for i in waiting if self._again(attempts[i], no_speech[i])]
             if not waiting:
@@ -82,12 +93,12 @@ class Writer:
         assert attempt is not None
         return self.thresholds.fails(attempt) and not self.thresholds.is_silence(attempt, no_speech)
 
-    def _rules(self, begin: int, number: int, *, timestamps: bool) -> Rules:
+    def _options(self, begin: int, number: int, *, timestamps: bool) -> Options:
         """Of attempt ``number``, of prompts that end in column ``begin``."""
         temperature, seed = self.temperatures[number], self.asked.get("seed")
-        asked: dict[str, Any] = {**self.asked, "do_sample": temperature > 0}
+        asked: dict[str, Any] = {**self.asked, "do_sample": temperature > 0, "num_return_sequences": 1}
         if temperature > 0:
-            asked["temperature"] = temperature
+            asked |= {"temperature": temperature, "num_beams": 1}
         if seed is not None:  # or attempts at the same temperature would be the same
             asked["seed"] = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
         options = Options(self.generation, asked, self.model.vocab)
@@ -97,44 +108,26 @@ class Writer:
                 self.tokens.no_timestamps + 1, self.tokens.no_timestamps, self.tokens.end, begin, self.tokens.latest
             )
             asked["logits_processor"] = [ruled, *options.functions("logits_processor")]
-        return Rules.read(options)
+        return options
 
-    def _attempt(self, batch: Batch, rules: Rules, temperature: float) -> list[Attempt]:
-        recorder = _Recorder(temperature or 1.0)
-        made = generate(self.model, batch, replace(rules, processors=(*rules.processors, recorder)))
-        totals = recorder.totals(batch.numbers, made)
+    def _attempt(self, batch: Batch, options: Options, temperature: float, heard: Memory | None) -> list[Attempt]:
+        rules = Rules.read(options)
+        if goes_token_by_token(options):
+            recorder = Recorder(temperature or 1.0)
+            recorded = replace(rules, processors=(*rules.processors, recorder))
+            if self.speculation is None:
+                made = generate(self.model, batch, recorded)
+            else:
+                page = Page(batch)
+                made = speculate(self.model, page, recorded, self.speculation.drafter(self.model, page, rules, heard))
+            totals = recorder.totals(batch.numbers, made)
+        else:
+            made = [best for (best,) in find_search(self.model, options, rules)(batch)]
+            totals = totals_of(self.model, batch, rules, made)
         return [
             Attempt(list(ids), temperature, total / len(ids), compression_ratio(ids, self.model.vocab))
             for ids, total in zip(made, totals, strict=True)
         ]
-
-
-class _Recorder:
-    """A processor that changes nothing and sums the log-probabilities of what was chosen.
-
-    The scores are those of which the choice was made, but for the temperature by which they have been divided.
-    """
-
-    def __init__(self, temperature: float) -> None:
-        self._temperature = np.float32(temperature)
-        self._totals: dict[int, float] = {}
-        self._scores: dict[int, FloatArray] = {}  # of the last choice, by sequence
-
-    def __call__(self, step: Step, scores: FloatArray) -> FloatArray:
-        if step.new:
-            self._add(step.sequences.tolist(), step.tokens[:, -1])
-        self._scores.update(zip(step.sequences.tolist(), scores * self._temperature, strict=True))
-        return scores
-
-    def totals(self, numbers: Sequence[int], made: Sequence[Sequence[int]]) -> list[float]:
-        """Of each sequence. Nothing has been processed since its last choice, so that one is added here."""
-        self._add(list(numbers), np.array([ids[-1] for ids in made]))
-        return [self._totals[number] for number in numbers]
-
-    def _add(self, numbers: list[int], chosen: IntArray) -> None:
-        found = log_softmax_at(np.stack([self._scores[number] for number in numbers]), chosen)
-        for number, value in zip(numbers, found.tolist(), strict=True):
-            self._totals[number] = self._totals.get(number, 0.0) + value
 
 
 def compression_ratio(tokens: Sequence[int], vocab: int) -> float:

@@ -17,6 +17,8 @@ from maskattn.decoder.model import Transformer
 from maskattn.decoder.options import Options
 from maskattn.decoder.requests import Progress
 from maskattn.decoder.rules import Rules
+from maskattn.decoder.search import find_search
+from maskattn.decoder.speculation import Speculation
 from maskattn.decoder.stopping import Decode
 from maskattn.decoder.transcription.attempts import Thresholds, Writer
 from maskattn.decoder.transcription.recording import Recording, Sound, read_settings, read_sounds
@@ -31,8 +33,12 @@ from maskattn.speech import MelSettings, log_mel
 _REFUSED = {
     "do_sample": "pass temperatures above 0",
     "temperature": "pass temperatures",
+    "num_return_sequences": "take the best one",
     "prefix_allowed_tokens_fn": "pass a logits_processor",
     "stop_strings": "look for them in the text",
+    "json_schema": "pass a logits_processor",
+    "regex": "pass a logits_processor",
+    "grammar": "pass a logits_processor",
 }
 
 
@@ -130,12 +136,12 @@ class Hearing:
     ) -> Writer:
         for name in _REFUSED.keys() & options:
             raise TypeError(f"options of transcribe must not have {name}, got {options[name]!r:.40}; {_REFUSED[name]}")
-        if options.get("num_beams") not in (None, 1):
-            raise NotImplementedError(f"num_beams must be 1 in transcribe, got {options['num_beams']!r:.40}")
-        Rules.read(Options(self.generation, options, self.model.vocab))  # refuses wrong ones before any work
+        settings = Options(self.generation, options, self.model.vocab)
+        find_search(self.model, settings, Rules.read(settings))  # refuses wrong ones before any work
+        speculation = Speculation.read(settings, self.model)
         numbers = {name: self._number(name, value) for name, value in thresholds.items()}
         limits = Thresholds(**{name.removesuffix("_threshold"): value for name, value in numbers.items()})
-        return Writer(self.model, tokens, self.generation, options, _temperatures(temperatures), limits)
+        return Writer(self.model, tokens, self.generation, options, _temperatures(temperatures), limits, speculation)
 
     def _transcriber(self, writer: Writer, task: int | None, conditioned: bool) -> Transcriber:
         assert self.model.decoder is not None

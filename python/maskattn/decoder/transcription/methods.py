@@ -60,7 +60,7 @@ class SpeechMethods:
             return_timestamps: whether segments have times of their own. Long recordings always have them.
             condition_on_prev_tokens: whether each window is told what was said before it.
             temperatures: several are tried one after the other until an attempt at a window satisfies the thresholds;
-                0 is greedy search.
+                0 is greedy search, or beams with ``num_beams``; above, draws without beams.
             compression_ratio_threshold, logprob_threshold: an attempt that repeats itself more, or of which the model
                 is less sure, fails (see ``Segment``). Default, as of the next: the generation config's, else none.
             no_speech_threshold: a window is skipped if it is less probable that somebody speaks, unless the model is

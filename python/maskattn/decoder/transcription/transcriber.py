@@ -51,7 +51,8 @@ class Transcriber:
 
     def next_window(self, recordings: Sequence[Recording]) -> None:
         """Transcribe a window of each; the encoder reads it once, whatever is asked of it then."""
-        memory = self.model.encode([recording.window(self.frames) for recording in recordings])
+        windows = [recording.window(self.frames) for recording in recordings]
+        memory = self.model.encode(windows)
         before = [self._context(recording) for recording in recordings]
         no_speech = self._listen(recordings, before, memory)
         prompts = [
@@ -62,7 +63,9 @@ class Transcriber:
         # Draws depend on which window it is, not on the batch.
         numbers = [(recording.number << 32) + recording.seek for recording in recordings]
         batch = Batch(prompts, limits, numbers, memory)
-        attempts = self.writer.write(batch, no_speech, timestamps=self.timestamps)
+        speculation = self.writer.speculation
+        heard = None if speculation is None else speculation.encode(windows)
+        attempts = self.writer.write(batch, no_speech, timestamps=self.timestamps, drafted_from=heard)
         for recording, attempt, silence in zip(recordings, attempts, no_speech, strict=True):
             self._add(recording, attempt, silence)
 

@@ -1,0 +1,149 @@
+"""Where texts stand in a grammar, and how each can still be brought to an end in time."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Any
+
+import numpy as np
+
+from maskattn.decoder.arrays import BoolArray, FloatArray, IntArray
+from maskattn.decoder.constraints.vocabulary import Vocabulary, need
+
+#: States of texts that are kept; others are found again from their tokens.
+_KEPT = 1024
+#: How many tokens lie between two looks at how far the end is, while there is time.
+_BETWEEN = 16
+#: How many tokens are tried where time is short, the most probable first.
+_TRIED = 16
+#: The longest way to an end that is looked for.
+_FARTHEST = 512
+
+
+class State:
+    """A text in a grammar.
+
+    Attributes:
+        matcher: llguidance's.
+        length: its tokens.
+        begun: whether a token has written something.
+        farthest: the longest way to an end that has been found on the way here.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, matcher: Any, length: int = 0, begun: bool = False, farthest: int = 0):
+        self._vocabulary, self.matcher = vocabulary, matcher
+        self.length, self.begun, self.farthest = length, begun, farthest
+        self._way: list[int] | None = None
+
+    @property
+    def whole(self) -> bool:
+        """Whether the text may end here."""
+        return bool(self.matcher.is_accepting())
+
+    def allowed(self) -> BoolArray:
+        """Shape (vocab,): the tokens that may follow."""
+        return self._vocabulary.mask(self.matcher.compute_bitmask(), at_begin=not self.begun)
+
+    def after(self, token: int) -> State | None:
+        """The state behind one token more; None: it can't follow."""
+        state = State(self._vocabulary, self.matcher.deep_copy(), self.length + 1, self.begun, self.farthest)
+        if self._way and self._way[0] == token:
+            state._way = self._way[1:]
+        written = token if self.begun else int(self._vocabulary.first[token])
+        if written < 0:
+            return state
+        state.begun = True
+        return state if state.matcher.consume_token(written) else None
+
+    def way_out(self, most: int) -> list[int] | None:
+        """Few tokens, up to ``most``, that make the text whole; None: none were found.
+
+        At each step what closes things is taken first, and then what writes much, so that what must be there soon is.
+        Where that leads to the same choice again, which is how a circle shows, something else is taken.
+        """
+        if self._way is None:
+            self._way = self._walk(most)
+        return self._way if self._way is not None and len(self._way) <= most else None
+
+    def _walk(self, most: int) -> list[int] | None:
+        state, tokens, tried = self, list[int](), dict[bytes, list[int]]()
+        while not state.whole:
+            bits = state.matcher.compute_bitmask()
+            before = tried.setdefault(bits, [])
+            token = self._vocabulary.closing(bits, at_begin=not state.begun, tried=before)
+            after = None if token is None or len(tokens) >= most else state.after(token)
+            if token is None or after is None:
+                return None
+            before.append(token)
+            tokens.append(token)
+            state = after
+        return tokens
+
+
+class Follower:
+    """Follows the texts of a call, which may be continued in any order, and from anywhere.
+
+    Args:
+        grammar: as llguidance takes it, known to be right.
+        tried: how many tokens are kept, if they can be, where time is short: the most probable ones.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, grammar: str, tried: int = _TRIED) -> None:
+        matcher = need().LLMatcher(vocabulary.core, grammar, log_level=0)
+        self._root, self._tried = _look(State(vocabulary, matcher)), tried
+        self._states: OrderedDict[tuple[int, ...], State | None] = OrderedDict()
+
+    def allowed(self, ids: tuple[int, ...], left: int, scores: FloatArray) -> tuple[BoolArray, bool]:
+        """What may follow the tokens ``ids`` of a text.
+
+        Args:
+            left: how many tokens the text may still get.
+            scores: shape (vocab,): what is probable is kept where time is so short that not all can be looked at.
+
+        Returns:
+            shape (vocab,); and whether the text may end, as one must that is not of the grammar.
+        """
+        state = self._find(ids)
+        if state is None:  # Such as a beam that goes on only because there are no others.
+            return np.zeros(len(scores), np.bool_), True
+        allowed = state.allowed()
+        if left <= 2 * (state.farthest + _BETWEEN):
+            allowed = self._in_time(state, allowed, left, scores)
+        return allowed, state.whole
+
+    def _find(self, ids: tuple[int, ...]) -> State | None:
+        """The state behind ``ids``; what is not kept of the way there is walked again."""
+        known = next((n for n in range(len(ids), 0, -1) if ids[:n] in self._states), 0)
+        state = self._states[ids[:known]] if known else self._root
+        for n in range(known, len(ids)):
+            state = None if state is None else state.after(ids[n])
+            if state is not None and state.length % _BETWEEN == 0:
+                _look(state)
+            self._states[ids[: n + 1]] = state
+            if len(self._states) > _KEPT:
+                self._states.popitem(last=False)
+        return state
+
+    def _in_time(self, state: State, allowed: BoolArray, left: int, scores: FloatArray) -> BoolArray:
+        """Those of ``allowed`` behind which a text can be made whole in time; all, where it can't be in any case."""
+        way = state.way_out(left)
+        if way is not None and len(way) + state.farthest + _BETWEEN < left:
+            return allowed  # One token does not lead so far away.
+        possible: IntArray = np.flatnonzero(allowed)
+        kept = np.zeros_like(allowed)
+        for token in possible[np.argsort(-scores[possible], kind="stable")[:_TRIED]].tolist() if left > 0 else []:
+            after = state.after(token)
+            kept[token] = after is not None and after.way_out(left - 1) is not None
+            if kept.sum() == self._tried:
+                break
+        if not kept.any() and not state.whole:
+            if not way:
+                return allowed
+            kept[way[0]] = True
+        return kept
+
+
+def _look(state: State) -> State:
+    """Note how far the end is."""
+    state.farthest = max(state.farthest, len(state.way_out(_FARTHEST) or []))
+    return state
