@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import mmap
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,9 @@ class MappedFile:
             if path.stat().st_size < 8:
                 raise self.broken("a header", "an empty file")
             self._memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        if hasattr(mmap, "MADV_HUGEPAGE"):  # pages that are not in memory yet come in as huge ones, where there are
+            with suppress(OSError):
+                self._memory.madvise(mmap.MADV_HUGEPAGE)
         length = int.from_bytes(self._memory[:8], "little")
         self._data = 8 + length
         if self._data > len(self._memory):
