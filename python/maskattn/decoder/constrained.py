@@ -62,7 +62,7 @@ class ConstrainedGroup(OlderGroup):
             return chosen
         # All would come too late, since a beam that has written everything was left behind by more probable ones.
         others = self._of_complete(totals, keep, ended)
-        every = Continuations(*map(np.concatenate, zip(offered, others, strict=True))) if others else offered
+        every = offered if others is None else offered.and_then(others)
         timely = self._in_time(every)
         if not timely.size:
             return chosen

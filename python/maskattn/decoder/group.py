@@ -31,6 +31,10 @@ class Continuations(NamedTuple):
     def take(self, which: IntArray) -> Continuations:
         return Continuations(self.beams[which], self.ids[which], self.scores[which])
 
+    def and_then(self, others: Continuations) -> Continuations:
+        beams, ids = np.concatenate([self.beams, others.beams]), np.concatenate([self.ids, others.ids])
+        return Continuations(beams, ids, np.concatenate([self.scores, others.scores]))
+
 
 @dataclass
 class Group:
