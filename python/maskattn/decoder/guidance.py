@@ -47,6 +47,9 @@ class GuidedState(DecoderState):
         scale: how far from the second to the first; above 1 beyond it.
         negative: token ids that stand for no prompt, one array for all sources or one for each. None: the last token of
             the prompt.
+
+    Raises:
+        ValueError: a negative prompt leaves no room for new tokens.
     """
 
     def __init__(
@@ -58,10 +61,18 @@ class GuidedState(DecoderState):
         *,
         branches: bool = False,
     ) -> None:
-        super().__init__(model, batch.prompts, batch.limits, batch.memory, batch.prefix, branches=branches)
         without = [prompt[-1:] for prompt in batch.prompts]
         if negative is not None:
             without = [negative[0 if len(negative) == 1 else number] for number in batch.numbers]
+        assert model.decoder is not None
+        most = model.decoder.sizes.positions
+        for ids, limit in zip(without, batch.limits, strict=True):
+            if most and len(ids) + limit - 1 > most:
+                raise ValueError(
+                    f"negative_prompt_ids must leave room for {limit} new tokens in {most} positions, got {len(ids)}; "
+                    "pass fewer, or a lower max_new_tokens"
+                )
+        super().__init__(model, batch.prompts, batch.limits, batch.memory, batch.prefix, branches=branches)
         self._scale, self._without = np.float32(scale), DecoderState(model, without, batch.limits, branches=branches)
 
     def append(self, tokens: IntArray) -> None:
