@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 from collections.abc import Callable
@@ -38,14 +39,10 @@ NUMBER: /[0-9]+/
 QUERIES = re.compile(r"SELECT [a-z]+(,[a-z]+)* FROM [a-z]+( WHERE [a-z]+ [<=>] [0-9]+)?")
 
 
-def llama_pieces() -> dict[str, Any]:
-    return tiny_tokenizers.llama()
-
-
-#: family, tokenizer's files, vocabulary, end token. Of a byte-level, a SentencePiece and a character tokenizer.
+#: family, tokenizer's files, vocabulary, end token.
 KINDS: dict[str, tuple[str, Callable[[], dict[str, Any]], int, int]] = {
     "byte level": ("qwen2", tiny_tokenizers.qwen2, 410, 402),
-    "pieces": ("llama", llama_pieces, 425, 2),
+    "pieces": ("llama", tiny_tokenizers.llama, 425, 2),
 }
 
 
@@ -150,6 +147,23 @@ def test_a_forced_language_is_no_part_of_the_text(tmp_path: Path) -> None:
             assert ids[0] == 9
             assert ids[-1] == tiny_marian.EOS
             assert re.fullmatch("([a-z]+ ){2}[0-9]-[0-9]", model.tokenizer.decode(ids[1:]))
+
+
+def test_the_example_writes_queries_whatever_the_weights_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = Path(__file__).parents[1] / "examples"
+    monkeypatch.syspath_prepend(str(folder))
+    example = importlib.import_module("parse_questions")
+    conditions = r"((country = '[A-Z][a-z]+'|[a-z]+ [<=>] \d+)( and )?){1,2}"
+    query = rf"select (name|count\(\*\)) from [a-z]+( where {conditions})?( order by [a-z]+ (asc|desc) limit \d+)?"
+    for seed in range(3):
+        load(tmp_path / str(seed), "byte level", seed)
+        options = ["--model", str(tmp_path / str(seed)), "--grammar", str(folder / "queries.lark"), "--json"]
+        example.main([*options, "--max-new-tokens", "90", "Which rivers in Peru are longer than 300 km?", "new"])
+    records = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert len(records) == 6
+    assert all(re.fullmatch(query, record["query"]) for record in records)
 
 
 # Schemas and weights at random
