@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from scipy import stats
-
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
+stats = pytest.importorskip("scipy.stats")
 
 import maskattn  # noqa: E402 - after the skips
 from random_models import EOS, PAD, VOCAB, padded, randomize, save, sequences  # noqa: E402
