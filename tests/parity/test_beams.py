@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 stats = pytest.importorskip("scipy.stats")
