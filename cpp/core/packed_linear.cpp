@@ -16,7 +16,8 @@ namespace {
 // Products, and bytes of weights, that are not worth waking a thread for.
 constexpr double kFewProducts = 4e5, kFewBytes = 1.5e5;
 
-constexpr std::int64_t kRowsInPlace = 36;  // up to which rows of floats are read where they are
+constexpr std::int64_t kRowsAtOnce = 4 * kBlockRows;  // of which there are copies
+constexpr std::int64_t kRowsInPlace = 36;             // up to which rows of floats are read where they are
 
 // The rows of a call as kernels take them: where they are, or converted, or copies with zeros behind them. Copies of many rows of
 // floats stand chain by chain: 32 inputs of all rows of a block, then the next 32. Rows of a few kilobytes each, read in such
@@ -208,6 +209,16 @@ bool can_gate(const PackedWeight& weight) {
 }
 
 void linear(const PackedLinear& call) {
+  if (call.rows > kRowsAtOnce) {
+    PackedLinear part = call;
+    for (std::int64_t first = 0; first < call.rows; first += kRowsAtOnce) {
+      part.rows = std::min(kRowsAtOnce, call.rows - first);
+      part.x = call.x + first * call.x_stride;
+      part.out = call.out + first * call.out_stride;
+      linear(part);
+    }
+    return;
+  }
   if (call.rows == 0) return;
   const LinearTable& kernels = current_linears();
   BlockRange blocks(*call.weight);

@@ -64,15 +64,17 @@ class PackedWeight {
   std::byte* writable_ = nullptr;
 };
 
-// out[r][o] = x[r] . weight[o] + bias[o], and what `finish` says is done with it before it is written; rows of x and out are
-// `..._stride` elements apart, bias may be null. Activations are float32; with integer weights each row is rounded to 16 bits of
-// its own scale first, and with bfloat16 weights to bfloat16 where the instruction set multiplies such. The bits of a row of out
-// depend on that row of x only.
+// What is done with a sum before it is written.
 struct Finish {
   std::optional<Activation> activation{};  // of the sum
   bool gated = false;  // times what the second half of the outputs is; both halves are whole blocks, see can_gate()
   bool added = false;  // to what `out` holds
 };
+
+// out[r][o] = x[r] . weight[o] + bias[o], and what `finish` says is done with it before it is written; rows of x and out are
+// `..._stride` elements apart, bias may be null. Activations are float32; with integer weights each row is rounded to 16 bits of
+// its own scale first, and with bfloat16 weights to bfloat16 where the instruction set multiplies such. The bits of a row of out
+// depend on that row of x only.
 struct PackedLinear {
   const PackedWeight* weight;
   std::int64_t rows;

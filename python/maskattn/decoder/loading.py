@@ -23,10 +23,11 @@ def load(path: str | os.PathLike[str] | None = None, *, dtype: str | None = None
             or a GGUF file (extra ``gguf``; its tokenizer is not read, a tokenizer.json beside it is); None is the
             embedded default, which writes dates in ISO 8601.
         dtype: in which matrices are kept and read, whatever float type the file has: "float32", "bfloat16", "int8",
-            "int4" or "uint4" (see ``maskattn.linear.pack``). Activations, norms, attention and the cache are float32 in
-            any case. Default: "float32", or what a folder was converted to, which takes no other. Matrices that the
-            file has in 4-bit groups (GPTQ, AWQ, pack-quantized; GGUF's Q4_0) stay as they are unless "float32" or
-            "bfloat16" is asked for; groups that packed weights cannot hold without a loss count as floats.
+            "int4" or "uint4" (see ``maskattn.linear.pack``). Activations and norms are float32 in any case; queries,
+            keys, values and the cache are so for "float32", and bfloat16 for all others. Default: "float32", or what a
+            folder was converted to, which takes no other. Matrices that the file has in 4-bit groups (GPTQ, AWQ,
+            pack-quantized; GGUF's Q4_0) stay as they are unless "float32" or "bfloat16" is asked for; groups that
+            packed weights cannot hold without a loss count as floats.
 
     Raises:
         FileNotFoundError: the directory or a file is missing, or the Hub has no such model.
