@@ -18,6 +18,7 @@ from maskattn.decoder.options import GenerationOptions, Options
 from maskattn.decoder.requests import Ids, Progress, PromptIds, Requests, batches, is_one_list
 from maskattn.decoder.rules import Rules
 from maskattn.decoder.search import find_search, goes_plainly, goes_token_by_token, with_state
+from maskattn.decoder.shortlist import with_shortlist
 from maskattn.decoder.speculation import Page, Speculation, speculate
 from maskattn.decoder.stopping import stop_strings
 from maskattn.decoder.stream import Stream, Tokens, ahead, as_written
@@ -37,6 +38,7 @@ class Job:
         prefixes: ``prefix_embeddings``.
         options: what the call and the generation config ask for.
         speculation: what drafts tokens, if something does.
+        forward: the model, or what a shortlist makes of it.
     """
 
     sequences: list[Any]
@@ -46,6 +48,7 @@ class Job:
     rules: Rules
     options: Options
     speculation: Speculation | None
+    forward: Transformer
 
 
 class GenerationMethods:
@@ -161,9 +164,9 @@ class GenerationMethods:
         """Tells of tokens as they come. Returns as :meth:`_write`."""
         beams = BeamRules.read(job.options)
         if beams is None:
-            work = steps(self._forward, batch, job.rules, log_probabilities=log_probabilities)
+            work = steps(job.forward, batch, job.rules, log_probabilities=log_probabilities)
             return as_written(work, batch.numbers)
-        search = search_steps(self._forward, batch, job.rules, beams, with_log_probabilities=log_probabilities)
+        search = search_steps(job.forward, batch, job.rules, beams, with_log_probabilities=log_probabilities)
         return ahead(search, batch.numbers)
 
     def _check_stream(self, job: Job, log_probabilities: bool) -> None:
@@ -188,10 +191,10 @@ class GenerationMethods:
             return result(self._work(job, batch, log_probabilities), on_tokens)
         if job.speculation is not None:
             page, read = Page(batch), job.speculation.encode([job.sequences[i] for i in batch.numbers])
-            drafter = job.speculation.drafter(self._forward, page, job.rules, read)
-            made = speculate(self._forward, page, job.rules, drafter, log_probabilities=log_probabilities)
+            drafter = job.speculation.drafter(job.forward, page, job.rules, read)
+            made = speculate(job.forward, page, job.rules, drafter, log_probabilities=log_probabilities)
             return [[ids] for ids in made]
-        return find_search(self._forward, job.options, job.rules, with_log_probabilities=log_probabilities)(batch)
+        return find_search(job.forward, job.options, job.rules, with_log_probabilities=log_probabilities)(batch)
 
     def _is_one(self, sources: object) -> bool:
         if self._requests.reads.sizes.mels:
@@ -222,7 +225,10 @@ class GenerationMethods:
                     "assistant_model and prompt_lookup_num_tokens must come with one sequence, greedy or drawn, got "
                     "another search; leave out num_return_sequences, penalty_alpha, dola_layers and guidance_scale"
                 )
-        return Job(sequences, prompts, prefixes, limits, rules, settings, speculation)
+        forward = self._forward
+        if shortlist := settings.ids("shortlist"):
+            forward = with_shortlist(forward, np.array([*shortlist, *rules.eos_token_id]))
+        return Job(sequences, prompts, prefixes, limits, rules, settings, speculation, forward)
 
     def _batch(self, job: Job, some: Sequence[int]) -> Batch:
         """The sequences ``some``, their sources encoded."""

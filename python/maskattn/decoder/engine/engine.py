@@ -186,10 +186,11 @@ class Engine:
     ) -> None:
         model = self._model
         job = model._job(sources, prompt_ids, None, options)
-        if job.speculation is not None or not goes_plainly(job.options, job.rules):
+        shared = job.speculation is None and job.forward is model._forward
+        if not shared or not goes_plainly(job.options, job.rules):
             raise ValueError(
                 "options for an Engine must ask for one sequence, greedy or drawn, got beams, drafts or the like; "
-                "use generate, or generate_ids, for num_beams, assistant_model, penalty_alpha, guidance_scale and such"
+                "use generate, or generate_ids, for num_beams, assistant_model, shortlist, penalty_alpha and such"
             )
         (sequence,), (prompt,), (limit,) = job.sequences, job.prompts, job.limits
         if (most := len(prompt) + limit - 1) > self._longest:

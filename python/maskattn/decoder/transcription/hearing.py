@@ -36,6 +36,7 @@ _REFUSED = {
     "num_return_sequences": "take the best one",
     "prefix_allowed_tokens_fn": "pass a logits_processor",
     "stop_strings": "look for them in the text",
+    "shortlist": "pass suppress_tokens",
     "json_schema": "pass a logits_processor",
     "regex": "pass a logits_processor",
     "grammar": "pass a logits_processor",
