@@ -71,10 +71,9 @@ SEARCHES += [{"num_beams": 3, "num_return_sequences": 2}]
 
 
 @pytest.mark.parametrize("search", SEARCHES, ids=str)
-@pytest.mark.parametrize("limit", [30, 50])
-def test_whatever_the_search(model: Any, search: Json, limit: int) -> None:
-    """Of a ragged batch, with room to spare and without; what is written in a batch is what is written alone."""
-    options = {"max_new_tokens": limit, **search}
+def test_whatever_the_search(model: Any, search: Json) -> None:
+    """Of a ragged batch, with little room; what is written in a batch is what is written alone."""
+    options = {"max_new_tokens": 34, **search}
     for text in (made := model.generate(TEXTS, json_schema=PERSON, **options)):
         person = json.loads(text)
         assert isinstance(person["name"], str)
@@ -168,7 +167,7 @@ def test_the_example_writes_queries_whatever_the_weights_say(
 
 # Schemas and weights at random
 
-EXAMPLES = 25
+EXAMPLES = 20
 
 WORDS = st.sampled_from(["a", "name", "två", "x y", 'q"t', "back\\slash", "zz9"])
 

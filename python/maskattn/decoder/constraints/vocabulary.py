@@ -64,7 +64,7 @@ class Vocabulary:
         library = need()
         # The end is a token of its own here, since which ids end a text is an option of each call.
         tokens = [*self._bytes, *self._twins, b"<end>"]
-        return library.LLTokenizer(library.TokenizerWrapper(_Tokens(tokens)))
+        return library.LLTokenizer(library.TokenizerWrapper(_Tokens(tokens, self._tokenizer)))
 
     def mask(self, bits: bytes, *, at_begin: bool) -> BoolArray:
         """Shape (size,): which tokens may follow where llguidance's mask is ``bits``, of those that write something."""
@@ -111,15 +111,24 @@ class _Tokens:
 
     bos_token_id = None
 
-    def __init__(self, tokens: list[bytes]) -> None:
-        self.tokens, self.eos_token_id = tokens, len(tokens) - 1
+    def __init__(self, tokens: list[bytes], tokenizer: Tokenizer) -> None:
+        self.tokens, self.eos_token_id, self._tokenizer = tokens, len(tokens) - 1, tokenizer
         self.special_token_ids = [self.eos_token_id]
         self._longest = max(map(len, tokens))
         self._ids = {token: i for i, token in reversed(list(enumerate(tokens)))}
 
     def __call__(self, text: bytes) -> list[int]:
-        """The longest token first; it is asked only for texts that a grammar leaves no choice in."""
-        ids, at = [], 0
+        """How a text is written that a grammar leaves no choice in: as the model knows it, where that can be told."""
+        try:
+            ids = self._tokenizer.encode(text.decode(), special_tokens=False)
+        except UnicodeDecodeError:  # a part of a character
+            return self._longest_first(text)
+        if any(i >= self.eos_token_id for i in ids) or b"".join(self.tokens[i] for i in ids) != text:
+            return self._longest_first(text)
+        return ids
+
+    def _longest_first(self, text: bytes) -> list[int]:
+        ids, at = list[int](), 0
         while at < len(text):
             ends = range(min(self._longest, len(text) - at), 0, -1)
             end = next((at + n for n in ends if text[at : at + n] in self._ids), None)
