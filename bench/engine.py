@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.generation import build  # first: it imports torch before maskattn
+from bench.generation.shapes import build
 
 import maskattn  # isort: skip
 
