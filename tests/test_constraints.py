@@ -186,7 +186,7 @@ def arrays(inner: st.SearchStrategy[Json]) -> st.SearchStrategy[Json]:
     def build(items: Json, least: int, more: int) -> Json:
         return {"type": "array", "items": items, "minItems": least, "maxItems": least + more}
 
-    return st.builds(build, inner, st.integers(0, 2), st.integers(0, 3)) | st.just({"type": "array"})
+    return st.builds(build, inner, st.integers(0, 1), st.integers(0, 3)) | st.just({"type": "array"})
 
 
 LEAVES = st.sampled_from(
@@ -252,7 +252,7 @@ def test_random_schemas_and_weights(schema: Json, kind: str, seed: int, search: 
     head = np.random.default_rng(seed).standard_normal((model.width, model._forward.vocab)).astype(np.float32)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(model._forward, "logits", lambda hidden: np.float32(spread) * hidden @ head)
-        (text, *_) = model.generate([TEXTS[seed % 2]], json_schema=schema, max_new_tokens=120, **search)
+        (text, *_) = model.generate([TEXTS[seed % 2]], json_schema=schema, max_new_tokens=240, **search)
     assert fits(json.loads(text), schema), text
 
 

@@ -78,10 +78,15 @@ class State:
 
     def _walk(self, most: int, *, again: bool) -> list[int] | None:
         state, tokens, tried = self, list[int](), dict[bytes, list[int]]()
+        last = b""
         while not state.whole:
             bits = state.matcher.compute_bitmask()
-            before = tried.setdefault(bits, [])
-            token = self._vocabulary.closing(bits, at_begin=not state.length, tried=() if again else before)
+            if again:  # Of what changes nothing, such as a digit more, one is enough; not of what closes, as brackets.
+                before = tokens[-1:] if bits == last and not self._vocabulary.closes(tokens[-1]) else []
+            else:
+                before = tried.setdefault(bits, [])
+            last = bits
+            token = self._vocabulary.closing(bits, at_begin=not state.length, tried=before)
             after = None if token is None or len(tokens) >= most else state.after(token)
             if token is None or after is None:
                 return None

@@ -16,6 +16,8 @@ from maskattn.decoder.text.protocol import Tokenizer
 _CLOSING, _OPENING = b"\"'}])>;.", b"{[("
 #: What puts tokens behind all others of other kinds, and behind those of their own.
 _TRIED_KIND, _TRIED_TOKEN = 1e4, 1e6
+#: The least worth of a token that closes something.
+_CLOSES = 1000.0
 #: How many choices are remembered: few masks differ, since most of a text is inside a word or a string.
 _KEPT = 4096
 
@@ -101,6 +103,9 @@ class Vocabulary:
             self._closing[key] = found
         return found
 
+    def closes(self, token: int) -> bool:
+        return bool(self._worth[token] >= _CLOSES)
+
     def _drops_a_space(self) -> bool:
         spaced = next((i for i, token in enumerate(self._bytes) if token[:1] == b" " and token[1:].isalpha()), None)
         return spaced is not None and not self._tokenizer.decode([spaced]).startswith(" ")
@@ -144,7 +149,7 @@ def _worth(token: bytes) -> float:
     if not token.strip():
         return 0.0
     if all(byte in _CLOSING for byte in token) and b'""' not in token:
-        return 1000.0 + 10 * len(token) - _CLOSING.index(token[0])
+        return _CLOSES + 10 * len(token) + 10 - _CLOSING.index(token[0])
     if token[0] in _OPENING:
         return 10.0
     if token[:1].isspace():
