@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import struct
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -78,6 +80,16 @@ def test_weights_are_mapped_and_read_only(path: Path) -> None:
         weight.fill(0, np.zeros((1, weight.shape[1]), np.float32))
     mapped = Path("/proc/self/maps")
     assert not mapped.exists() or str(path / FILE) in mapped.read_text()
+
+
+def test_the_first_token_imports_little(path: Path) -> None:
+    """What is not needed for ids would take longer than the load and the token."""
+    script = (
+        f"import sys, maskattn; maskattn.load({str(path)!r}).generate_ids([[3]], max_new_tokens=1); print(*sys.modules)"
+    )
+    loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
+    assert "maskattn.decoder.packed" in loaded
+    assert not {"safetensors", "numpy.ma", "tokenizers", "sentencepiece", "jinja2", "gguf"} & set(loaded)
 
 
 def test_every_other_file_comes_along(source: Path, tmp_path: Path) -> None:
