@@ -43,8 +43,10 @@ def states(
     found.append(forward.decode(tokens, memory, new_lengths=lengths)[real])
     cache = forward.new_cache(len(LENGTHS), 40, page_size=page_size)
     found.append(forward.decode(tokens, memory, cache, new_lengths=lengths)[real])
-    counts = np.array([3, 0, 1, 4])
-    found.append(forward.decode(tokens[:, :4], memory, cache, new_lengths=counts)[np.arange(4) < counts[:, None]])
+    for some in ([3, 0, 1, 4], [2, 0, 2, 0], [0, 0, 0, 0]):  # as many as sequences, too, but not one of each
+        counts = np.array(some)
+        found.append(forward.decode(tokens[:, :4], memory, cache, new_lengths=counts)[np.arange(4) < counts[:, None]])
+        assert cache[0].extremes == (cache.lengths.min(), cache.lengths.max())
     for step in range(STEPS):
         if step in (2, 4):
             rows = np.array([2, 0, 3, 0] if step == 2 else [1, 3, 2])
@@ -95,12 +97,27 @@ def test_a_full_cache_is_left_alone(marian: Transformer) -> None:
     assert marian._core_decoder is not None
     memory, cache = marian.encode([np.array([3, 4])] * 2), marian.new_cache(2, 3)
     marian.decode(np.full((2, 3), 5), memory, cache)
-    for count in (1, 2):
-        x = np.ones((2 * count, 24), np.float32)
-        with pytest.raises(ValueError, match=f"capacity must be at least {3 + count}"):
-            marian._core_decoder.run(x, np.array([count] * 2), cache=cache, memory=memory)
+    for counts in ([1, 1], [2, 2], [0, 2]):
+        x = np.ones((sum(counts), 24), np.float32)
+        with pytest.raises(ValueError, match=f"capacity must be at least {3 + counts[1]}"):
+            marian._core_decoder.run(x, np.array(counts), cache=cache, memory=memory)
         np.testing.assert_array_equal(x, 1)
         np.testing.assert_array_equal(cache.lengths, 3)
+
+
+def test_what_does_not_belong_together(marian: Transformer) -> None:
+    assert marian._core_decoder is not None
+    memory, x, run = marian.encode([np.array([3, 4])]), np.ones((2, 24), np.float32), marian._core_decoder.run
+    with pytest.raises(ValueError, match="memory must be given to layers with cross-attention, got None"):
+        run(x, np.array([1, 1]))
+    with pytest.raises(ValueError, match=r"starts must have shape \(2,\), got"):
+        run(x, np.array([1, 1]), memory=memory)
+    with pytest.raises(ValueError, match="counts must be 0 or more, got -1"):
+        run(x, np.array([3, -1]), memory=memory.reorder(np.array([0, 0])))
+    with pytest.raises(ValueError, match=r"x must have shape \(3, 24\), got"):
+        run(x, np.array([3]), memory=memory)
+    with pytest.raises(ValueError, match="memory must hold what starts and lengths say"):
+        run(x, np.array([2]), memory=replace(memory, lengths=np.array([3])))
 
 
 def test_a_ring_is_left_to_the_layers(marian: Transformer) -> None:

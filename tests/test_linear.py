@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import maskattn
-from maskattn._core import PackedWeight, packed_linear
+from maskattn._core import PackedWeight, best_outputs, packed_linear
 from maskattn.linear import DTYPES, linear, pack
 
 
@@ -160,13 +160,74 @@ def test_int8_of_rows_that_are_zero_or_far_apart() -> None:
     np.testing.assert_allclose(linear(x, pack(w, "int8")), x @ w.T, rtol=1e-4)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_some_rows_as_they_are_packed(rng: np.random.Generator, dtype: str) -> None:
+    w, x = rng.standard_normal((200, 77), dtype=np.float32), rng.standard_normal((3, 77), dtype=np.float32)
+    packed, rows = pack(w, dtype)[5:], np.array([190, 3, 3, 64, 0, 63, *range(70)])
+    taken = packed.take(rows)
+    np.testing.assert_array_equal(taken.rows(np.arange(len(rows))), packed.rows(rows))
+    np.testing.assert_array_equal(linear(x, taken), linear(x, packed)[:, rows])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_best_outputs(isa: str, rng: np.random.Generator, dtype: str) -> None:
+    """Of the bits that the product has; what is not a number is not among them, and shows in the logarithm."""
+    w, x, b = (rng.standard_normal(shape, dtype=np.float32) for shape in ((300, 40), (9, 40), (300,)))
+    packed = pack(w, dtype)[3:]
+    b = b[3:].copy()
+    for where in ((), (15,), (76, 78, 200)):
+        b[list(where)] = np.nan
+        scores = linear(x, packed, b)
+        order = np.argsort(-np.where(np.isnan(scores), -np.inf, scores), axis=1, kind="stable")[:, :7]
+        for threads in (1, 2):
+            values, outputs, logarithms = best_outputs(packed, x, b, 7, True, threads)
+            np.testing.assert_array_equal(outputs, order)
+            np.testing.assert_array_equal(values, np.take_along_axis(scores, order, axis=1))
+            assert logarithms is not None
+            with np.errstate(invalid="ignore"):
+                np.testing.assert_allclose(logarithms, np.log(np.exp(scores.astype(np.float64)).sum(axis=1)), rtol=1e-6)
+    with pytest.raises(ValueError, match=r"bias must have shape \(297,\), got"):
+        best_outputs(packed, x, b[1:], 1, False, 1)
+    with pytest.raises(ValueError, match="count must be from 1 to the 297 outputs, got 298"):
+        best_outputs(packed, x, None, 298, False, 1)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+def test_what_is_not_finite_is_not_hidden(isa: str, dtype: str, wrong: float, rng: np.random.Generator) -> None:
+    x, w = rng.standard_normal((5, 70), dtype=np.float32), rng.standard_normal((9, 70), dtype=np.float32)
+    packed = pack(w, dtype)
+    want = linear(x, packed)
+    x[3, 66] = wrong
+    got = linear(x, packed)
+    assert not np.isfinite(got[3]).any()
+    np.testing.assert_array_equal(np.delete(got, 3, axis=0), np.delete(want, 3, axis=0))
+
+
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
         (lambda w: pack(w, "int3"), ValueError, "dtype must be one of float32, .*, uint4, got 'int3'"),
         (lambda w: pack(w, "int4", 48), ValueError, "group must be a multiple of 32 up to 1024, got 48"),
         (lambda w: pack(w[0]), ValueError, r"weight must have shape \(out_features, in_features\), got \(5,\)"),
-        (lambda w: pack(w.astype(np.float64)), TypeError, "rows"),
+        (lambda w: pack(w.astype(np.float64)), TypeError, "weight must be a NumPy array of float32, got dtype float64"),
+        (
+            lambda w: pack(w, "int8").fill(0, np.zeros((), np.float32)),
+            ValueError,
+            "rows must have rows, got an array without axes",
+        ),
+        (lambda w: pack(w * np.nan, "int8"), ValueError, "weight must be finite"),
+        (
+            lambda w: pack(1e6 * w, "int4"),
+            ValueError,
+            "weight must be finite, and below 500,000 in 4 bits, got 1000000",
+        ),
+        (lambda w: pack(w, "int4", 3.0), TypeError, "group must be an int, got float"),
+        (lambda w: PackedWeight(1, 1 << 17, "int8"), ValueError, "int8 must have at most 65536 inputs, got 131072"),
+        (lambda w: PackedWeight.joined([]), ValueError, "parts must be packed weights, one at least, got none"),
+        (lambda w: pack(w).take(np.array([3])), ValueError, "indices must be from 0 to 2, got 3"),
+        (lambda w: linear(w.tolist(), pack(w)), TypeError, "x must be a NumPy array of float32, got list"),
+        (lambda w: linear(w, w, w[0].astype(np.float64)), TypeError, "bias must be a NumPy array of float32"),
         (lambda w: pack(w).fill(2, w), ValueError, r"rows must fit a weight of shape \(3, 5\) from row 2 on"),
         (lambda w: pack(w).rows(np.array([3])), ValueError, "rows must be from 0 to 2, got 3"),
         (lambda w: pack(w)[::2], ValueError, "slice of step 1"),

@@ -75,6 +75,7 @@ py::array as_array(const py::handle& object, const char* name) {
 }
 
 void require_contiguous_rows(const py::array& a, const char* name) {
+  if (a.ndim() == 0) bad_value(std::string(name) + " must have rows, got an array without axes; pass " + name + "[None]");
   const py::ssize_t *shape = a.shape(), *strides = a.strides(), last = a.ndim() - 1, item = a.itemsize();
   if (std::find(shape, shape + last + 1, 0) != shape + last + 1) return;  // its strides mean nothing
   if (shape[last] > 1 && strides[last] != item)

@@ -1,7 +1,7 @@
 #include "maskattn/layer_stack.hpp"
 
 #include <algorithm>
-#include <numeric>
+#include <memory>
 
 #include <pybind11/stl.h>
 
@@ -29,6 +29,7 @@ class StackHandle {
       const auto forward = layer[5].cast<py::tuple>();
       StackFeedForward feed_forward{map(forward[0]), map(forward[1]), {}, forward[3].cast<bool>()};
       if (!forward[2].is_none()) feed_forward.activation = static_cast<Activation>(forward[2].cast<int>());
+      if (feed_forward.gated && !feed_forward.activation) bad_value("a gate must have an activation, got None");
       std::optional<StackAttention> cross;
       if (!layer[3].is_none()) cross = attention(layer[3]);
       const MaskRef mask = layer[8].is_none() ? nullptr : layer[8].cast<MaskHandle>().mask;
@@ -83,75 +84,133 @@ class StackHandle {
 // Strides in elements.
 std::ptrdiff_t stride(const py::array& a, int axis) { return a.strides(axis) / a.itemsize(); }
 
-// float32, or bfloat16, whose type NumPy does not know by itself: who calls gives no other.
-StackCache cache_of(const py::handle& layer) {
-  const auto keys = layer.attr("k_pool").cast<py::array>(), values = layer.attr("v_pool").cast<py::array>();
-  const auto table = layer.attr("tables").cast<py::array_t<std::int32_t, py::array::c_style>>();
-  // The arrays stay where they are while the layer does: nobody else grows them during a call.
-  return {keys.itemsize() == 4 ? Dtype::float32 : Dtype::bfloat16,
-          const_cast<void*>(keys.data()),
-          const_cast<void*>(values.data()),
-          {stride(keys, 0), stride(keys, 1), stride(keys, 2)},
-          table.data(),
-          table.shape(1),
-          keys.shape(2)};
-}
-
-// Keys and values (tokens, heads, head_dim) of packed sequences.
-StackMemory memory_of(const py::handle& pair, const std::int64_t* starts) {
-  const auto both = pair.cast<py::tuple>();
-  const auto rows = [&](const py::handle& item) {
-    const auto a = item.cast<py::array>();
-    return Rows<const void>{
-        a.data(), a.itemsize() == 4 ? Dtype::float32 : Dtype::bfloat16, {0, stride(a, 1), stride(a, 0)}, starts};
-  };
-  return {rows(both[0]), rows(both[1])};
-}
-
 using Counts = py::array_t<std::int64_t, py::array::c_style>;
+
+// What a call borrows, and what must live until it is over.
+class CallHandle {
+ public:
+  explicit CallHandle(const LayerStack& stack) : stack_(stack) {}
+
+  void take_rows(py::array_t<float, py::array::c_style>& x, const Counts& counts) {
+    std::int64_t rows = 0;
+    for (py::ssize_t b = 0; b < counts.size(); ++b) {
+      if (counts.data()[b] < 0) bad_value("counts must be 0 or more, got " + std::to_string(counts.data()[b]));
+      rows += counts.data()[b];
+    }
+    if (x.ndim() != 2 || x.shape(1) != stack_.width() || x.shape(0) != rows)
+      bad_value("x must have shape (" + std::to_string(rows) + ", " + std::to_string(stack_.width()) + "), got " + describe(x));
+    call_.batch = counts.size();
+    call_.counts = keep(counts).data();
+    call_.x = x.mutable_data();
+  }
+
+  void take_caches(const py::object& caches, const py::object& stored) {
+    if (caches.is_none()) return;
+    call_.stored = of_batch(stored, "stored").data();
+    for (const py::handle& layer : caches) call_.caches.push_back(cache_of(layer));
+    of_every_layer(call_.caches.size(), "caches");
+  }
+
+  void take_masks(const py::object& masks) {
+    if (masks.is_none()) return;
+    for (const py::handle& mask : masks) call_.masks.push_back(mask.is_none() ? nullptr : mask.cast<MaskHandle>().mask);
+    of_every_layer(call_.masks.size(), "masks");
+  }
+
+  void take_memory(const py::object& memory) {
+    if (memory.is_none() && stack_.reads_memory()) bad_value("memory must be given to layers with cross-attention, got None");
+    if (memory.is_none()) return;
+    const auto parts = memory.cast<py::tuple>();
+    const Counts &starts = of_batch(parts[1], "starts"), &lengths = of_batch(parts[2], "lengths");
+    for (const py::handle& pair : parts[0]) call_.memories.push_back(memory_of(pair, starts, lengths));
+    of_every_layer(call_.memories.size(), "keys and values of memory");
+    call_.memory_lengths = lengths.data();
+    for (std::int64_t b = 0; b < call_.batch; ++b) call_.memory_len = std::max(call_.memory_len, lengths.data()[b]);
+  }
+
+  void take_turns(const py::object& turns, std::int64_t rows) {
+    if (turns.is_none()) return;
+    const auto both = turns.cast<py::tuple>();
+    const Floats &cosines = keep(both[0].cast<Floats>()), &sines = keep(both[1].cast<Floats>());
+    for (const Floats& each : {cosines, sines})
+      if (each.ndim() != 2 || each.shape(0) != rows || each.shape(1) != cosines.shape(1))
+        bad_value("turns must be two arrays (" + std::to_string(rows) + ", rotary_dim / 2), got " + describe(each));
+    call_.cosines = cosines.data();
+    call_.sines = sines.data();
+    call_.rotary_half = cosines.shape(1);
+  }
+
+  void run(int threads) {
+    call_.threads = threads;
+    const py::gil_scoped_release unlocked;
+    stack_.run(call_);
+  }
+
+ private:
+  template <class Array>
+  const Array& keep(const Array& array) {
+    kept_.push_back(std::make_unique<py::array>(array));
+    return static_cast<const Array&>(*kept_.back());
+  }
+
+  const Counts& of_batch(const py::handle& item, const char* name) {
+    const Counts& array = keep(item.cast<Counts>());
+    if (array.ndim() != 1 || array.size() != call_.batch)
+      bad_value(std::string(name) + " must have shape (" + std::to_string(call_.batch) + ",), got " + describe(array));
+    return array;
+  }
+
+  void of_every_layer(std::size_t count, const char* name) const {
+    if (count != stack_.layers())
+      bad_value(std::string(name) + " must be of " + std::to_string(stack_.layers()) + " layers, got " + std::to_string(count));
+  }
+
+  // float32, or bfloat16, whose type NumPy does not know by itself: who calls gives no other.
+  static Dtype dtype_of(const py::array& a) { return a.itemsize() == 4 ? Dtype::float32 : Dtype::bfloat16; }
+
+  StackCache cache_of(const py::handle& layer) {
+    const py::array &keys = keep(layer.attr("k_pool").cast<py::array>()), &values = keep(layer.attr("v_pool").cast<py::array>());
+    const auto& table = keep(layer.attr("tables").cast<py::array_t<std::int32_t, py::array::c_style>>());
+    if (keys.ndim() != 4 || values.ndim() != 4 || table.ndim() != 2 || table.shape(0) != call_.batch)
+      bad_value("caches must hold " + std::to_string(call_.batch) + " sequences, got tables " + describe(table));
+    return {dtype_of(keys),
+            const_cast<void*>(keys.data()),
+            const_cast<void*>(values.data()),
+            {stride(keys, 0), stride(keys, 1), stride(keys, 2)},
+            table.data(),
+            table.shape(1),
+            keys.shape(2)};
+  }
+
+  // Keys and values (tokens, heads, head_dim) of packed sequences.
+  StackMemory memory_of(const py::handle& pair, const Counts& starts, const Counts& lengths) {
+    const auto both = pair.cast<py::tuple>();
+    const auto rows = [&](const py::handle& item) {
+      const py::array& a = keep(item.cast<py::array>());
+      for (std::int64_t b = 0; b < call_.batch; ++b)
+        if (a.ndim() != 3 || starts.data()[b] < 0 || lengths.data()[b] < 0 || starts.data()[b] + lengths.data()[b] > a.shape(0))
+          bad_value("memory must hold what starts and lengths say, got " + describe(a));
+      return Rows<const void>{a.data(), dtype_of(a), {0, stride(a, 1), stride(a, 0)}, starts.data()};
+    };
+    return {rows(both[0]), rows(both[1])};
+  }
+
+  const LayerStack& stack_;
+  StackCall call_;
+  std::vector<std::unique_ptr<py::array>> kept_;
+};
 
 // x (rows, width) becomes the states behind the layers; see LayerStack.run in _core.pyi.
 void run(const StackHandle& handle, py::array_t<float, py::array::c_style>& x, const Counts& counts, const py::object& caches,
          const py::object& stored, const py::object& masks, const py::object& memory, const py::object& turns,
          const py::object& threads) {
-  const LayerStack& stack = handle.stack();
-  StackCall call;
-  call.batch = counts.size();
-  call.counts = counts.data();
-  if (x.ndim() != 2 || x.shape(1) != stack.width() ||
-      x.shape(0) != std::accumulate(counts.data(), counts.data() + counts.size(), std::int64_t{0}))
-    bad_value("x must have shape (sum of counts, " + std::to_string(stack.width()) + "), got " + describe(x));
-  call.x = x.mutable_data();
-  Counts lengths, starts, memory_lengths;
-  if (!caches.is_none()) {
-    lengths = stored.cast<Counts>();
-    call.stored = lengths.data();
-    for (const py::handle& layer : caches) call.caches.push_back(cache_of(layer));
-    if (call.caches.size() != stack.layers() || lengths.size() != call.batch)
-      bad_value("caches and stored must be of every layer and sequence");
-  }
-  if (!masks.is_none())
-    for (const py::handle& mask : masks) call.masks.push_back(mask.is_none() ? nullptr : mask.cast<MaskHandle>().mask);
-  if (!memory.is_none()) {
-    const auto parts = memory.cast<py::tuple>();
-    starts = parts[1].cast<Counts>();
-    memory_lengths = parts[2].cast<Counts>();
-    for (const py::handle& pair : parts[0]) call.memories.push_back(memory_of(pair, starts.data()));
-    call.memory_lengths = memory_lengths.data();
-    for (py::ssize_t b = 0; b < memory_lengths.size(); ++b) call.memory_len = std::max(call.memory_len, memory_lengths.data()[b]);
-  }
-  Floats cosine, sine;
-  if (!turns.is_none()) {
-    const auto both = turns.cast<py::tuple>();
-    cosine = both[0].cast<Floats>();
-    sine = both[1].cast<Floats>();
-    call.cosines = cosine.data();
-    call.sines = sine.data();
-    call.rotary_half = cosine.shape(1);
-  }
-  call.threads = thread_count(threads);
-  const py::gil_scoped_release unlocked;
-  stack.run(call);
+  CallHandle call(handle.stack());
+  call.take_rows(x, counts);
+  call.take_caches(caches, stored);
+  call.take_masks(masks);
+  call.take_memory(memory);
+  call.take_turns(turns, x.shape(0));
+  call.run(thread_count(threads));
 }
 
 }  // namespace

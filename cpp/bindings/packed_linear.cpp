@@ -19,29 +19,33 @@ WeightType type_named(const std::string& name) {
   bad_value("dtype must be one of float32, bfloat16, int8, int4, uint4, got '" + name + "'");
 }
 
-void check_sizes(std::int64_t outputs, std::int64_t inputs, std::int64_t group) {
+void check_sizes(WeightType type, std::int64_t outputs, std::int64_t inputs, std::int64_t group) {
   if (outputs < 1 || inputs < 1 || outputs > (std::int64_t{1} << 31) || inputs > (std::int64_t{1} << 24))
     bad_value("a packed weight must have from 1 up to 2**31 outputs and 2**24 inputs, got " + shape_text({outputs, inputs}));
-  // Sums of products of a group have 32 bits.
-  if (group < 32 || group % 32 != 0 || group > 1024)
+  // Sums of products of integers have 32 bits.
+  if (type == WeightType::int8 && inputs > (std::int64_t{1} << 16))
+    bad_value("a weight of int8 must have at most 65536 inputs, got " + std::to_string(inputs) + "; pack it as bfloat16");
+  if (is_four_bit(type) && (group < 32 || group % 32 != 0 || group > 1024))
     bad_value("group must be a multiple of 32 up to 1024, got " + std::to_string(group));
 }
 
 std::unique_ptr<PackedWeight> make(std::int64_t outputs, std::int64_t inputs, const std::string& dtype, std::int64_t group) {
-  check_sizes(outputs, inputs, group);
-  return std::make_unique<PackedWeight>(type_named(dtype), outputs, inputs, group);
+  const WeightType type = type_named(dtype);
+  check_sizes(type, outputs, inputs, group);
+  return std::make_unique<PackedWeight>(type, outputs, inputs, group);
 }
 
 // A weight over the bytes of another's `packed_bytes`, which live as long as it does.
 PackedWeight over(std::int64_t outputs, std::int64_t inputs, const std::string& dtype, const py::array& bytes,
                   std::int64_t group) {
-  check_sizes(outputs, inputs, group);
+  const WeightType type = type_named(dtype);
+  check_sizes(type, outputs, inputs, group);
   const auto owner = std::shared_ptr<py::array>(new py::array(bytes), [](py::array* held) {
     const py::gil_scoped_acquire locked;
     delete held;
   });
   const std::shared_ptr<const std::byte> data(owner, static_cast<const std::byte*>(bytes.data()));
-  PackedWeight weight(type_named(dtype), outputs, inputs, group, data);
+  PackedWeight weight(type, outputs, inputs, group, data);
   if (!py::isinstance<py::array_t<std::uint8_t>>(bytes) || bytes.ndim() != 1 || bytes.strides(0) != 1 ||
       static_cast<std::size_t>(bytes.size()) != weight.whole_bytes())
     bad_value("packed bytes must be contiguous, uint8, of shape (" + std::to_string(weight.whole_bytes()) + ",), got " +
@@ -94,6 +98,17 @@ void fill_groups(PackedWeight& weight, std::int64_t first, const py::array_t<std
   weight.fill_groups(first, q.shape(0), q.data(), scales.data(), zeros.is_none() ? nullptr : held.data());
 }
 
+// Rows in the order of `indices`, packed as they are here.
+PackedWeight take(const PackedWeight& weight, const py::array_t<std::int64_t, py::array::c_style>& indices) {
+  if (indices.ndim() != 1 || indices.size() == 0)
+    bad_value("indices must have shape (rows,), one row at least, got " + describe(indices));
+  for (py::ssize_t i = 0; i < indices.size(); ++i)
+    if (indices.data()[i] < 0 || indices.data()[i] >= weight.outputs())
+      bad_value("indices must be from 0 to " + std::to_string(weight.outputs() - 1) + ", got " +
+                std::to_string(indices.data()[i]));
+  return weight.take(indices.data(), indices.size());
+}
+
 py::array_t<float> rows_of(const PackedWeight& weight, const py::array_t<std::int64_t, py::array::c_style>& indices) {
   py::array_t<float> out({static_cast<std::int64_t>(indices.size()), weight.inputs()});
   for (py::ssize_t i = 0; i < indices.size(); ++i) {
@@ -114,6 +129,8 @@ PackedWeight slice(const PackedWeight& weight, const py::slice& rows) {
 
 // The rows of several weights as one, if they follow each other in one memory; else None.
 py::object joined(const std::vector<const PackedWeight*>& parts) {
+  if (parts.empty() || std::find(parts.begin(), parts.end(), nullptr) != parts.end())
+    bad_value("parts must be packed weights, one at least, got " + std::string(parts.empty() ? "none" : "None among them"));
   std::int64_t outputs = 0;
   for (std::size_t i = 0; i < parts.size(); outputs += parts[i++]->outputs())
     if (i > 0 && !parts[i - 1]->followed_by(*parts[i])) return py::none();
@@ -152,6 +169,8 @@ py::tuple best_outputs(const PackedWeight& weight, const py::array_t<float>& x, 
     bad_value("count must be from 1 to the " + std::to_string(weight.outputs()) + " outputs, got " + std::to_string(count));
   py::array_t<float, py::array::c_style> added;
   if (!bias.is_none()) added = bias.cast<py::array_t<float, py::array::c_style>>();
+  if (!bias.is_none() && added.size() != weight.outputs())
+    bad_value("bias must have shape (" + std::to_string(weight.outputs()) + ",), got " + describe(added));
   const std::int64_t rows = x.shape(0);
   const int team = thread_count(threads);
   py::array_t<float> values({rows, count}), logarithms(logsumexp ? rows : 0);
@@ -183,6 +202,7 @@ void register_packed_linear(py::module_& m) {
       .def("fill", &fill, py::arg("first"), py::arg("rows").noconvert())
       .def("fill_groups", &fill_groups, py::arg("first"), py::arg("q").noconvert(), py::arg("scales").noconvert(),
            py::arg("zeros") = py::none())
+      .def("take", &take, py::arg("indices"))
       .def("rows", &rows_of, py::arg("indices"));
   m.def("best_outputs", &best_outputs, py::arg("weight"), py::arg("x").noconvert(), py::arg("bias"), py::arg("count"),
         py::arg("logsumexp"), py::arg("threads"));

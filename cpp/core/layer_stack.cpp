@@ -195,7 +195,7 @@ class Pass {
     const MaskRef& mask = call_.masks.empty() ? layer.mask : call_.masks[index];
     if (!mask || (q_len_ == 1 && layer.looks_ahead)) return nullptr;
     for (const auto& [known, made] : plans_)
-      if (known == mask.get()) return made.get();
+      if (known == mask.get() && made->geometry().heads == heads) return made.get();
     const Geometry geometry{call_.batch, heads, q_len_, kv_len_, work_.positions, work_.ends};
     plans_.emplace_back(mask.get(), std::make_unique<MaskPlan>(mask, geometry, call_.threads));
     return plans_.back().second.get();
@@ -256,6 +256,10 @@ class Pass {
 LayerStack::LayerStack(std::vector<StackLayer> layers, std::int64_t width, StackPlacement placement, DistanceBias bias,
                        Dtype attended)
     : layers_(std::move(layers)), width_(width), placement_(placement), bias_(bias), attended_(attended) {}
+
+bool LayerStack::reads_memory() const {
+  return std::any_of(layers_.begin(), layers_.end(), [](const StackLayer& layer) { return layer.cross.has_value(); });
+}
 
 void LayerStack::run(const StackCall& call) const {
   thread_local Workspace work;

@@ -17,7 +17,7 @@ namespace {
 constexpr double kFewProducts = 4e5, kFewBytes = 1.5e5;
 
 constexpr std::int64_t kRowsAtOnce = 4 * kBlockRows;  // of which there are copies
-constexpr std::int64_t kRowsInPlace = 36;             // up to which rows of floats are read where they are
+constexpr std::int64_t kRowsInPlace = kFewRows;       // up to which rows of floats are read where they are
 
 // The rows of a call as kernels take them: where they are, or converted, or copies with zeros behind them. Copies of many rows of
 // floats stand chain by chain: 32 inputs of all rows of a block, then the next 32. Rows of a few kilobytes each, read in such
@@ -161,7 +161,7 @@ struct BlockRange {
 // The largest numbers of a row so far, in order.
 class Largest {
  public:
-  explicit Largest(std::int64_t count) : count_(static_cast<std::size_t>(count)) { kept_.reserve(count_ + 1); }
+  explicit Largest(std::int64_t count) : count_(static_cast<std::size_t>(count)) {}
   // Whether some number up to `most` of outputs behind all that have been put may be among them.
   bool may_take(float most) const { return kept_.size() < count_ ? most == most : most > kept_.back().first; }
   void put(float value, std::int64_t output) {
@@ -192,6 +192,8 @@ class Largest {
 // Added in the order of the blocks, whatever thread they came from.
 float logsumexp(const BlockSummary* blocks, std::int64_t count) {
   float exponent = -std::numeric_limits<float>::infinity();
+  for (std::int64_t b = 0; b < count; ++b)
+    if (blocks[b].sum != blocks[b].sum) return blocks[b].sum;
   for (std::int64_t b = 0; b < count; ++b)
     if (blocks[b].sum > 0) exponent = std::max(exponent, blocks[b].exponent);
   double sum = 0;
@@ -228,9 +230,10 @@ void linear(const PackedLinear& call) {
   copy_rows(call, rows, threads);
   // Few rows: every thread walks through one piece of memory. Many: whoever is free takes the next block, rows innermost.
   const std::int64_t row_blocks = (call.rows + kBlockRows - 1) / kBlockRows;
-  const std::int64_t tasks = row_blocks == 1 && call.rows <= kFewRows ? threads : blocks.count * row_blocks;
+  const bool few = call.rows <= kFewRows;
+  const std::int64_t tasks = few ? threads : blocks.count * row_blocks;
   parallel_for(tasks, threads, [&](std::int64_t task) {
-    if (tasks == threads && call.rows <= kFewRows) {
+    if (few) {
       for (std::int64_t b = blocks.count * task / tasks; b < blocks.count * (task + 1) / tasks; ++b)
         multiply(call, kernels, rows, 0, blocks.first + b);
     } else {
@@ -240,6 +243,16 @@ void linear(const PackedLinear& call) {
 }
 
 void linear_best(const PackedLinear& call, const BestOutputs& best) {
+  if (call.rows > kRowsAtOnce) {
+    PackedLinear part = call;
+    for (std::int64_t first = 0; first < call.rows; first += kRowsAtOnce) {
+      part.rows = std::min(kRowsAtOnce, call.rows - first);
+      part.x = call.x + first * call.x_stride;
+      linear_best(part, {best.count, best.values + first * best.count, best.outputs + first * best.count,
+                         best.logsumexp ? best.logsumexp + first : nullptr});
+    }
+    return;
+  }
   const LinearTable& kernels = current_linears();
   const BlockRange blocks(*call.weight);
   const int threads = worthwhile_threads(call);

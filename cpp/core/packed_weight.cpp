@@ -15,6 +15,7 @@
 namespace maskattn {
 namespace {
 
+constexpr float kSmallest = 1e-36f;  // below it 127 times the inverse is infinite
 constexpr std::size_t kHugePage = std::size_t{2} << 20;
 
 std::uint16_t to_bfloat(float x) {
@@ -81,7 +82,7 @@ void fill_integers(std::byte* block, std::int64_t padded, std::int64_t inputs, c
   for (std::int64_t o = outputs.begin; o < outputs.end; ++o) {
     float most = 0;
     for (std::int64_t i = 0; i < inputs; ++i) most = std::max(most, std::abs(outputs.of(o)[i]));
-    factors[o] = most > 0 ? 127 / most : 0;
+    factors[o] = most > kSmallest ? 127 / most : 0;
     scales->scale[o] = most / 127;
     scales->sum[o] = 0;
   }
@@ -122,8 +123,7 @@ class Nibbles {
     else
       scale((-least > most ? least : most) / -8, 8);
     const float step = scale(), origin = zero();
-    for (std::int64_t i = 0; i < count; ++i)
-      put(i, std::clamp(step == 0 ? rounded(origin) : rounded(x[i] / step + origin), 0, 15));
+    for (std::int64_t i = 0; i < count; ++i) put(i, rounded(std::clamp(step == 0 ? origin : x[i] / step + origin, 0.f, 15.f)));
   }
 
  private:
@@ -173,7 +173,9 @@ PackedWeight::PackedWeight(WeightType type, std::int64_t outputs, std::int64_t i
       group_(is_four_bit(type) ? group : 0),
       block_bytes_(bytes_of_block(type, padded_, group_)),
       whole_bytes_(static_cast<std::size_t>(blocks_up_to(outputs)) * block_bytes_),
-      data_(std::move(data)) {}
+      data_(std::move(data)) {
+  all_outputs_ = outputs;
+}
 
 PackedWeight::PackedWeight(WeightType type, std::int64_t outputs, std::int64_t inputs, std::int64_t group)
     : PackedWeight(type, outputs, inputs, group, nullptr) {
@@ -196,6 +198,26 @@ PackedWeight PackedWeight::slice(std::int64_t start, std::int64_t stop) const {
   part.first_ += start;
   part.outputs_ = stop - start;
   return part;
+}
+
+PackedWeight PackedWeight::take(const std::int64_t* outputs, std::int64_t count) const {
+  PackedWeight taken(type_, count, inputs_, group_);
+  // A block is lines of a 4-byte word for each output; 4-bit groups end with lines of 2 bytes, scales and zero points.
+  const std::size_t stretch = group_ ? group_bytes(type_, group_) : block_bytes_;
+  const std::size_t words = group_ ? static_cast<std::size_t>(group_) * kBlockOutputs / 2 : stretch;
+  for (std::int64_t i = 0; i < count; ++i) {
+    const std::byte* from = block((first_ + outputs[i]) / kBlockOutputs);
+    const auto o = static_cast<std::size_t>((first_ + outputs[i]) % kBlockOutputs),
+               n = static_cast<std::size_t>(i % kBlockOutputs);
+    std::byte* to = taken.writable_ + static_cast<std::size_t>(i / kBlockOutputs) * block_bytes_;
+    for (std::size_t begin = 0; begin < block_bytes_; begin += stretch) {
+      for (std::size_t at = begin; at < begin + words; at += 4 * kBlockOutputs)
+        std::memcpy(to + at + 4 * n, from + at + 4 * o, 4);
+      for (std::size_t at = begin + words; at < begin + stretch; at += 2 * kBlockOutputs)
+        std::memcpy(to + at + 2 * n, from + at + 2 * o, 2);
+    }
+  }
+  return taken;
 }
 
 void PackedWeight::fill(std::int64_t first, std::int64_t count, const float* rows, std::ptrdiff_t stride, int threads) {

@@ -77,8 +77,8 @@ MASKATTN_INLINE F32 error_function(F32 x) {
 
 inline BlockSummary summarize(const float* x, bool with_sum) {
   constexpr int n = kLanes<float>;
-  F32 most = load(x);
-  for (int i = n; i < kBlockOutputs; i += n) most = vmax(load(x + i), most);
+  F32 most = splat(-__builtin_inff());
+  for (int i = 0; i < kBlockOutputs; i += n) most = vmax(load(x + i), most);  // of NaN the second
   BlockSummary summary{max_lanes<float>(most), 0, 0};
   if (!with_sum || !(summary.maximum > -1e30f)) return summary;
   summary.exponent = round_one(summary.maximum * kLog2eHigh);

@@ -188,16 +188,19 @@ typedef std::uint8_t Bytes __attribute__((vector_size(MASKATTN_VECTOR_BYTES / 4)
 template <class Row, class Take>
 MASKATTN_INLINE void quantize_row(const float* x, int inputs, int padded, int offset, Row* row, const Take& take) {
   constexpr int n = kLanes<float>;
-  F32 largest = {};
+  F32 largest = {}, wrong = {};
   for (int i = 0; i < inputs; i += n) {
     const F32 value = load_up_to(x + i, inputs - i);
     largest = vmax(largest, vmax(value, -value));
+    wrong += value - value;
   }
+  // NaN and infinity have no integers: all that the row makes is NaN then.
+  const bool finite = sum_lanes<float>(wrong) == 0;
   const float most = max_lanes<float>(largest);
-  row->scale = most / 32767;
-  const F32 factor = splat(most > 0 ? 32767 / most : 0);
+  row->scale = finite ? most / 32767 : __builtin_nanf("");
+  const F32 factor = splat(most > 1e-34f ? 32767 / most : 0);
   for (int i = 0; i < padded; i += n) {
-    const F32 value = i < inputs ? load_up_to(x + i, inputs - i) : F32{};
+    const F32 value = finite && i < inputs ? load_up_to(x + i, inputs - i) : F32{};
     const I32 q = __builtin_convertvector(round_even(value * factor), I32);
     take(i, q);
     const Bytes high = __builtin_convertvector(((q + offset) >> 8) & 255, Bytes), low = __builtin_convertvector(q & 255, Bytes);

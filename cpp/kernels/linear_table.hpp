@@ -13,7 +13,7 @@ namespace maskattn {
 //   int8      [inputs / 4][64][4] integers, then 64 factors (float) and 64 sums (int32)
 //   int4      for each group of inputs with one scale [group / 8][64][4] bytes, the lower half of byte i of input i, the upper
 //             half of input 4 + i; then 64 scales (float16); as uint4 then 64 zero points (float16)
-// Missing inputs and outputs are zeros.
+// What stands for missing inputs and outputs is not looked at: activations are zeros there, results are left out.
 inline constexpr int kBlockOutputs = 64;
 // Inputs that lie together, by type of weight, in the order of WeightType (maskattn/packed_linear.hpp).
 inline constexpr int kWeightTypes = 5;
@@ -64,7 +64,7 @@ struct LinearArgs {
   std::ptrdiff_t stride;
 };
 
-// In the order of Activation (maskattn/packed_linear.hpp).
+// In the order of Activation (maskattn/elementwise.hpp).
 inline constexpr int kActivations = 6;
 
 // What a layer does between products, row by row.

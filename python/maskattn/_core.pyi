@@ -233,6 +233,9 @@ class PackedWeight:
     ) -> None:
         """Take 4-bit rows q (count, inputs) as they are, scales and zeros (count, groups); zeros of uint4 only."""
 
+    def take(self, indices: npt.NDArray[np.int64]) -> PackedWeight:
+        """Some of its rows, copied as they are packed."""
+
     def rows(self, indices: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
         """Unpacked rows, shape (indices.size, inputs)."""
 

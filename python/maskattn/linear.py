@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 
@@ -28,8 +30,14 @@ def linear(x: FloatArray, weight: FloatArray | PackedWeight, bias: FloatArray | 
         New array, shape (..., out_features), float32.
 
     Raises:
+        TypeError: an argument is not a float32 array.
         ValueError: the last axes of ``x`` and ``weight`` differ, or ``bias`` is not one value per output.
     """
+    _check_floats("x", x)
+    if not isinstance(weight, PackedWeight):
+        _check_floats("weight", weight)
+    if bias is not None:
+        _check_floats("bias", bias)
     if weight.ndim != 2 or x.ndim < 1 or x.shape[-1] != weight.shape[1]:
         raise ValueError(
             f"weight must have shape (out_features, in_features) with in_features = x.shape[-1], "
@@ -37,12 +45,18 @@ def linear(x: FloatArray, weight: FloatArray | PackedWeight, bias: FloatArray | 
         )
     if bias is not None and bias.shape != weight.shape[:1]:
         raise ValueError(f"bias must have shape ({weight.shape[0]},), got {bias.shape}; pass one value per output")
-    rows = x.reshape(-1, x.shape[-1])
+    rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
     if isinstance(weight, PackedWeight):
         out = _core.packed_linear(weight, rows, bias, None)
     else:
         out = _core.linear(rows, weight, bias, None)
     return out.reshape(*x.shape[:-1], weight.shape[0])
+
+
+def _check_floats(name: str, array: object) -> None:
+    if not isinstance(array, np.ndarray) or array.dtype != np.float32:
+        got = f"dtype {array.dtype}" if isinstance(array, np.ndarray) else type(array).__name__
+        raise TypeError(f"{name} must be a NumPy array of float32, got {got}; pass np.asarray({name}, np.float32)")
 
 
 def pack(weight: FloatArray, dtype: str = "float32", group: int = 32) -> PackedWeight:
@@ -62,13 +76,21 @@ def pack(weight: FloatArray, dtype: str = "float32", group: int = 32) -> PackedW
         memory, ``rows(indices)`` are rows as it has them.
 
     Raises:
-        TypeError: ``weight`` is not float32.
-        ValueError: it has not two axes, or the dtype is none of those, or ``group`` no multiple of 32 up to 1024.
+        TypeError: ``weight`` is not a float32 array, or ``group`` not an int.
+        ValueError: it has not two axes, or the dtype is none of those, or ``group`` no multiple of 32 up to 1024; or a
+            number is not finite and to become an integer, or in 4 bits is above 500,000.
     """
+    _check_floats("weight", weight)
     if dtype not in DTYPES:
         raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
     if weight.ndim != 2:
         raise ValueError(f"weight must have shape (out_features, in_features), got {weight.shape}")
+    if not isinstance(group, int):
+        raise TypeError(f"group must be an int, got {type(group).__name__}; pass 32")
+    if dtype not in ("float32", "bfloat16"):
+        most = float(np.abs(weight).max(initial=0))
+        if not most <= (5e5 if dtype in ("int4", "uint4") else np.inf) or most == np.inf:
+            raise ValueError(f"weight must be finite, and below 500,000 in 4 bits, got {most}; pack it as bfloat16")
     packed = PackedWeight(weight.shape[0], weight.shape[1], dtype, group)
     packed.fill(0, weight)
     return packed

@@ -98,6 +98,7 @@ class LayerStack {
 
   std::size_t layers() const { return layers_.size(); }
   std::int64_t width() const { return width_; }
+  bool reads_memory() const;  // whether some layer has cross-attention
   void run(const StackCall& call) const;
 
  private:

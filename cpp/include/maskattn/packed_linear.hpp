@@ -37,19 +37,21 @@ class PackedWeight {
   void row(std::int64_t output, float* to) const;
 
   PackedWeight slice(std::int64_t start, std::int64_t stop) const;
+  // A weight of `count` of the rows, copied as they are packed.
+  PackedWeight take(const std::int64_t* outputs, std::int64_t count) const;
   // Whether `next` is the rows behind these, in the same memory.
   bool followed_by(const PackedWeight& next) const { return next.data_ == data_ && next.first_ == first_ + outputs_; }
 
   WeightType type() const { return type_; }
   std::int64_t outputs() const { return outputs_; }
   std::int64_t inputs() const { return inputs_; }
-  std::int64_t padded_inputs() const { return padded_; }  // whole groups; weights of inputs that are not there are zeros
+  std::int64_t padded_inputs() const { return padded_; }  // whole groups; inputs that are not there meet zeros
   std::int64_t group() const { return group_; }           // inputs with one scale, or 0: all of an output's, or none needed
   std::size_t bytes() const;                              // of the blocks in which its rows lie
   // All memory of the weight that this one is, or is a part of; whether this is the whole.
   const std::byte* data() const { return data_.get(); }
   bool writable() const { return writable_ != nullptr; }
-  bool whole() const { return first_ == 0 && bytes() == whole_bytes_; }
+  bool whole() const { return first_ == 0 && outputs_ == all_outputs_; }
   std::size_t whole_bytes() const { return whole_bytes_; }
 
   // Its rows are `first_output()` and following ones of those in its memory.
@@ -58,7 +60,7 @@ class PackedWeight {
 
  private:
   WeightType type_;
-  std::int64_t outputs_, inputs_, padded_, group_, first_ = 0;
+  std::int64_t outputs_, inputs_, padded_, group_, first_ = 0, all_outputs_;
   std::size_t block_bytes_, whole_bytes_;
   std::shared_ptr<const std::byte> data_;
   std::byte* writable_ = nullptr;
@@ -67,8 +69,8 @@ class PackedWeight {
 // What is done with a sum before it is written.
 struct Finish {
   std::optional<Activation> activation{};  // of the sum
-  bool gated = false;  // times what the second half of the outputs is; both halves are whole blocks, see can_gate()
-  bool added = false;  // to what `out` holds
+  bool gated = false;                      // with an activation: times what the second half of the outputs is; see can_gate()
+  bool added = false;                      // to what `out` holds
 };
 
 // out[r][o] = x[r] . weight[o] + bias[o], and what `finish` says is done with it before it is written; rows of x and out are
@@ -91,8 +93,8 @@ void linear(const PackedLinear& call);
 bool can_gate(const PackedWeight& weight);
 
 // The `count` largest numbers of each row of `out` as linear() would write it, largest first, the earlier output first among
-// equals, and the logarithm of the sum of all their exponentials, without writing it: call.out is not looked at. NaN is never
-// among them unless there is nothing else; -inf and output 0 fill up what is missing.
+// equals, and the logarithm of the sum of all their exponentials (NaN where an output is NaN or +inf), without writing it:
+// call.out and call.finish are not looked at. NaN is never among them; -inf and output 0 stand for what is missing then.
 struct BestOutputs {
   std::int64_t count;
   float* values;          // [rows][count]

@@ -87,7 +87,8 @@ class CoreLayers:
         stored = None
         if cache is not None:
             stored = cache[0].lengths
-            step = len(x) == len(counts) and all(layer.make_room_in_place(1) for layer in cache)
+            one_each = len(x) == len(counts) and counts.max(initial=0) == 1
+            step = one_each and all(layer.make_room_in_place(1) for layer in cache)
             if not step:
                 for layer in cache:
                     layer.make_room(counts)
@@ -101,8 +102,9 @@ class CoreLayers:
 
 
 def _layer(layer: EncoderLayer | DecoderLayer, mask: masks.Mask) -> tuple[Any, ...]:
-    cross = layer.cross if isinstance(layer, DecoderLayer) else None
-    cross_norm = layer.cross_norm if isinstance(layer, DecoderLayer) and cross is not None else None
+    cross, cross_norm = (layer.cross, layer.cross_norm) if isinstance(layer, DecoderLayer) else (None, None)
+    if cross is None or cross_norm is None:
+        cross = cross_norm = None
     return (
         _attention(layer.attention, layer.attention._qkv),
         _norm(layer.attention_norm),

@@ -57,17 +57,32 @@ def stacked(parts: Sequence[Linear]) -> Linear:
 
 
 def _side_by_side(weights: Sequence[FloatArray | PackedWeight]) -> FloatArray | PackedWeight:
-    """All rows: of the memory that packed weights share, or copied."""
+    """All rows: of the memory that packed weights share, or copied.
+
+    Raises:
+        ValueError: they are not all arrays, or all packed in one dtype.
+    """
     packed = [weight for weight in weights if isinstance(weight, PackedWeight)]
     arrays = [weight for weight in weights if not isinstance(weight, PackedWeight)]
     if not packed:
         return np.concatenate(arrays)
-    if not arrays and (whole := PackedWeight.joined(packed)) is not None:
+    kinds = [(weight.dtype, weight.group) for weight in packed]
+    if arrays or len(set(kinds)) > 1:
+        got = sorted({str(dtype) for dtype, _ in kinds} | ({"arrays"} if arrays else set()))
+        raise ValueError(
+            f"weights of one input must all be arrays or packed alike, got {', '.join(got)}; pack them alike"
+        )
+    if (whole := PackedWeight.joined(packed)) is not None:
         return whole
-    made = PackedWeight(sum(weight.shape[0] for weight in weights), weights[0].shape[1], packed[0].dtype)
+    dtype, group = kinds[0]
+    if group:
+        raise ValueError(
+            f"weights of one input must lie in one memory in {dtype}, got {len(packed)}; pack them as one, take slices"
+        )
+    made = PackedWeight(sum(weight.shape[0] for weight in packed), packed[0].shape[1], dtype)
     first = 0
-    for weight in weights:
+    for weight in packed:
         count = weight.shape[0]
-        made.fill(first, weight.rows(np.arange(count)) if isinstance(weight, PackedWeight) else weight)
+        made.fill(first, weight.rows(np.arange(count)))
         first += count
     return made

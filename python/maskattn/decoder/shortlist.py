@@ -12,7 +12,6 @@ from maskattn.decoder.arrays import FloatArray, IntArray
 from maskattn.decoder.heads import LanguageHead
 from maskattn.decoder.model import Transformer
 from maskattn.decoder.projection import Linear
-from maskattn.linear import pack
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +47,7 @@ class ShortHead(LanguageHead):
 
 
 def with_shortlist(model: Transformer, tokens: IntArray) -> Transformer:
-    """The same model, which scores ``tokens`` alone: their rows of the head are packed once more, the same numbers.
+    """The same model, which scores ``tokens`` alone: the rows of a packed head are copied as they are.
 
     Args:
         tokens: ids, in any order.
@@ -58,7 +57,6 @@ def with_shortlist(model: Transformer, tokens: IntArray) -> Transformer:
     ids = np.unique(tokens)
     weight, bias = head.map.weight, None if head.map.bias is None else head.map.bias[ids]
     assert isinstance(weight, PackedWeight)
-    rows = pack(weight.rows(ids), weight.dtype, weight.group or 32)
     short = copy(model)
-    short.head = ShortHead(Linear(rows, bias), head.scale, head.softcap, head.tied, ids, model.vocab)
+    short.head = ShortHead(Linear(weight.take(ids), bias), head.scale, head.softcap, head.tied, ids, model.vocab)
     return short
