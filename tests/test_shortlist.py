@@ -41,6 +41,17 @@ def test_as_if_others_were_suppressed(name: str, dtype: str, options: dict[str, 
     assert {token for ids in got for token in ids} <= {*SHORTLIST, *ends}
 
 
+@pytest.mark.parametrize("options", [{"guidance_scale": 1.5}, {"penalty_alpha": 0.6, "top_k": 30}], ids=str)
+def test_in_other_searches(options: dict[str, Any], tmp_path: Path) -> None:
+    """More candidates than tokens that are left, too."""
+    model = maskattn.load(write(tmp_path, config("gemma2")))
+    asked: dict[str, Any] = {"max_new_tokens": 9, "eos_token_id": [2, 4], **options}
+    others = sorted(set(range(VOCAB)) - {*SHORTLIST, 2, 4})
+    got = model.generate_ids(SOURCES, shortlist=SHORTLIST, **asked)
+    assert got == model.generate_ids(SOURCES, suppress_tokens=others, **asked)
+    assert {token for ids in got for token in ids} <= {*SHORTLIST, 2, 4}
+
+
 def test_log_probabilities_are_among_these(tmp_path: Path) -> None:
     model = maskattn.load(write(tmp_path, config("marian")))
     (got,) = model.generate_ids(SOURCES[:1], shortlist=SHORTLIST, max_new_tokens=4, return_log_probabilities=True)
@@ -66,3 +77,9 @@ def test_streams_take_it_and_others_refuse_it(tmp_path: Path) -> None:
         engine.submit_ids(SOURCES[0], **options)
     with pytest.raises(ValueError, match=f"shortlist must hold token ids below {VOCAB}, got {VOCAB}"):
         model.generate_ids(SOURCES, shortlist=[3, VOCAB])
+    with pytest.raises(ValueError, match="shortlist must be token ids, at least one"):
+        model.generate_ids(SOURCES, shortlist=[])
+    with pytest.raises(ValueError, match="num_return_sequences must be 1 with penalty_alpha"):
+        model.generate_ids(SOURCES, penalty_alpha=0.5, top_k=4, num_return_sequences=2)
+    with pytest.raises(TypeError, match="on_tokens must be a function of Tokens, got int"):
+        model.generate_ids(SOURCES, on_tokens=3)  # type: ignore[arg-type]

@@ -167,7 +167,11 @@ def test_stop_strings_are_held_back_until_they_are_whole(model: Any) -> None:
 @pytest.mark.parametrize(
     ("asked", "error", "message"),
     [
-        ({"num_beams": 2, "num_return_sequences": 2}, ValueError, "num_return_sequences 1 in a stream .* and 2; use"),
+        (
+            {"num_beams": 2, "num_return_sequences": 2},
+            ValueError,
+            "num_return_sequences must be 1 in a stream .* got 2",
+        ),
         ({"num_beams": 2, "return_log_probabilities": True}, ValueError, "return_log_probabilities must be False"),
         ({"max_new_token": 3}, TypeError, "did you mean max_new_tokens"),
         ({"max_new_tokens": 0}, ValueError, "max_new_tokens must be "),

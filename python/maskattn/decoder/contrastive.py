@@ -28,7 +28,11 @@ class Contrast:
         """None for another search. Raises TypeError, ValueError: an option is not as GenerationOptions says."""
         alpha = options.number("penalty_alpha", "in [0, 1]", lambda x: 0 <= x <= 1)
         k = min(options.integer("top_k") or 0, options.vocab)
-        return cls(alpha, k) if alpha and k > 1 and not options.flag("do_sample") else None
+        if not alpha or k < 2 or options.flag("do_sample"):
+            return None
+        if (options.integer("num_return_sequences", 1) or 1) > 1:
+            raise options.wrong("num_return_sequences", "1 with penalty_alpha")
+        return cls(alpha, k)
 
 
 @dataclass
@@ -58,7 +62,8 @@ class Text:
         directions = _directions(states)
         similarity = (self.context[: self.length] @ directions.T).max(axis=0)
         alpha = np.float32(contrast.alpha)
-        best = int(((1 - alpha) * probabilities - alpha * similarity).argmax())
+        values = (1 - alpha) * probabilities - alpha * similarity
+        best = int(np.where(probabilities > 0, values, -np.inf).argmax())  # some may be forbidden
         self.context[self.length] = directions[best]
         self.length += 1
         self.written.append(int(tokens[best]))

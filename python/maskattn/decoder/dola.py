@@ -31,8 +31,10 @@ def read(options: Options, model: Transformer, count: int | None) -> OpenState |
         raise options.wrong("dola_layers", f"None for a model with an encoder ({model.family.name})")
     if model.head is None or model.head.map.in_features != model.decoder.sizes.width:
         raise options.wrong("dola_layers", "None for a model whose layers are wider than its head")
-    if (options.integer("num_beams", 1) or 1) > 1 or options.get("penalty_alpha") or options.get("guidance_scale"):
-        raise options.wrong("dola_layers", "None with beams, penalty_alpha or guidance_scale")
+    contrastive = options.get("penalty_alpha") and not options.flag("do_sample")
+    guided = options.get("guidance_scale") not in (None, 1)
+    if (options.integer("num_beams", 1) or 1) > 1 or contrastive or guided or options.ids("shortlist"):
+        raise options.wrong("dola_layers", "None with beams, penalty_alpha, guidance_scale or a shortlist")
     return partial(DolaState, layers=_layers(options, model))
 
 

@@ -37,6 +37,7 @@ class Generated(list[int]):
             has changed them; as ``score_ids`` gives them. Or None.
         cross_attention: from each token to the source: (layers, heads, len(self), source_len), or (pairs, len(self),
             source_len) if pairs were asked for; float32. Or None.
+        score: under beams, what ranks them: the sum of log-probabilities over a power of the length. Or None.
         speculated: under ``assistant_model`` or ``prompt_lookup_num_tokens``, what became of drafts. Or None.
     """
 

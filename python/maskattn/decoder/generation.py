@@ -106,6 +106,8 @@ class GenerationMethods:
         job = self._job(sources, prompt_ids, prefix_embeddings, options)
         check.count("batch_size", batch_size)
         if on_tokens is not None:
+            if not callable(on_tokens):
+                raise TypeError(f"on_tokens must be a function of Tokens, got {type(on_tokens).__name__}; pass None")
             self._check_stream(job, log_probabilities=False)
         heads = None if isinstance(return_cross_attention, bool) else return_cross_attention
         pairs = None
@@ -172,15 +174,19 @@ class GenerationMethods:
     def _check_stream(self, job: Job, log_probabilities: bool) -> None:
         """Raises ValueError where tokens are not known before the end."""
         beams, returned = BeamRules.read(job.options), job.options.integer("num_return_sequences", 1) or 1
-        if returned > 1 or (beams is not None and log_probabilities):
+        if returned > 1:
             raise ValueError(
-                "return_log_probabilities must be False and num_return_sequences 1 in a stream with num_beams above 1, "
-                f"got {log_probabilities} and {returned}; use generate_ids, or num_beams=1"
+                f"num_return_sequences must be 1 in a stream or with on_tokens, got {returned}; use generate_ids without "
+                "on_tokens"
+            )
+        if beams is not None and log_probabilities:
+            raise ValueError(
+                "return_log_probabilities must be False in a stream with num_beams above 1, got True; use generate_ids"
             )
         if job.speculation is not None or (beams is None and not goes_token_by_token(job.options)):
             raise ValueError(
-                "penalty_alpha, assistant_model and prompt_lookup_num_tokens must be left out in a stream, got one of "
-                "them; use generate_ids"
+                "penalty_alpha, assistant_model and prompt_lookup_num_tokens must be left out in a stream or with "
+                "on_tokens, got one of them; use generate_ids without on_tokens"
             )
 
     def _write(
@@ -226,6 +232,8 @@ class GenerationMethods:
                     "another search; leave out num_return_sequences, penalty_alpha, dola_layers and guidance_scale"
                 )
         forward = self._forward
+        if settings.get("shortlist") is not None and not (shortlist := settings.ids("shortlist")):
+            raise settings.wrong("shortlist", "token ids, at least one")
         if shortlist := settings.ids("shortlist"):
             forward = with_shortlist(forward, np.array([*shortlist, *rules.eos_token_id]))
         return Job(sequences, prompts, prefixes, limits, rules, settings, speculation, forward)

@@ -88,6 +88,10 @@ class GuidedState(DecoderState):
     def contrast(self, logits: FloatArray, rows: IntArray | None = None) -> FloatArray:
         """``without + scale * (with - without)``, of log-probabilities."""
         hidden = self._without.hidden if rows is None else self._without.hidden[rows]
+        out = logits == -np.inf  # what a shortlist leaves out
         without = log_softmax(self._model.logits(hidden))
-        guided: FloatArray = self._scale * (log_softmax(logits.copy()) - without) + without
-        return guided
+        with np.errstate(invalid="ignore"):
+            guided = self._scale * (log_softmax(logits.copy()) - without) + without
+        guided[out] = -np.inf
+        scores: FloatArray = guided
+        return scores

@@ -56,10 +56,11 @@ class PackedCheckpoint(Checkpoint):
 
     def choose(self, dtype: str | None) -> str:
         """Raises ValueError where another dtype is asked for than the file was packed in."""
-        if dtype not in (None, self._asked) and {stored.dtype for stored in self._stored} != {dtype}:
+        stored = sorted({stored.dtype for stored in self._stored})
+        if dtype not in (None, self._asked) and stored != [dtype]:
             raise ValueError(
-                f"dtype must be {self.dtype}, in which {FILE} is packed, or be left out, got {dtype!r}; convert the "
-                "model again in that dtype"
+                f"dtype must be left out, or be that in which {FILE} is packed, {' and '.join(stored)}, got {dtype!r}; "
+                "convert the model again in that dtype"
             )
         return self.dtype
 

@@ -34,7 +34,6 @@ class State:
     def __init__(self, vocabulary: Vocabulary, matcher: Any, length: int = 0, farthest: int = 0) -> None:
         self._vocabulary, self.matcher, self.length, self.farthest = vocabulary, matcher, length, farthest
         self._way: list[int] | None = None
-        self._borrowed = False
 
     @property
     def whole(self) -> bool:
@@ -62,10 +61,10 @@ class State:
         Where that does not end, the walk may be going in circles: then, where it has the same choice as before,
         something else is taken.
         """
-        if self._way is None or (self._borrowed and len(self._way) > most):
-            self._borrowed = False
+        if self._way is None or len(self._way) > most:
             way = self._walk(most, again=True)
-            self._way = self._walk(most, again=False) if way is None else way
+            way = self._walk(most, again=False) if way is None else way
+            self._way = self._way if way is None else way
         return self._way if self._way is not None and len(self._way) <= most else None
 
     def _borrow(self, way: list[int]) -> None:
@@ -73,7 +72,7 @@ class State:
         for gone in range(min(len(way), _STEPS), -1, -1):
             matcher = self.matcher.deep_copy()
             if matcher.try_consume_tokens(way[gone:]) == len(way) - gone and matcher.is_accepting():
-                self._way, self._borrowed = way[gone:], True
+                self._way = way[gone:]
                 return
 
     def _walk(self, most: int, *, again: bool) -> list[int] | None:

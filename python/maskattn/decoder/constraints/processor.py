@@ -44,7 +44,9 @@ def constraint(options: Options, vocabulary: Callable[[], Vocabulary], limits: S
         raise ValueError(f"{name} needs a tokenizer: {error}") from error
     _check(name, grammar, known)
     # Greedy search takes the best one, whatever else is allowed.
-    greedy = not options.flag("do_sample") and options.get("num_beams") in (None, 1)
+    greedy = (
+        not options.flag("do_sample") and options.get("num_beams") in (None, 1) and not options.get("penalty_alpha")
+    )
     follower = Follower(known, grammar, **{"tried": 1} if greedy and not options.functions("logits_processor") else {})
     # What is forced behind a single start token, such as a language, is no part of the text; nor is a forced end.
     forced_first, forced_last = bool(options.ids("forced_bos_token_id")), bool(options.ids("forced_eos_token_id"))

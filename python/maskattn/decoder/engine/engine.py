@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from maskattn.cache import KVCache
 from maskattn.decoder import check
 from maskattn.decoder.arrays import FloatArray, IntArray
 from maskattn.decoder.engine.request import Request
@@ -74,10 +73,7 @@ class Engine:
         self._model = model
         # One sequence of that capacity reserves the address space of all; nobody is in the cache yet.
         self._longest = min(max_tokens, sizes.positions or max_tokens)
-        cache = KVCache(
-            sizes.layers, -(-max_tokens // self._longest), sizes.kv_heads, self._longest, sizes.head_dim,
-            page_size=page_size,
-        )  # fmt: skip
+        cache = model._forward.new_cache(-(-max_tokens // self._longest), self._longest, page_size=page_size)
         cache.reorder([])
         pages = max(max_tokens // page_size, -(-self._longest // page_size))
         self._scheduler = Scheduler(model._forward, cache, pages, max_batch, max_waiting, prefill)

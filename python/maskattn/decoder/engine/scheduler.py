@@ -115,6 +115,8 @@ class Scheduler:
         """A request that was cancelled waits no longer; one that runs leaves after the step."""
         with self._changed:
             self._waiting = deque(task for task in self._waiting if task.request is not request)
+            self._full = False  # it may have been the one for which there was no room
+            self._changed.notify()
 
     def close(self, *, cancel: bool) -> None:
         """No request more; those that there are end by themselves, or are cancelled."""

@@ -50,6 +50,10 @@ class Thresholds:
         return repeats or (self.logprob is not None and attempt.avg_logprob < self.logprob)
 
 
+#: What else belongs to beams, which draws do without.
+_NO_BEAMS = {"num_beam_groups": 1, "force_words_ids": (), "constraints": ()}
+
+
 @dataclass(frozen=True)
 class Writer:
     """Writes windows.
@@ -98,7 +102,7 @@ class Writer:
         temperature, seed = self.temperatures[number], self.asked.get("seed")
         asked: dict[str, Any] = {**self.asked, "do_sample": temperature > 0, "num_return_sequences": 1}
         if temperature > 0:
-            asked |= {"temperature": temperature, "num_beams": 1}
+            asked |= {"temperature": temperature, "num_beams": 1, **_NO_BEAMS}
         if seed is not None:  # or attempts at the same temperature would be the same
             asked["seed"] = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
         options = Options(self.generation, asked, self.model.vocab)

@@ -17,7 +17,7 @@ from maskattn.decoder.model import Transformer
 from maskattn.decoder.options import Options
 from maskattn.decoder.requests import Progress
 from maskattn.decoder.rules import Rules
-from maskattn.decoder.search import find_search
+from maskattn.decoder.search import find_search, goes_token_by_token
 from maskattn.decoder.speculation import Speculation
 from maskattn.decoder.stopping import Decode
 from maskattn.decoder.transcription.attempts import Thresholds, Writer
@@ -140,6 +140,10 @@ class Hearing:
         settings = Options(self.generation, options, self.model.vocab)
         find_search(self.model, settings, Rules.read(settings))  # refuses wrong ones before any work
         speculation = Speculation.read(settings, self.model)
+        if speculation is not None and not goes_token_by_token(settings):
+            raise ValueError(
+                "assistant_model and prompt_lookup_num_tokens must come without penalty_alpha, got both; leave one out"
+            )
         numbers = {name: self._number(name, value) for name, value in thresholds.items()}
         limits = Thresholds(**{name.removesuffix("_threshold"): value for name, value in numbers.items()})
         return Writer(self.model, tokens, self.generation, options, _temperatures(temperatures), limits, speculation)
