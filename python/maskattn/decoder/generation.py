@@ -176,8 +176,8 @@ class GenerationMethods:
         beams, returned = BeamRules.read(job.options), job.options.integer("num_return_sequences", 1) or 1
         if returned > 1:
             raise ValueError(
-                f"num_return_sequences must be 1 in a stream or with on_tokens, got {returned}; use generate_ids without "
-                "on_tokens"
+                f"num_return_sequences must be 1 in a stream or with on_tokens, got {returned}; use generate_ids "
+                "without on_tokens"
             )
         if beams is not None and log_probabilities:
             raise ValueError(
