@@ -33,7 +33,8 @@ class GenerationOptions(TypedDict, total=False):
     eos_token_id: int | Sequence[int] | None
     #: Texts that end a sequence as soon as it holds one; the tokens that made it stay. Needs the tokenizer.
     stop_strings: str | Sequence[str] | None
-    #: ``f(ids, scores)`` -> (batch,) bool, asked after each token: True ends a sequence. ``scores`` are the processed.
+    #: ``f(ids, scores)`` -> (batch,) bool, asked after each token: True ends a sequence. ``scores`` are the processed;
+    #: under beams and in contrastive search, where many candidates are asked about, zeros (batch, 1).
     stopping_criteria: Sequence[Callable[[IntArray, FloatArray], BoolArray]] | None
     #: Beam search with so many beams; 1, the default: greedy search, or sampling. With ``do_sample`` continuations are
     #: drawn, without replacement.

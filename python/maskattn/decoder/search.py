@@ -56,7 +56,11 @@ def goes_plainly(options: Options, rules: Rules) -> bool:
 
 
 def with_state(model: Transformer, options: Options, rules: Rules, count: int | None = None) -> Rules:
-    """Rules that know what is made of the model's scores; ``count`` and errors as of ``find_search``."""
+    """Rules that know what is made of the model's scores; errors as of ``find_search``.
+
+    Args:
+        count: of all sources, if it is known.
+    """
     for read in _STATES:
         if (open_state := read(options, model, count)) is not None:
             rules = replace(rules, open_state=open_state)
@@ -68,18 +72,14 @@ def find_search(
     options: Options,
     rules: Rules,
     *,
-    count: int | None = None,
     with_log_probabilities: bool = False,
 ) -> Search:
     """The search that the options ask for.
 
-    Args:
-        count: of all sources, if it is known.
-
     Raises:
         TypeError, ValueError: an option is not as GenerationOptions says, or does not fit the others or the model.
     """
-    rules = with_state(model, options, rules, count)
+    rules = with_state(model, options, rules)
     way = next(way for find in _WAYS if (way := find(options)) is not None)
 
     def search(batch: Batch) -> list[list[Generated]]:

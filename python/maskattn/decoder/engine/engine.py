@@ -115,12 +115,15 @@ class Engine:
         *,
         tools: Sequence[Message] | None = None,
         documents: Sequence[Message] | None = None,
+        continue_final_message: bool = False,
         template: str | None = None,
         variables: Mapping[str, Any] | None = None,
         **options: Unpack[GenerationOptions],
     ) -> Request[Piece, str]:
         """As :meth:`submit`: the answer to a conversation, as ``Model.chat`` gives it; each turn reads what is new."""
-        ids = self._model.chat_ids(messages, tools=tools, documents=documents, template=template, variables=variables)
+        ids = self._model._chat_ids(
+            messages, continue_final_message, tools=tools, documents=documents, template=template, variables=variables
+        )
         return self._submit_text(ids, options)
 
     def submit_ids(

@@ -97,7 +97,7 @@ def _plan(options: Options, generation: Any) -> Plan:
 
     name = "num_assistant_tokens_schedule"
     schedule = source(name).get(name) or "constant"
-    if schedule not in _SCHEDULES:
+    if not isinstance(schedule, str) or schedule not in _SCHEDULES:
         raise source(name).wrong(name, '"constant", "heuristic" or "heuristic_transient"')
     name = "assistant_confidence_threshold"
     threshold = source(name).number(name, "in [0, 1]", lambda x: 0 <= x <= 1)
