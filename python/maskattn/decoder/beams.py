@@ -54,7 +54,7 @@ class BeamRules:
         penalty = options.number("length_penalty", "a finite number", lambda x: True)
         patience = options.number("patience", "a number above 0", lambda x: x > 0)
         early = options.get("early_stopping")
-        if not isinstance(early, bool | np.bool_ | str | None) or early not in (None, True, False, "never"):
+        if not isinstance(early, bool | str | None) or early not in (None, True, False, "never"):
             raise options.wrong("early_stopping", 'True, False or "never"')
         if constraints and (beams == 1 or groups > 1 or options.flag("do_sample")):
             raise ValueError(
