@@ -29,6 +29,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--translate", action="store_true", help="into English")
     parser.add_argument("--timestamps", action="store_true", help="a line per segment, with its times")
     parser.add_argument("--fallback", action="store_true", help="try higher temperatures where a window looks wrong")
+    parser.add_argument(
+        "--seed", type=int, help="of what is drawn at higher temperatures; default: another one each time"
+    )
     parser.add_argument("--json", action="store_true", help="a JSON object per recording")
     options = parser.parse_args(arguments)
 
@@ -39,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         task="translate" if options.translate else None,
         return_timestamps=options.timestamps or None,
         temperatures=TEMPERATURES if options.fallback else 0.0,
+        seed=options.seed,
         **(THRESHOLDS if options.fallback else {}),
         progress=_progress if sys.stderr.isatty() else None,
     )
