@@ -42,7 +42,7 @@ def median_filter(values: Array, width: int) -> Array:
         return values
     mirrored = np.pad(values, [(0, 0)] * (values.ndim - 1) + [(half, half)], mode="reflect")
     windows = np.lib.stride_tricks.sliding_window_view(mirrored, width, axis=-1)
-    median: Array = np.sort(windows, axis=-1)[..., half]
+    median: Array = np.partition(windows, half, axis=-1)[..., half]
     return median
 
 
