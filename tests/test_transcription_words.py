@@ -68,6 +68,17 @@ def test_words_are_the_text_of_their_segments(timestamps: bool | None, model: ma
         assert plain.segments == tuple(replace(one, words=None) for one in with_words.segments)
 
 
+def test_probabilities_of_other_searches(model: maskattn.Model) -> None:
+    """With drafts they are greedy search's; beams of one pass over what they wrote."""
+    recordings = sounds(0.3, 3.7, 1)
+    want = model.transcribe(recordings, word_timestamps=True)
+    assert model.transcribe(recordings, word_timestamps=True, prompt_lookup_num_tokens=4) == want
+    assert model.transcribe(recordings, word_timestamps=True, assistant_model=model) == want
+    for result in model.transcribe(recordings, word_timestamps=True, num_beams=3):
+        assert words(result)
+        assert all(0 < word.probability <= 1 for word in words(result))
+
+
 def plain_warp(costs: np.ndarray) -> list[int]:
     """By the definition, in float64."""
     rows, columns = costs.shape
