@@ -215,6 +215,18 @@ def test_hardly_any_sound(length: int, model: maskattn.Model) -> None:
     assert all(word.start == word.end == 0 for word in found) == (length < 640)
 
 
+def test_languages_without_spaces(tmp_path: Path) -> None:
+    """Whether the language is told or detected, one word is one token, with its punctuation."""
+    model = maskattn.load(save_with_characters(tmp_path, lang_to_id={"<|zh|>": 20, "<|yue|>": 21}))
+    options: dict[str, Any] = {"suppress_tokens": [*NO_TEXT, 0, 1, *range(31, 61)], "max_new_tokens": 30}
+    [detected] = model.transcribe(sounds(1), word_timestamps=True, **options)
+    [told] = model.transcribe(sounds(1), word_timestamps=True, language=detected.language, **options)
+    assert detected.segments == told.segments
+    found = words(detected)
+    assert len(found) > 5
+    assert all(sum(character.isalpha() for character in word.text) <= 1 for word in found)
+
+
 def test_silence_has_no_words(model: maskattn.Model) -> None:
     assert model.transcribe(sounds(2.5), word_timestamps=True, no_speech_threshold=0.0)[0].segments == ()
 

@@ -10,7 +10,7 @@ class Word:
     """A word with its punctuation.
 
     Attributes:
-        start, end: seconds from the beginning of the recording, by 0.02.
+        start, end: seconds from the beginning of the recording, in steps of 0.02; equal where no step is left to it.
         text: with the space before it, if there is one: the words of a segment are its text.
         probability: mean of its tokens' probabilities, by the scores that ``Segment.avg_logprob`` is of.
     """
