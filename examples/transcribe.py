@@ -28,6 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--language", metavar="NAME", help="code or English name; default: it is detected")
     parser.add_argument("--translate", action="store_true", help="into English")
     parser.add_argument("--timestamps", action="store_true", help="a line per segment, with its times")
+    parser.add_argument("--words", action="store_true", help="with the times of each word")
     parser.add_argument("--fallback", action="store_true", help="try higher temperatures where a window looks wrong")
     parser.add_argument(
         "--seed", type=int, help="of what is drawn at higher temperatures; default: another one each time"
@@ -41,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         language=options.language,
         task="translate" if options.translate else None,
         return_timestamps=options.timestamps or None,
+        word_timestamps=options.words,
         temperatures=TEMPERATURES if options.fallback else 0.0,
         seed=options.seed,
         **(THRESHOLDS if options.fallback else {}),
@@ -55,6 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if options.timestamps:
             for segment in result.segments:
                 print(f"  {segment.start:8.2f} - {segment.end:8.2f}  {segment.text}")
+        for word in (word for segment in result.segments for word in segment.words or ()):
+            print(f"  {word.start:8.2f} - {word.end:8.2f}  {word.text.strip()} ({word.probability:.0%})")
 
 
 def _progress(done: int, total: int) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from maskattn.cli import common
 
 if TYPE_CHECKING:
-    from maskattn.decoder import Segment
+    from maskattn.decoder import Segment, Transcription, Word
 
 #: With ``--fallback``, as in arXiv:2212.04356, section 4.5.
 _FALLBACK: dict[str, Any] = {
@@ -27,8 +27,17 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     )
     common.add_model(transcribe, "required")
     transcribe.add_argument("--language", metavar="NAME", help="code or English name; default: it is detected")
-    transcribe.add_argument("--translate", action="store_true", help="into English")
+    transcribe.add_argument(
+        "--task", metavar="NAME", help="transcribe, or translate, into English; default: the model's"
+    )
+    transcribe.add_argument(
+        "--translate", dest="task", action="store_const", const="translate", help="as --task translate"
+    )
     transcribe.add_argument("--timestamps", action="store_true", help="a line per segment, with its times")
+    transcribe.add_argument("--word-timestamps", action="store_true", help="a line per word, with its times")
+    transcribe.add_argument(
+        "--condition-on-prev-tokens", action="store_true", help="tell each window what was said before it"
+    )
     transcribe.add_argument("--fallback", action="store_true", help="again, at higher temperatures, what looks wrong")
     transcribe.add_argument("--max-new-tokens", type=int, metavar="N", help="per window; default: as many as fit")
     transcribe.set_defaults(run=_transcribe)
@@ -40,8 +49,10 @@ def _transcribe(options: argparse.Namespace) -> None:
         results = model.transcribe(
             options.recordings,
             language=options.language,
-            task="translate" if options.translate else None,
+            task=options.task,
             return_timestamps=options.timestamps or None,
+            word_timestamps=options.word_timestamps,
+            condition_on_prev_tokens=options.condition_on_prev_tokens or None,
             progress=show,
             max_new_tokens=options.max_new_tokens,
             **(_FALLBACK if options.fallback else {}),
@@ -49,16 +60,22 @@ def _transcribe(options: argparse.Namespace) -> None:
     for path, result in zip(options.recordings, results, strict=True):
         if options.json:
             common.print_json({"recording": path, **asdict(result)})
+        elif options.word_timestamps:
+            for word in (word for segment in result.segments for word in segment.words or ()):
+                print(_line(word, word.text.strip()))
         elif options.timestamps:
             for segment in result.segments:
-                print(_line(segment))
+                print(_line(segment, _text(segment)))
         else:
-            print(result.text if result.text is not None else " ".join(map(str, result.tokens)))
+            print(_text(result))
 
 
-def _line(segment: Segment) -> str:
-    text = segment.text if segment.text is not None else " ".join(map(str, segment.tokens))
-    return f"[{_clock(segment.start)} -> {_clock(segment.end)}] {text}"
+def _text(said: Segment | Transcription) -> str:
+    return said.text if said.text is not None else " ".join(map(str, said.tokens))
+
+
+def _line(spoken: Segment | Word, text: str) -> str:
+    return f"[{_clock(spoken.start)} -> {_clock(spoken.end)}] {text}"
 
 
 def _clock(seconds: float) -> str:

@@ -11,7 +11,7 @@ from maskattn.decoder.options import GenerationOptions
 from maskattn.decoder.phrases import DisjunctiveConstraint, PhrasalConstraint
 from maskattn.decoder.projection import Linear
 from maskattn.decoder.stream import Piece, Stream, Tokens
-from maskattn.decoder.transcription.results import Segment, Transcription
+from maskattn.decoder.transcription.results import Segment, Transcription, Word
 
 __all__ = [
     "PLACEMENTS",
@@ -35,6 +35,7 @@ __all__ = [
     "Stream",
     "Tokens",
     "Transcription",
+    "Word",
     "convert",
     "load",
 ]

@@ -17,19 +17,23 @@ from maskattn.decoder.options import Options
 from maskattn.decoder.rules import Rules
 from maskattn.decoder.search import find_search, goes_token_by_token
 from maskattn.decoder.speculation import Page, Speculation, speculate
-from maskattn.decoder.transcription.sureness import Recorder, totals_of
+from maskattn.decoder.transcription.sureness import Recorder, log_probabilities_of
 from maskattn.decoder.transcription.timestamps import TimestampRules
 from maskattn.decoder.transcription.tokens import SpeechTokens
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """Tokens of a window, the end token last where there is one, and how sure the model was of them."""
+    """Tokens of a window, the end token last where there is one, and how sure the model was of each."""
 
     tokens: list[int]
+    log_probabilities: list[float]
     temperature: float
-    avg_logprob: float
     compression_ratio: float
+
+    @property
+    def avg_logprob(self) -> float:
+        return sum(self.log_probabilities) / len(self.tokens)
 
 
 @dataclass(frozen=True)
@@ -124,13 +128,13 @@ class Writer:
             else:
                 page = Page(batch)
                 made = speculate(self.model, page, recorded, self.speculation.drafter(self.model, page, rules, heard))
-            totals = recorder.totals(batch.numbers, made)
+            sure = recorder.log_probabilities(batch.numbers, made)
         else:
             made = [best for (best,) in find_search(self.model, options, rules)(batch)]
-            totals = totals_of(self.model, batch, rules, made)
+            sure = log_probabilities_of(self.model, batch, rules, made)
         return [
-            Attempt(list(ids), temperature, total / len(ids), compression_ratio(ids, self.model.vocab))
-            for ids, total in zip(made, totals, strict=True)
+            Attempt(list(ids), values, temperature, compression_ratio(ids, self.model.vocab))
+            for ids, values in zip(made, sure, strict=True)
         ]
 
 

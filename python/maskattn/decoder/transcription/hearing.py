@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
@@ -20,6 +20,7 @@ from maskattn.decoder.rules import Rules
 from maskattn.decoder.search import find_search, goes_token_by_token
 from maskattn.decoder.speculation import Speculation
 from maskattn.decoder.stopping import Decode
+from maskattn.decoder.transcription.aligner import Aligner
 from maskattn.decoder.transcription.attempts import Thresholds, Writer
 from maskattn.decoder.transcription.recording import Recording, Sound, read_settings, read_sounds
 from maskattn.decoder.transcription.results import Transcription
@@ -47,6 +48,9 @@ _REFUSED = {
 class Hearing:
     """A model that hears: its parts, and what its checkpoint says of sound.
 
+    Args:
+        written: what each token writes; raises ValueError, if there is no tokenizer that says so.
+
     Raises:
         ValueError: it does not hear, or the checkpoint's files are not as they must be.
     """
@@ -57,6 +61,7 @@ class Hearing:
     start: int | None
     directory: Path
     decode: Decode | None
+    written: Callable[[], Mapping[int, bytes]]
 
     def __post_init__(self) -> None:
         if self.model.encoder is None or not self.model.encoder.sizes.mels or self.start is None:
@@ -101,6 +106,7 @@ class Hearing:
         language: str | Sequence[str | None] | None,
         task: str | None,
         return_timestamps: bool | None,
+        word_timestamps: bool,
         condition_on_prev_tokens: bool | None,
         temperatures: float | Sequence[float],
         thresholds: Mapping[str, float | None],
@@ -114,9 +120,13 @@ class Hearing:
         writer = self._writer(tokens, temperatures, thresholds, options)
         conditioned = self._flag("condition_on_prev_tokens", condition_on_prev_tokens)
         transcriber = self._transcriber(writer, tokens.task_id(task), bool(conditioned))
+        if self._flag("word_timestamps", word_timestamps):
+            transcriber = replace(transcriber, aligner=self._aligner())
         sounds = read_sounds(sources, self.settings.sampling_rate)
         spoken = [tokens.language_id(one) for one in _languages(language, len(sounds))]
         asked = self._flag("return_timestamps", return_timestamps)
+        if asked is None and transcriber.aligner is not None:  # as transformers has it
+            asked = tokens.no_timestamps is not None
         with_times = [self._with_times(i, sound, asked) for i, sound in enumerate(sounds)]
         made: list[Transcription | None] = [None] * len(sounds)
         report = _Report([self._frames(sound) for sound in sounds], progress)
@@ -168,6 +178,10 @@ class Hearing:
             decode=self.decode,
         )
 
+    def _aligner(self) -> Aligner:
+        first = self.tokens.first_timestamp
+        return Aligner.read(self.model, self.generation, self.config, first, self.written())
+
     def _frames(self, sound: FloatArray) -> int:
         return max(len(sound), self.settings.chunk_samples) // self.settings.hop_length
 
@@ -175,7 +189,8 @@ class Hearing:
         self, number: int, sound: FloatArray, language: int | None = None, conditioned: bool = False
     ) -> Recording:
         features = log_mel(sound, self.settings, samples=self.settings.chunk_samples)
-        return Recording(number, features, language, conditioned)
+        sounding = min(-(-len(sound) // self.settings.hop_length), features.shape[1])
+        return Recording(number, features, sounding, language, conditioned)
 
     def _with_times(self, i: int, sound: FloatArray, asked: bool | None) -> bool:
         """Whether timestamps are written: the windows of a long recording begin where they say."""

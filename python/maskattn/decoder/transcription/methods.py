@@ -37,6 +37,7 @@ class SpeechMethods:
         language: str | Sequence[str | None] | None = None,
         task: str | None = None,
         return_timestamps: bool | None = None,
+        word_timestamps: bool = False,
         condition_on_prev_tokens: bool | None = None,
         temperatures: float | Sequence[float] = 0.0,
         compression_ratio_threshold: float | None = None,
@@ -58,6 +59,10 @@ class SpeechMethods:
                 detected in the first window.
             task: ``transcribe`` or, into English, ``translate``. Default: the generation config's, else ``transcribe``.
             return_timestamps: whether segments have times of their own. Long recordings always have them.
+            word_timestamps: whether segments have ``words``, whose times are read off the cross-attention of
+                ``alignment_heads`` in the generation config, else of all heads in the upper half of layers, by dynamic
+                time warping. Needs a tokenizer; ``return_timestamps`` is then True by default. Translations have words
+                in another order than what is said: their times say little.
             condition_on_prev_tokens: whether each window is told what was said before it.
             temperatures: several are tried one after the other until an attempt at a window satisfies the thresholds;
                 0 is greedy search, or beams with ``num_beams``; above, draws without beams.
@@ -82,6 +87,7 @@ class SpeechMethods:
             language=language,
             task=task,
             return_timestamps=return_timestamps,
+            word_timestamps=word_timestamps,
             condition_on_prev_tokens=condition_on_prev_tokens,
             temperatures=temperatures,
             thresholds={
@@ -107,5 +113,12 @@ class SpeechMethods:
         from maskattn.decoder.transcription.hearing import Hearing
 
         tokenizer = self._texts.tokenizer
-        decode = None if tokenizer is None else tokenizer.decode
-        return Hearing(self._forward, self._generation, self.config, self._requests.start, self._directory, decode)
+        return Hearing(
+            model=self._forward,
+            generation=self._generation,
+            config=self.config,
+            start=self._requests.start,
+            directory=self._directory,
+            decode=None if tokenizer is None else tokenizer.decode,
+            written=lambda: self._texts.need().token_bytes(),
+        )

@@ -73,6 +73,7 @@ class Recording:
     Attributes:
         number: its place among the sources.
         features: shape (mels, frames).
+        sounding: how many of the frames are not padding.
         language: token; None while it is unknown, or if there is none.
         seek: the frame at which the next window begins.
         conditioned: whether the next window is told what was said before it.
@@ -80,6 +81,7 @@ class Recording:
 
     number: int
     features: FloatArray
+    sounding: int
     language: int | None
     conditioned: bool
     seek: int = 0

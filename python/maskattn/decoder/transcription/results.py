@@ -6,6 +6,22 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
+class Word:
+    """A word with its punctuation.
+
+    Attributes:
+        start, end: seconds from the beginning of the recording, in steps of 0.02; equal where no step is left to it.
+        text: with the space before it, if there is one: the words of a segment are its text.
+        probability: mean of its tokens' probabilities, by the scores that ``Segment.avg_logprob`` is of.
+    """
+
+    start: float
+    end: float
+    text: str
+    probability: float
+
+
+@dataclass(frozen=True)
 class Segment:
     """A stretch of sound and what is said in it.
 
@@ -17,6 +33,8 @@ class Segment:
         avg_logprob: mean log-probability of the tokens of its window and the end token, by the processed scores.
         compression_ratio: bytes of the tokens of its window by their bytes after zlib; high where text repeats itself.
         no_speech_prob: the probability that nobody speaks in its window; None, if the model has no token for that.
+        words: with their times, if they were asked for; they need not lie between ``start`` and ``end``, which the
+            model writes, while these are read off its cross-attention.
     """
 
     start: float
@@ -27,6 +45,7 @@ class Segment:
     avg_logprob: float
     compression_ratio: float
     no_speech_prob: float | None
+    words: tuple[Word, ...] | None = None
 
 
 @dataclass(frozen=True)

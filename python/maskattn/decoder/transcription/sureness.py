@@ -18,14 +18,14 @@ from maskattn.decoder.score import log_softmax_at, shift_right
 
 
 class Recorder:
-    """A processor that changes nothing and sums the log-probabilities of what was chosen, token by token.
+    """A processor that changes nothing and keeps the log-probabilities of what was chosen, token by token.
 
     The scores are those of which the choice was made, but for the temperature by which they have been divided.
     """
 
     def __init__(self, temperature: float) -> None:
         self._temperature = np.float32(temperature)
-        self._totals: dict[int, float] = {}
+        self._chosen: dict[int, list[float]] = {}
         self._scores: dict[int, FloatArray] = {}  # of the last choice, by sequence
 
     def __call__(self, step: Step, scores: FloatArray) -> FloatArray:
@@ -34,32 +34,35 @@ class Recorder:
         self._scores.update(zip(step.sequences.tolist(), scores * self._temperature, strict=True))
         return scores
 
-    def totals(self, numbers: Sequence[int], made: Sequence[Sequence[int]]) -> list[float]:
-        """Of each sequence. Nothing has been processed since its last choice, so that one is added here."""
+    def log_probabilities(self, numbers: Sequence[int], made: Sequence[Sequence[int]]) -> list[list[float]]:
+        """Of each sequence's tokens. Nothing has been processed since its last choice, so that one is added here."""
         self._add(list(numbers), np.array([ids[-1] for ids in made]))
-        return [self._totals[number] for number in numbers]
+        return [self._chosen[number] for number in numbers]
 
     def _add(self, numbers: list[int], chosen: IntArray) -> None:
         found = log_softmax_at(np.stack([self._scores[number] for number in numbers]), chosen)
         for number, value in zip(numbers, found.tolist(), strict=True):
-            self._totals[number] = self._totals.get(number, 0.0) + value
+            self._chosen.setdefault(number, []).append(value)
 
 
 class _Row(NamedTuple):
     row: int
 
 
-def totals_of(model: Transformer, batch: Batch, rules: Rules, made: Sequence[Sequence[int]]) -> list[float]:
-    """The same sums for what another search wrote, from one pass over it."""
+def log_probabilities_of(
+    model: Transformer, batch: Batch, rules: Rules, made: Sequence[Sequence[int]]
+) -> list[list[float]]:
+    """The same for what another search wrote, from one pass over it."""
     targets = [np.array(ids) for ids in made]
     inputs, lengths = pad(shift_right(batch.prompts, targets))
     states = model.decode(inputs, batch.memory, new_lengths=lengths)
-    ends, totals = Ends(batch, rules), np.zeros(len(made))
+    ends, found = Ends(batch, rules), [list[float]() for _ in made]
     for now in range(max(map(len, made))):
         rows = [row for row, target in enumerate(targets) if len(target) > now]
         places = [len(batch.prompts[row]) - 1 + now for row in rows]
         step = ends.step([_Row(row) for row in rows], np.stack([targets[row][:now] for row in rows]))
         scores = rules.process(step, log_softmax(model.logits(states[rows, places])))
-        totals[rows] += log_softmax_at(scores, np.array([targets[row][now] for row in rows]))
-    found: list[float] = totals.tolist()
+        values = log_softmax_at(scores, np.array([targets[row][now] for row in rows]))
+        for row, value in zip(rows, values.tolist(), strict=True):
+            found[row].append(value)
     return found

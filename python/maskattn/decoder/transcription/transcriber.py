@@ -7,16 +7,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from maskattn.decoder.arrays import IntArray
 from maskattn.decoder.generate import Batch
 from maskattn.decoder.memory import Memory
 from maskattn.decoder.model import Transformer
 from maskattn.decoder.stopping import Decode
+from maskattn.decoder.transcription.aligner import Aligner
 from maskattn.decoder.transcription.attempts import Attempt, Writer
 from maskattn.decoder.transcription.recording import Recording
-from maskattn.decoder.transcription.results import Segment, Transcription
+from maskattn.decoder.transcription.results import Segment, Transcription, Word
 from maskattn.decoder.transcription.segments import STRIDE, cut
 from maskattn.decoder.transcription.start import language_probs, scores_at_start, silence_probs
 from maskattn.decoder.transcription.tokens import SpeechTokens
+from maskattn.decoder.transcription.words import SPACELESS
 
 #: Above this temperature what was written is no good context for what comes next.
 _TOO_HOT = 0.5
@@ -35,6 +38,7 @@ class Transcriber:
         most: new tokens of a window, if there is a limit but for the positions.
         seconds: from one timestamp to the next.
         decode: token ids -> text, if the tokenizer is known.
+        aligner: finds the words' times, if they are asked for.
     """
 
     model: Transformer
@@ -48,6 +52,7 @@ class Transcriber:
     most: int | None
     seconds: float
     decode: Decode | None
+    aligner: Aligner | None = None
 
     def next_window(self, recordings: Sequence[Recording]) -> None:
         """Transcribe a window of each; the encoder reads it once, whatever is asked of it then."""
@@ -66,14 +71,14 @@ class Transcriber:
         speculation = self.writer.speculation
         heard = None if speculation is None else speculation.encode(windows)
         attempts = self.writer.write(batch, no_speech, timestamps=self.timestamps, drafted_from=heard)
-        for recording, attempt, silence in zip(recordings, attempts, no_speech, strict=True):
-            self._add(recording, attempt, silence)
+        for i, (recording, attempt) in enumerate(zip(recordings, attempts, strict=True)):
+            self._add(recording, attempt, no_speech[i], prompts[i], memory.reorder(np.array([i])))
 
     def result(self, recording: Recording) -> Transcription:
-        codes = {token: code for code, token in self.tokens.lang_to_id.items()}
         tokens = [token for segment in recording.segments for token in segment.tokens]
-        language = None if recording.language is None else codes.get(recording.language)
-        return Transcription(self._text(tokens), language, recording.language_probs, tuple(recording.segments))
+        return Transcription(
+            self._text(tokens), self._code(recording), recording.language_probs, tuple(recording.segments)
+        )
 
     def _listen(self, recordings: Sequence[Recording], before: list[list[int]], memory: Memory) -> list[float | None]:
         """The probability of silence; and the language, where it is unknown."""
@@ -95,7 +100,9 @@ class Transcriber:
         previous = [] if self.tokens.previous is None else [self.tokens.previous]
         return previous + tokens[-(self.positions // 2 - 1) :]
 
-    def _add(self, recording: Recording, attempt: Attempt, no_speech: float | None) -> None:
+    def _add(
+        self, recording: Recording, attempt: Attempt, no_speech: float | None, prompt: IntArray, memory: Memory
+    ) -> None:
         heard, begin = min(self.frames, recording.frames - recording.seek), recording.seek
         recording.conditioned = self.conditioned and attempt.temperature < _TOO_HOT
         if self.writer.thresholds.is_silence(attempt, no_speech):
@@ -104,8 +111,9 @@ class Transcriber:
         tokens = attempt.tokens[:-1] if attempt.tokens[-1] == self.tokens.end else attempt.tokens
         first = self.tokens.first_timestamp
         cuts, step = cut(tokens, self.model.vocab if first is None else first, heard)
+        words = self._words(recording, attempt, [part.tokens for part in cuts], prompt, memory)
         recording.seek += step
-        for part in cuts:
+        for part, spoken in zip(cuts, words, strict=True):
             recording.segments.append(
                 Segment(
                     start=self.seconds * (begin / STRIDE + part.start),
@@ -116,8 +124,36 @@ class Transcriber:
                     avg_logprob=attempt.avg_logprob,
                     compression_ratio=attempt.compression_ratio,
                     no_speech_prob=no_speech,
+                    words=spoken,
                 )
             )
+
+    def _words(
+        self,
+        recording: Recording,
+        attempt: Attempt,
+        cuts: Sequence[Sequence[int]],
+        prompt: IntArray,
+        memory: Memory,
+    ) -> Sequence[tuple[Word, ...] | None]:
+        """Of each segment of a window."""
+        if self.aligner is None:
+            return [None] * len(cuts)
+        sounding = min(self.frames, recording.sounding - recording.seek)
+        # One window at a time: the weights of many heads are large.
+        found = self.aligner.boundaries(prompt, attempt.tokens, memory, max(1, sounding // STRIDE))
+        times = [self.seconds * (recording.seek / STRIDE + place) for place in found.tolist()]
+        spaces, words, start = self._code(recording) not in SPACELESS, list[tuple[Word, ...]](), 0
+        for tokens in cuts:
+            end = start + len(tokens)
+            likely = attempt.log_probabilities[start:end]
+            words.append(self.aligner.words(tokens, times[start : end + 1], likely, spaces=spaces))
+            start = end
+        return words
+
+    def _code(self, recording: Recording) -> str | None:
+        """Of the language."""
+        return next((code for code, token in self.tokens.lang_to_id.items() if token == recording.language), None)
 
     def _text(self, tokens: Sequence[int]) -> str | None:
         if self.decode is None:
