@@ -136,6 +136,23 @@ def test_with_other_options(pair: Pair, options: dict[str, Any]) -> None:
     check(pair, **options)
 
 
+@pytest.mark.parametrize("num_beams", [2, 5])
+def test_without_scores_of_all_tokens(pair: Pair, num_beams: int) -> None:
+    """Where no option looks at scores, the core gives the best tokens alone: what a search over all of them finds."""
+    model, ours, sources = pair
+    options: dict[str, Any] = {
+        "num_beams": num_beams, "num_return_sequences": 2, "eos_token_id": ENDS, "max_new_tokens": NEW
+    }  # fmt: skip
+    got = ours.generate_ids(sources, **options)
+    over_all = ours.generate_ids(sources, **options, logits_processor=[lambda ids, scores: scores])
+    assert got == over_all
+    np.testing.assert_allclose([ids.score for ids in got], [ids.score for ids in over_all], rtol=0, atol=1e-5)
+    if model.config.model_type in ("bart", "t5", "llama"):  # which also read a padding token that was written
+        want, scores = theirs(model, sources, do_sample=False, **options)
+        assert got == want
+        np.testing.assert_allclose([ids.score for ids in got], scores, rtol=1e-4, atol=1e-4)
+
+
 def test_alone_as_in_a_batch(pair: Pair) -> None:
     _, ours, sources = pair
     options: dict[str, Any] = {"num_beams": 4, "num_return_sequences": 2, "eos_token_id": ENDS, "max_new_tokens": NEW}

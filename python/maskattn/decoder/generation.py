@@ -17,7 +17,7 @@ from maskattn.decoder.model import Transformer
 from maskattn.decoder.options import GenerationOptions, Options
 from maskattn.decoder.requests import Ids, Progress, PromptIds, Requests, batches, is_one_list
 from maskattn.decoder.rules import Rules
-from maskattn.decoder.search import find_search, goes_plainly, goes_token_by_token, with_state
+from maskattn.decoder.search import Search, find_search, goes_plainly, goes_token_by_token, with_state
 from maskattn.decoder.shortlist import with_shortlist
 from maskattn.decoder.speculation import Page, Speculation, speculate
 from maskattn.decoder.stopping import stop_strings
@@ -39,6 +39,7 @@ class Job:
         options: what the call and the generation config ask for.
         speculation: what drafts tokens, if something does.
         forward: the model, or what a shortlist makes of it.
+        search: what writes a batch, where nothing drafts and nobody watches.
     """
 
     sequences: list[Any]
@@ -49,6 +50,7 @@ class Job:
     options: Options
     speculation: Speculation | None
     forward: Transformer
+    search: Search
 
 
 class GenerationMethods:
@@ -200,7 +202,7 @@ class GenerationMethods:
             drafter = job.speculation.drafter(job.forward, page, job.rules, read)
             made = speculate(job.forward, page, job.rules, drafter, log_probabilities=log_probabilities)
             return [[ids] for ids in made]
-        return find_search(job.forward, job.options, job.rules, with_log_probabilities=log_probabilities)(batch)
+        return job.search(batch, with_log_probabilities=log_probabilities)
 
     def _is_one(self, sources: object) -> bool:
         if self._requests.reads.sizes.mels:
@@ -222,7 +224,6 @@ class GenerationMethods:
         constraint = self._texts.constraint(settings, limits)
         rules = Rules.read(settings, stop_strings(settings, self._texts.decoder), constraint)
         rules = with_state(self._forward, settings, rules, len(sequences))
-        find_search(self._forward, settings, rules)  # refuses what is wrong before any work
         speculation = Speculation.read(settings, self._forward)
         if speculation is not None:
             speculation.check(sources, prompts, prefixes)
@@ -236,7 +237,8 @@ class GenerationMethods:
             raise settings.wrong("shortlist", "token ids, at least one")
         if shortlist := settings.ids("shortlist"):
             forward = with_shortlist(forward, np.array([*shortlist, *rules.eos_token_id]))
-        return Job(sequences, prompts, prefixes, limits, rules, settings, speculation, forward)
+        search = find_search(forward, settings, rules)
+        return Job(sequences, prompts, prefixes, limits, rules, settings, speculation, forward, search)
 
     def _batch(self, job: Job, some: Sequence[int]) -> Batch:
         """The sequences ``some``, their sources encoded."""

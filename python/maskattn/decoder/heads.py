@@ -33,7 +33,7 @@ class LanguageHead:
 
     def __call__(self, hidden: FloatArray) -> FloatArray:
         """(..., width) -> (..., vocab)."""
-        scores = self.map(hidden if self.scale == 1 else hidden * self.scale)
+        scores = self.map(self._scaled(hidden))
         return scores if self.softcap == 0 else np.tanh(scores / self.softcap) * self.softcap
 
     def best(self, hidden: FloatArray) -> IntArray:
@@ -42,7 +42,7 @@ class LanguageHead:
         if self.softcap or not isinstance(weight, PackedWeight):  # a cap may make equals of two scores
             highest: IntArray = self(hidden).argmax(axis=-1)
             return highest
-        return best_outputs(weight, hidden * self.scale, self.map.bias, 1, False, None)[1][:, 0]
+        return best_outputs(weight, self._scaled(hidden), self.map.bias, 1, False, None)[1][:, 0]
 
     def most_probable(self, hidden: FloatArray, count: int) -> tuple[FloatArray, IntArray]:
         """(rows, width) -> (rows, count): log-probabilities of the ``count`` most probable tokens, and the tokens."""
@@ -51,9 +51,12 @@ class LanguageHead:
             scores = log_softmax(self(hidden))
             tokens = np.argsort(-scores, axis=-1, kind="stable")[:, :count]
             return np.take_along_axis(scores, tokens, axis=-1), tokens
-        scores, tokens, logsumexp = best_outputs(weight, hidden * self.scale, self.map.bias, count, True, None)
+        scores, tokens, logsumexp = best_outputs(weight, self._scaled(hidden), self.map.bias, count, True, None)
         assert logsumexp is not None
         return scores - logsumexp[:, None], tokens
+
+    def _scaled(self, hidden: FloatArray) -> FloatArray:
+        return hidden if self.scale == 1 else hidden * self.scale
 
 
 def read_language_head(reader: Reader, family: Family, config: Mapping[str, Any]) -> LanguageHead:

@@ -15,8 +15,8 @@ from maskattn.decoder.model import Transformer
 from maskattn.decoder.options import Options
 from maskattn.decoder.rules import OpenState, Rules, plain_state
 
-#: Writes a batch: the sequences of each source, best first.
-Search = Callable[[Batch], list[list[Generated]]]
+#: Writes a batch: the sequences of each source, best first; of (batch, with_log_probabilities=...).
+Search = Callable[..., list[list[Generated]]]
 #: As a search, of (model, batch, rules, with_log_probabilities=...).
 Way = Callable[..., list[list[Generated]]]
 
@@ -56,10 +56,13 @@ def goes_plainly(options: Options, rules: Rules) -> bool:
 
 
 def with_state(model: Transformer, options: Options, rules: Rules, count: int | None = None) -> Rules:
-    """Rules that know what is made of the model's scores; errors as of ``find_search``.
+    """Rules that know what is made of the model's scores, whatever the way.
 
     Args:
         count: of all sources, if it is known.
+
+    Raises:
+        TypeError, ValueError: an option is not as GenerationOptions says, or does not fit the others or the model.
     """
     for read in _STATES:
         if (open_state := read(options, model, count)) is not None:
@@ -67,22 +70,18 @@ def with_state(model: Transformer, options: Options, rules: Rules, count: int | 
     return rules
 
 
-def find_search(
-    model: Transformer,
-    options: Options,
-    rules: Rules,
-    *,
-    with_log_probabilities: bool = False,
-) -> Search:
-    """The search that the options ask for.
+def find_search(model: Transformer, options: Options, rules: Rules) -> Search:
+    """The search that the options ask for, of a batch and ``with_log_probabilities``.
+
+    Args:
+        rules: with what is made of the model's scores, see ``with_state``.
 
     Raises:
         TypeError, ValueError: an option is not as GenerationOptions says, or does not fit the others or the model.
     """
-    rules = with_state(model, options, rules)
     way = next(way for find in _WAYS if (way := find(options)) is not None)
 
-    def search(batch: Batch) -> list[list[Generated]]:
+    def search(batch: Batch, *, with_log_probabilities: bool = False) -> list[list[Generated]]:
         return way(model, batch, rules, with_log_probabilities=with_log_probabilities)
 
     return search

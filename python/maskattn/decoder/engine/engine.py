@@ -47,7 +47,7 @@ class Engine:
         max_batch: the most requests that are written together.
         max_tokens: room in the cache, for all together: a request takes what it may become, its prompt and its
             ``max_new_tokens``, in whole pages. Memory is used as tokens come: per token and layer keys and values of
-            all key heads, in float32.
+            all key heads, in float32, or bfloat16 where the weights are less than that.
         max_waiting: the most requests that wait for room.
         prefill: how many tokens of new requests are read between two steps. Fewer hold the others up less.
         page_size: tokens per page of the cache, a multiple of 16.

@@ -222,14 +222,15 @@ class Scheduler:
     def _step(self) -> None:
         """A token more for everybody."""
         tasks, hidden = self._tasks, self._running.hidden
-        best = self._model.best(hidden)
         scored = [row for row, task in enumerate(tasks) if not task.writer.takes_best]
+        others = [row for row, task in enumerate(tasks) if task.writer.takes_best]
         scores = dict(zip(scored, self._model.logits(hidden[scored]), strict=True)) if scored else {}
+        best = dict(zip(others, self._model.best(hidden[others]), strict=True)) if others else {}
         stay: list[int] = []
         for row, task in enumerate(tasks):
             writer = task.writer
             try:
-                written = writer.take(scores[row][None]) if row in scores else writer.append(best[row : row + 1])
+                written = writer.take(scores[row][None]) if row in scores else writer.append(best[row][None])
             except Exception as error:  # of a function of the user's, or options that leave no token
                 task.request.end(error=_alone(error))
                 continue

@@ -15,7 +15,7 @@ from maskattn.decoder.memory import Memory
 from maskattn.decoder.model import Transformer
 from maskattn.decoder.options import Options
 from maskattn.decoder.rules import Rules
-from maskattn.decoder.search import find_search, goes_token_by_token
+from maskattn.decoder.search import find_search, goes_token_by_token, with_state
 from maskattn.decoder.speculation import Page, Speculation, speculate
 from maskattn.decoder.transcription.sureness import Recorder, log_probabilities_of
 from maskattn.decoder.transcription.timestamps import TimestampRules
@@ -130,7 +130,8 @@ class Writer:
                 made = speculate(self.model, page, recorded, self.speculation.drafter(self.model, page, rules, heard))
             sure = recorder.log_probabilities(batch.numbers, made)
         else:
-            made = [best for (best,) in find_search(self.model, options, rules)(batch)]
+            search = find_search(self.model, options, with_state(self.model, options, rules))
+            made = [best for (best,) in search(batch)]
             sure = log_probabilities_of(self.model, batch, rules, made)
         return [
             Attempt(list(ids), values, temperature, compression_ratio(ids, self.model.vocab))

@@ -17,7 +17,7 @@ from maskattn.decoder.model import Transformer
 from maskattn.decoder.options import Options
 from maskattn.decoder.requests import Progress
 from maskattn.decoder.rules import Rules
-from maskattn.decoder.search import find_search, goes_token_by_token
+from maskattn.decoder.search import find_search, goes_token_by_token, with_state
 from maskattn.decoder.speculation import Speculation
 from maskattn.decoder.stopping import Decode
 from maskattn.decoder.transcription.aligner import Aligner
@@ -148,7 +148,8 @@ class Hearing:
         for name in _REFUSED.keys() & options:
             raise TypeError(f"options of transcribe must not have {name}, got {options[name]!r:.40}; {_REFUSED[name]}")
         settings = Options(self.generation, options, self.model.vocab)
-        find_search(self.model, settings, Rules.read(settings))  # refuses wrong ones before any work
+        rules = with_state(self.model, settings, Rules.read(settings))
+        find_search(self.model, settings, rules)  # refuses wrong ones before any work
         speculation = Speculation.read(settings, self.model)
         if speculation is not None and not goes_token_by_token(settings):
             raise ValueError(
