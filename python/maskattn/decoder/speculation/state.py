@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from maskattn.cache.kv_cache import Draft
+from maskattn.cache import Draft
 from maskattn.decoder.arrays import FloatArray, IntArray
 from maskattn.decoder.memory import Memory, Prefix
 from maskattn.decoder.model import Transformer, pad
