@@ -63,7 +63,7 @@ class Known:
             begin = int(self.page.ends[row]) - self.page.begin
             draft = np.array(self.written[row][begin : begin + min(LENGTH, room)], np.int64)
             found.append(np.where(self.rng.random(len(draft)) < self.right, draft, draft ^ 1))
-        return Drafts.of(found)
+        return Drafts.of([[draft] for draft in found])
 
 
 def build(name: str, root: Path) -> list[Path]:

@@ -200,7 +200,10 @@ class GenerationMethods:
         if job.speculation is not None:
             page, read = Page(batch), job.speculation.encode([job.sequences[i] for i in batch.numbers])
             drafter = job.speculation.drafter(job.forward, page, job.rules, read)
-            made = speculate(job.forward, page, job.rules, drafter, log_probabilities=log_probabilities)
+            branches = job.speculation.branches
+            made = speculate(
+                job.forward, page, job.rules, drafter, branches=branches, log_probabilities=log_probabilities
+            )
             return [[ids] for ids in made]
         return job.search(batch, with_log_probabilities=log_probabilities)
 

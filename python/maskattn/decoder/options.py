@@ -137,6 +137,9 @@ class GenerationOptions(TypedDict, total=False):
     prompt_lookup_num_tokens: int | None
     #: How many last tokens are looked for, first the most. Default 2.
     max_matching_ngram_size: int | None
+    #: In how many ways a draft may go on, which a pass checks as a tree: an assistant's likeliest alternatives to what
+    #: it drafts, or several places that a lookup finds. Default 1.
+    num_draft_branches: int | None
     #: NaN becomes 0, and infinities the largest numbers.
     remove_invalid_values: bool | None
     #: Processed scores become log-probabilities.
