@@ -26,7 +26,7 @@ import torch  # before maskattn, whose OpenMP then resolves to the runtime that 
 import transformers
 
 import maskattn
-from bench.generation import PROMPT, SHAPES, TOKENS
+from bench.generation.shapes import SHAPES
 from bench.side_by_side import PAUSE
 from maskattn.decoder.arrays import IntArray
 from maskattn.decoder.speculation.drafts import Drafts
@@ -45,7 +45,7 @@ MODELS: dict[str, tuple[str, dict[str, Any], dict[str, Any] | None]] = {
 }
 SCALE = 0.02  # of the outputs of the layers that the assistant lacks
 OUTPUTS = r"layers\.(\d+)\..*(?:o_proj|down_proj)\.weight"
-LENGTH = 6
+PROMPT, TOKENS, LENGTH = 32, 64, 6  # tokens read, written, and in a draft
 
 
 @dataclass(frozen=True)
@@ -104,9 +104,10 @@ def sides(paths: Sequence[Path], dtype: str, batch: int) -> dict[str, Callable[[
     def plain() -> Any:
         return model.generate_ids(sources, max_new_tokens=TOKENS)
 
-    def assisted() -> Any:
+    def assisted(branches: int) -> Callable[[], Any]:
         drafts = {"assistant_model": others[0], "num_assistant_tokens": LENGTH, "assistant_confidence_threshold": 0}
-        return model.generate_ids(sources, max_new_tokens=TOKENS, **drafts)
+        drafts |= {"num_draft_branches": branches}
+        return lambda: model.generate_ids(sources, max_new_tokens=TOKENS, **drafts)
 
     def known(right: float) -> Callable[[], Any]:
         def write() -> Any:
@@ -122,7 +123,8 @@ def sides(paths: Sequence[Path], dtype: str, batch: int) -> dict[str, Callable[[
 
     want = plain()
     named = {f"known, {right:.0%}": known(right) for right in (0.6, 0.8, 0.95)}
-    return {"plain": plain, **named} | ({"assistant": assisted} if others else {})
+    trees = {f"assistant, {branches} branches": assisted(branches) for branches in (2, 4, 8)}
+    return {"plain": plain, **named} | ({"assistant": assisted(1), **trees} if others else {})
 
 
 def compare(paths: Sequence[Path], dtype: str, batch: int, rounds: int) -> list[str]:
