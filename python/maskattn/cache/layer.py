@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from maskattn.cache.int8 import HALF_STEP
 from maskattn.cache.pages import Array, IntArray, Pages
-from maskattn.cache.tables import BlockTables, up_to
+from maskattn.cache.tables import BlockTables, Lengths, up_to
 
 
 class Layer(BlockTables):
@@ -106,9 +106,9 @@ class Layer(BlockTables):
         first, last = self.extremes
         if not k.dtype == v.dtype == self.dtype or not n:
             return False
-        if last == 0 and self._has_own_page_each and n <= self.capacity:  # nobody has a page yet
+        if last == 0 and self.has_own_page_each and n <= self.capacity:  # nobody has a page yet
             self.tables[:, 0] = self._pages.allocate(len(self.tables))
-        elif not self.make_room_in_place(n):
+        elif not self._make_room_in_place(n):
             return False
         pages = self.tables[:, 0]
         if first == last:
@@ -116,21 +116,21 @@ class Layer(BlockTables):
         else:
             slots = self.lengths[:, None] + np.arange(n)
             self._pages.write(pages[:, None], slots, [k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)])
-        self.took_in_place(self.lengths + n, n)
+        self.filled = self.filled.grown(n)
         return True
 
     @property
-    def _has_own_page_each(self) -> bool:
+    def has_own_page_each(self) -> bool:
         batch, pages = self.tables.shape
         return pages == 1 and batch > 0 and self.window is None
 
-    def make_room_in_place(self, n: int) -> bool:
+    def _make_room_in_place(self, n: int) -> bool:
         """Whether ``n`` tokens more of each sequence are nothing but rows behind its last one, in a page of its own.
 
         A page that others share is copied first, as for any append.
         """
         first, last = self.extremes
-        if not self._has_own_page_each or first == 0 or last + n > self.capacity:
+        if not self.has_own_page_each or first == 0 or last + n > self.capacity:
             return False
         if self._pages.sharing and self._pages.must_copy(self.tables[:, 0]).any():
             self._make_room(self.lengths + n)
@@ -151,16 +151,15 @@ class Layer(BlockTables):
             return
         self._make_room(ends)
 
-    def took(self, lengths: IntArray) -> None:
-        """All rows up to ``lengths`` have been written."""
-        self.lengths = lengths
-        self._pages.wrote_up_to(min(self.kv_len, self.page_size))
+    def took(self, filled: Lengths) -> None:
+        """All rows of these lengths have been written."""
+        self.filled = filled
+        self._pages.wrote_up_to(min(filled.extremes[1], self.page_size))
 
-    def took_in_place(self, lengths: IntArray, n: int) -> None:
-        """``n`` rows of each sequence have been written there; ``lengths`` are the new ones."""
-        first, last = self.extremes
-        self._lengths, self._extremes = lengths, (first + n, last + n)
-        self._pages.wrote_up_to(last + n)
+    @property
+    def shares(self) -> bool:
+        """Whether pages may be others' as well."""
+        return self._pages.sharing
 
     def arrays(self) -> tuple[Array, Array]:
         """Copies of all keys and values, shape (batch, kv_heads, kv_len, dim), for tests and for debugging.

@@ -2,10 +2,27 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import numpy.typing as npt
 
 from maskattn.cache.pages import IntArray, Pages
+
+
+class Lengths(NamedTuple):
+    """How many tokens each sequence has, (batch,), the fewest and the most; layers written together share one."""
+
+    each: IntArray
+    extremes: tuple[int, int]
+
+    @classmethod
+    def of(cls, each: IntArray) -> Lengths:
+        return cls(each, (int(each.min()), int(each.max())) if each.size else (0, 0))
+
+    def grown(self, n: int) -> Lengths:
+        """With ``n`` tokens more of each sequence."""
+        return Lengths(self.each + n, (self.extremes[0] + n, self.extremes[1] + n))
 
 
 class BlockTables:
@@ -13,8 +30,7 @@ class BlockTables:
 
     def __init__(self, pages: Pages, batch: int, pages_per_sequence: int, capacity: int, window: int | None) -> None:
         self._pages = pages
-        self.capacity = capacity
-        self._extremes: tuple[int, int] | None = None
+        self.capacity, self.page_size = capacity, int(pages.arrays[0].shape[2])
         self.window = window
         self.tables = np.full((batch, pages_per_sequence), -1, np.int32)
         self.lengths = np.zeros(batch, np.int64)
@@ -25,23 +41,17 @@ class BlockTables:
             self._pages.release(self.tables[self.tables >= 0])
 
     @property
-    def page_size(self) -> int:
-        return int(self._pages.arrays[0].shape[2])
-
-    @property
     def lengths(self) -> IntArray:
-        return self._lengths
+        return self.filled.each
 
     @lengths.setter
     def lengths(self, lengths: IntArray) -> None:
-        self._lengths, self._extremes = lengths, None
+        self.filled = Lengths.of(lengths)
 
     @property
     def extremes(self) -> tuple[int, int]:
-        """The smallest and the largest of ``lengths``; kept, since each step of a decoder asks several times."""
-        if self._extremes is None:
-            self._extremes = int(self.lengths.min(initial=self.capacity)), int(self.lengths.max(initial=0))
-        return self._extremes
+        """The smallest and the largest of ``lengths``; zeros of no sequences."""
+        return self.filled.extremes
 
     @property
     def kv_len(self) -> int:

@@ -9,11 +9,13 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from maskattn import masks
+from maskattn import _core, masks
 from maskattn._core import LayerStack, PackedWeight
 from maskattn.cache import KVCache
+from maskattn.cache.tables import Lengths
 from maskattn.decoder.activations import CoreActivation, identity
 from maskattn.decoder.arrays import FloatArray, IntArray
+from maskattn.decoder.inputs import TokenEmbedding
 from maskattn.decoder.layers import DecoderLayer, EncoderLayer, FeedForward, GatedFeedForward
 from maskattn.decoder.memory import Memory
 from maskattn.decoder.multi_head import MultiHeadAttention
@@ -21,6 +23,7 @@ from maskattn.decoder.norms import LayerNorm, RMSNorm
 from maskattn.decoder.positions import Positions
 from maskattn.decoder.projection import Linear
 from maskattn.decoder.rotary import Rotation
+from maskattn.decoder.weights import LayerStack as Stack
 
 _STORED = (np.dtype(np.float32), np.dtype(ml_dtypes.bfloat16))
 
@@ -32,28 +35,24 @@ class Unknown(Exception):
 class CoreLayers:
     """Layers as the core takes them: the bits of layers called one by one, without their Python and without padding."""
 
-    def __init__(self, core: LayerStack) -> None:
-        self._core = core
+    def __init__(self, core: LayerStack, positions: Positions, steps: bool) -> None:
+        self._core, self._positions, self._steps = core, positions, steps
 
     @classmethod
-    def of(
-        cls, layers: Sequence[EncoderLayer | DecoderLayer], seen: Sequence[masks.Mask], positions: Positions
-    ) -> CoreLayers | None:
-        """None where a layer needs its Python, as for a norm or an activation of the user's.
-
-        Args:
-            seen: the mask of each layer's self-attention.
-        """
+    def of(cls, stack: Stack[EncoderLayer] | Stack[DecoderLayer]) -> CoreLayers | None:
+        """None where a layer needs its Python, as for a norm or an activation of the user's."""
+        layers, positions = stack.layers, stack.positions
         table, slopes = (None, None) if positions.bias is None else positions.bias._lower()
         first = layers[0].placement
         try:
-            described = [_layer(layer, mask) for layer, mask in zip(layers, seen, strict=True)]
+            described = [_layer(layer, mask) for layer, mask in zip(layers, stack.masks, strict=True)]
         except Unknown:
             return None
         if slopes is not None or any(layer.placement != first for layer in layers):
             return None
-        width, rounds = layers[0].attention.width, layers[0].attention.dtype == "bfloat16"
-        return cls(LayerStack(described, width, first.before, first.after, first.parallel, table, rounds))
+        width, rounds, ends = layers[0].attention.width, layers[0].attention.dtype == "bfloat16", _ends(stack)
+        core = LayerStack(described, width, first.before, first.after, first.parallel, table, rounds, ends)
+        return cls(core, positions, ends is not None)
 
     @staticmethod
     def takes(cache: KVCache) -> bool:
@@ -87,18 +86,65 @@ class CoreLayers:
         stored = None
         if cache is not None:
             stored = cache[0].lengths
-            one_each = len(x) == len(counts) and counts.max(initial=0) == 1
-            step = one_each and all(layer.make_room_in_place(1) for layer in cache)
-            if not step:
-                for layer in cache:
-                    layer.make_room(counts)
-        read = None if memory is None else (memory.key_values, memory.starts, memory.lengths)
-        expressions = None if seen is None else [_expression(mask) for mask in seen]
-        self._core.run(x, counts, cache, stored, expressions, read, rotation, threads)
-        if cache is not None:
-            ends = cache[0].lengths + counts
             for layer in cache:
-                layer.took_in_place(ends, 1) if step else layer.took(ends)
+                layer.make_room(counts)
+        expressions = None if seen is None else [_expression(mask) for mask in seen]
+        self._core.run(x, counts, cache, stored, expressions, _read(memory), rotation, threads)
+        if cache is not None:
+            filled = Lengths.of(cache[0].lengths + counts)
+            for layer in cache:
+                layer.took(filled)
+
+    def steps(self, cache: KVCache, memory: Memory | None) -> Steps | None:
+        """Steps behind the sequences of a cache; None where they need more than rows behind those that there are."""
+        if not self._steps or not self.takes(cache) or not cache[0].has_own_page_each or cache[0].extremes[0] == 0:
+            return None
+        steps = Steps(self._core, self._positions, cache, memory)
+        return steps if steps.go_on() else None
+
+
+class Steps:
+    """One token behind each sequence, again and again: what does not change between two steps is looked at once."""
+
+    def __init__(self, core: LayerStack, positions: Positions, cache: KVCache, memory: Memory | None) -> None:
+        self._core = _core.Steps(core, cache.batch, cache, _read(memory))
+        self._positions, self._filled = positions, cache[0].filled
+        self._layers, self._capacity = [(layer, layer.k_pool) for layer in cache], cache[0].capacity
+
+    def go_on(self) -> bool:
+        """Whether the next token is a row more of the same memory: nobody else has changed the cache, or shares it."""
+        filled = self._filled
+        for layer, pool in self._layers:
+            if layer.filled is not filled or layer.k_pool is not pool or layer.shares:
+                return False
+        return filled.extremes[1] < self._capacity
+
+    def __call__(self, tokens: IntArray) -> FloatArray:
+        """(batch,) -> (batch, width): the states behind the layers and the norms after them."""
+        stored = self._filled.each
+        rotation = self._positions.rotation_of_rows(stored, stored + 1)
+        hidden = self._core.run(tokens, stored, rotation, None)
+        self._filled = filled = self._filled.grown(1)
+        for layer, _ in self._layers:
+            layer.took(filled)
+        return hidden
+
+
+def _read(memory: Memory | None) -> tuple[Any, ...] | None:
+    return None if memory is None else (memory.key_values, memory.starts, memory.lengths)
+
+
+def _ends(stack: Stack[Any]) -> tuple[Any, ...] | None:
+    """Embeddings and last norms, for :class:`Steps`; None where they are more than that."""
+    embed, positions = stack.embed, stack.positions
+    if not isinstance(embed, TokenEmbedding) or embed.project is not None:
+        return None
+    segment = None if embed.segments is None else embed.segments[0]
+    try:
+        norms, norm = tuple(_norm(part) for part in stack.final), _optional(embed.norm)
+    except Unknown:
+        return None
+    return embed.table, float(embed.scale), segment, positions.table, positions.offset, norms, norm
 
 
 def _layer(layer: EncoderLayer | DecoderLayer, mask: masks.Mask) -> tuple[Any, ...]:

@@ -12,7 +12,7 @@ from maskattn import masks
 from maskattn.cache import KVCache
 from maskattn.decoder.arrays import BoolArray, FloatArray, IntArray
 from maskattn.decoder.checkpoint import Checkpoint
-from maskattn.decoder.core_layers import CoreLayers
+from maskattn.decoder.core_layers import CoreLayers, Steps
 from maskattn.decoder.heads import Classifier, LanguageHead, find_head, read_classifier, read_language_head, read_pooler
 from maskattn.decoder.inputs import TokenEmbedding
 from maskattn.decoder.layers import DecoderLayer, EncoderLayer
@@ -48,12 +48,12 @@ class Transformer:
         if family.encoder is not None:
             reader = Reader(checkpoint, family, Settings(family.name, "encoder", family.encoder, config), dtype)
             self.encoder = stack = reader.stack(encoder_layer)
-            self._core_encoder = CoreLayers.of(stack.layers, stack.masks, stack.positions)
+            self._core_encoder = CoreLayers.of(stack)
             known += reader.names_of_tables()
         if family.decoder is not None:
             reader = Reader(checkpoint, family, Settings(family.name, "decoder", family.decoder, config), dtype)
             self.decoder = written = reader.stack(decoder_layer)
-            self._core_decoder = CoreLayers.of(written.layers, written.masks, written.positions)
+            self._core_decoder = CoreLayers.of(written)
             self.head = read_language_head(reader, family, config)
             known += reader.names_of_tables()
         self.classifier, self.pooler = self._read_classifiers(family, config, checkpoint)
@@ -212,11 +212,16 @@ class Transformer:
         assert isinstance(stack.embed, TokenEmbedding)
         if core is None or prefix is not None or not CoreLayers.takes(cache):
             return self.decode(tokens[:, None], memory, cache, prefix=prefix)[:, 0]
-        starts = cache[0].lengths.astype(np.int64, copy=False)
+        starts = cache[0].lengths
         x = stack.embed.finish(stack.embed.rows(tokens), stack.positions.rows(starts))
         rotation = stack.positions.rotation_of_rows(starts, starts + 1)
         core.run(x, np.ones(len(x), np.int64), cache=cache, memory=memory, rotation=rotation)
         return _through(stack.final, x)
+
+    def steps(self, memory: Memory | None, cache: KVCache, prefix: Prefix | None = None) -> Steps | None:
+        """:meth:`step` of many tokens, as long as they ``go_on``; None where there is no such short way."""
+        core = self._core_decoder
+        return None if core is None or prefix is not None else core.steps(cache, memory)
 
     def _decode_rows(
         self,
