@@ -267,7 +267,7 @@ def test_a_tree_counts_tokens_that_branches_share_once() -> None:
     trees = [[np.array([5, 6, 7]), np.array([5, 6, 9, 4]), np.array([5, 6]), np.array([8])], [], [np.array([1])]]
     drafts = Drafts.of(trees)
     assert drafts.sequences.tolist() == [0, 0, 0, 0, 1, 2]
-    assert drafts.shared.tolist() == [-1, 2, 2, 0, -1, -1]
+    assert drafts.owners[:, :4].tolist() == [[0] * 4, [0] * 3 + [1], [0] * 3 + [2], [0] + [3] * 3, [4] * 4, [5] * 4]
     assert drafts.sizes.tolist() == [6, 0, 1]
     assert drafts.without_branches().tokens.tolist() == [[5, 6, 7], [0, 0, 0], [1, 0, 0]]
 

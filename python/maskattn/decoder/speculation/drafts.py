@@ -57,20 +57,30 @@ class Drafts:
         return np.asarray(self.branches.cumsum() - self.branches)
 
     @cached_property
-    def shared(self) -> IntArray:
-        """Shape (branches,): how many first tokens each has in common with an earlier one; -1 where none is earlier."""
-        shared = np.full(len(self.counts), -1)
-        for i in np.flatnonzero(np.arange(len(shared)) != self.firsts[self.sequences]):
-            earlier = slice(self.firsts[self.sequences[i]], i)
-            alike = (self.tokens[earlier] == self.tokens[i]) & self.real[earlier] & self.real[i]
-            shared[i] = np.logical_and.accumulate(alike, axis=1).sum(axis=1).max()
-        return shared
+    def owners(self) -> IntArray:
+        """Shape (branches, 1 + most): of each place the first branch that has the same tokens before it."""
+        owners = np.arange(len(self.counts))[:, None].repeat(1 + self.tokens.shape[1], axis=1)
+        for i in np.flatnonzero(owners[:, 0] != self.firsts[self.sequences]).tolist():
+            first = self.firsts[self.sequences[i]]
+            alike = (self.tokens[first:i] == self.tokens[i]) & self.real[first:i] & self.real[i]
+            common = np.logical_and.accumulate(alike, axis=1).sum(axis=1)
+            nearest = int(common.argmax())
+            places = slice(common[nearest] + 1)
+            owners[i, places] = owners[first + nearest, places]
+        return owners
+
+    @cached_property
+    def own(self) -> BoolArray:
+        """Shape (branches, 1 + most): which states behind so many tokens are a branch's own; no two are the same."""
+        own: BoolArray = self.owners == np.arange(len(self.counts))[:, None]
+        own[:, 1:] &= self.real
+        return own
 
     @property
     def sizes(self) -> IntArray:
         """Shape (batch,): how many tokens each tree has, those that branches share once."""
         sizes = np.zeros(len(self.branches), np.int64)
-        np.add.at(sizes, self.sequences, self.counts - np.maximum(self.shared, 0))
+        np.add.at(sizes, self.sequences, self.own[:, 1:].sum(axis=1))
         return sizes
 
     def without_branches(self) -> Drafts:

@@ -56,19 +56,17 @@ def speculate(
             taken, open_, _ = judge(rows, _read(state, page, rows, drafts), drafts)
             state.keep(taken)
         else:
-            taken, open_, kept = judge(rows, _read(state, page, rows, drafts, drafts.branches), drafts)
+            taken, open_, kept = judge(rows, _read(state, page, rows, drafts, trees=True), drafts)
             state.keep(taken, kept, kept - drafts.firsts)
     return judge.results()
 
 
-def _read(
-    state: ReadingAhead, page: Page, rows: IntArray, drafts: Drafts, branches: IntArray | None = None
-) -> FloatArray:
+def _read(state: ReadingAhead, page: Page, rows: IntArray, drafts: Drafts, *, trees: bool = False) -> FloatArray:
     """The states behind each sequence's last token, and behind those of its drafts."""
     last = page.tokens[rows, page.ends[rows] - 1]
     tokens = np.concatenate([last[drafts.sequences, None], drafts.tokens], axis=1)
-    counts = 1 + drafts.counts
-    return state.read(tokens, None if (counts == tokens.shape[1]).all() else counts, branches)
+    counts = None if drafts.real.all() else 1 + drafts.counts
+    return state.read(tokens, counts, drafts.branches, drafts.owners) if trees else state.read(tokens, counts)
 
 
 class LazyLogits:
@@ -76,18 +74,15 @@ class LazyLogits:
 
     def __init__(self, model: Transformer, hidden: FloatArray, drafts: Drafts) -> None:
         self._model, self._hidden = model, hidden
-        # A state behind tokens that an earlier branch has too is that branch's, which is asked in its place.
-        own = np.arange(hidden.shape[1]) > drafts.shared[:, None]
-        own[:, 1:] &= drafts.real
-        self._waiting: BoolArray = own
-        self._where = np.zeros(own.shape, np.int64)
+        self._waiting = drafts.own.copy()
+        self._where = np.zeros(self._waiting.shape, np.int64)
         self._block: FloatArray = np.zeros((0, 0), np.float32)
 
     def at(self, branches: IntArray, place: int, alive: BoolArray) -> FloatArray:
         """Scores (len(branches), vocab) of what comes behind ``place`` tokens.
 
         Args:
-            branches: of each sequence asked for the first one that is alive.
+            branches: of each sequence asked for the first one that is alive, which owns its state.
             alive: shape (all branches,): which may still be asked for.
         """
         if self._waiting[branches, place].any():

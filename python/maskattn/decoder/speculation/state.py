@@ -45,7 +45,13 @@ class ReadingAhead(DecoderState):
             counts = counts - differ
         return counts
 
-    def read(self, tokens: IntArray, counts: IntArray | None = None, branches: IntArray | None = None) -> FloatArray:
+    def read(
+        self,
+        tokens: IntArray,
+        counts: IntArray | None = None,
+        branches: IntArray | None = None,
+        owners: IntArray | None = None,
+    ) -> FloatArray:
         """Read on; may be called several times before ``keep``, but once where there are branches.
 
         Args:
@@ -53,6 +59,7 @@ class ReadingAhead(DecoderState):
             counts: shape (batch,): how many of them are a sequence's own, the first ones. Default n.
             branches: shape (batch,): in how many ways each sequence goes on. Tokens, counts and what is returned are
                 then of the branches, those of a sequence side by side.
+            owners: with branches, shape (all branches, n): of those that begin alike, the one that has the state.
 
         Returns:
             shape (batch, n, width): the states that predict what follows each token.
@@ -72,7 +79,7 @@ class ReadingAhead(DecoderState):
             memory = None if memory is None else memory.reorder(of_sequences)
             prefix = None if prefix is None else prefix.reorder(of_sequences)
         self._note(tokens, counts)
-        return self._model.decode(tokens, memory, self._cache, new_lengths=counts, prefix=prefix)
+        return self._model.decode(tokens, memory, self._cache, new_lengths=counts, prefix=prefix, owners=owners)
 
     def keep(self, counts: IntArray, rows: IntArray | None = None, chosen: IntArray | int = 0) -> None:
         """Forget what has been read since the last time, but for the first ``counts`` (batch,) tokens of each.
