@@ -10,6 +10,9 @@ from maskattn.decoder.arrays import FloatArray, IntArray
 from maskattn.decoder.sampling import draw
 from maskattn.decoder.speculation.chances import Chances
 
+#: Tokens beside the stem that are less probable are not worth the row that they cost (docs/performance.md).
+LEAST_PROBABLE = 0.1
+
 
 class GrowingTree:
     """A stem that goes on, and tokens beside those of it, which do not.
@@ -30,7 +33,9 @@ class GrowingTree:
         self.stem: list[int] = []
         self._chances: list[Chances] = []
         self._likely = 0.0  # the logarithm of the stem's probability
-        self._others: list[tuple[float, int, int]] = []  # that of a branch beside it, its last place and token
+        self._others: list[
+            tuple[float, int, int]
+        ] = []  # the probability of a branch beside it, its last place and token
 
     def take_best(self, scores: FloatArray) -> None:
         """Go on with the highest of scores (vocab,)."""
@@ -41,9 +46,10 @@ class GrowingTree:
             among[best] = -np.inf
             for _ in range(self._beside):
                 token = int(among.argmax())
-                if among[token] == -np.inf:
+                likely = math.exp(self._likely + float(among[token]) - total)
+                if among[token] == -np.inf or likely < LEAST_PROBABLE:
                     break
-                self._others.append((self._likely + float(among[token]) - total, place, token))
+                self._others.append((likely, place, token))
                 among[token] = -np.inf
             self._likely += float(scores[best]) - total
         self.stem.append(best)
@@ -51,20 +57,22 @@ class GrowingTree:
     def draw(self, scores: FloatArray, stream: np.random.Generator) -> None:
         """Go on with a draw by scores (vocab,), and draw what stands beside it, without replacement.
 
-        How many are drawn must not depend on what they are, or the rejection of some would no longer give the model's
-        distribution: so places get one each, the first ones first.
+        How many are drawn depends on those before them alone, never on what they are themselves: else what is left when
+        some are rejected would not be the model's distribution.
         """
-        place, among = len(self.stem), scores.copy()
-        self._chances.append(Chances.of(scores))
-        beside = self._beside // self._wanted + (place < self._beside % self._wanted)
-        (token,) = draw(among[None], [stream]).tolist()
-        self.stem.append(token)
-        for _ in range(beside):
-            among[token] = -np.inf
-            if among.max() == -np.inf:
+        place, among, chances = len(self.stem), scores.copy(), Chances.of(scores)
+        self._chances.append(chances)
+        drawn = draw(among[None], [stream])
+        self.stem.append(int(drawn[0]))
+        left = 1 - chances.at(drawn)[0]
+        a_place, others = -(-self._beside // self._wanted), len(chances.ids) - 1
+        for _ in range(min(a_place, self._beside - len(self._others), others)):
+            if left < LEAST_PROBABLE:
                 break
-            (token,) = draw(among[None], [stream]).tolist()
-            self._others.append((0.0, place, token))
+            among[drawn] = -np.inf
+            drawn = draw(among[None], [stream])
+            left -= chances.at(drawn)[0]
+            self._others.append((0.0, place, int(drawn[0])))
 
     def branches(self) -> list[IntArray]:
         """The stem, and what else is likeliest; none where nothing has been drafted."""
