@@ -103,8 +103,9 @@ class GenerationOptions(TypedDict, total=False):
     #: The first new token behind a single start token; the last one before the limit.
     forced_bos_token_id: int | None
     forced_eos_token_id: int | Sequence[int] | None
-    #: The only tokens that are written, besides end tokens: others are not even scored, which saves most of the time of
-    #: a large vocabulary. Log-probabilities are then among these. As Marian's shortlists for translation.
+    #: The only tokens that are written, besides end tokens and forced ones: others are not even scored, which saves
+    #: most of the time of a large vocabulary. Log-probabilities are then among these. As Marian's shortlists for
+    #: translation. Not with ``json_schema``, ``regex`` and ``grammar``.
     shortlist: Sequence[int] | IntArray | None
     #: Tokens that are never written, or never first.
     suppress_tokens: Sequence[int] | None

@@ -59,7 +59,7 @@ _NO_BEAMS = {"num_beam_groups": 1, "force_words_ids": (), "constraints": ()}
 
 
 @dataclass(frozen=True)
-class Writer:
+class FallbackWriter:
     """Writes windows.
 
     Args:
