@@ -11,7 +11,7 @@ from maskattn.decoder.sampling import draw
 from maskattn.decoder.speculation.chances import Chances
 
 #: Tokens beside the stem that are less probable are not worth the row that they cost (docs/performance.md).
-LEAST_PROBABLE = 0.1
+LEAST_PROBABLE = 0.05
 
 
 class GrowingTree:
