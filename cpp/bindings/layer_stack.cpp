@@ -43,6 +43,7 @@ class StackHandle {
     const auto a = item.cast<py::tuple>();
     return {map(a[0]),
             map(a[1]),
+            a[9].is_none() ? std::nullopt : std::optional(map(a[9])),
             norm(a[2]),
             norm(a[3]),
             a[4].cast<std::int64_t>(),
@@ -92,6 +93,9 @@ class StackHandle {
   std::vector<py::object> kept_;
   LayerStack stack_;
 };
+
+// float32, or bfloat16, whose type NumPy does not know by itself: who calls gives no other.
+Dtype dtype_of(const py::array& a) { return a.itemsize() == 4 ? Dtype::float32 : Dtype::bfloat16; }
 
 // Strides in elements.
 std::ptrdiff_t stride(const py::array& a, int axis) { return a.strides(axis) / a.itemsize(); }
@@ -237,9 +241,6 @@ class CallHandle {
       bad_value(std::string(name) + " must be of " + std::to_string(stack_.layers()) + " layers, got " + std::to_string(count));
   }
 
-  // float32, or bfloat16, whose type NumPy does not know by itself: who calls gives no other.
-  static Dtype dtype_of(const py::array& a) { return a.itemsize() == 4 ? Dtype::float32 : Dtype::bfloat16; }
-
   StackCache cache_of(const py::handle& layer) {
     const py::array &keys = keep(layer.attr("k_pool").cast<py::array>()), &values = keep(layer.attr("v_pool").cast<py::array>());
     const auto& table = keep(layer.attr("tables").cast<py::array_t<std::int32_t, py::array::c_style>>());
@@ -288,6 +289,20 @@ void run(const StackHandle& handle, py::array_t<float, py::array::c_style>& x, c
   call.run(thread_count(threads));
 }
 
+// Keys and values of the encoder's output x (rows, width), to `out` (layers, 2, heads, rows, head_dim) of float32 or bfloat16.
+void remember(const StackHandle& handle, const py::array_t<float, py::array::c_style>& x, py::array& out, const py::object& threads) {
+  const LayerStack& stack = handle.stack();
+  const auto [inputs, outputs] = stack.memory_sizes();
+  if (x.ndim() != 2 || x.shape(1) != inputs)
+    bad_value("x must have shape (rows, " + std::to_string(inputs) + "), got " + describe(x));
+  if (out.size() != x.shape(0) * outputs || !(out.flags() & py::array::c_style))
+    bad_value("out must be contiguous, " + std::to_string(outputs) + " elements a row of x, got " + describe(out));
+  const int team = thread_count(threads);
+  void* to = out.mutable_data();
+  const py::gil_scoped_release unlocked;
+  stack.remember(x.data(), x.shape(0), dtype_of(out), to, team);
+}
+
 // Steps of one token behind each sequence: caches and memory are looked at once, and not again for each.
 class Steps {
  public:
@@ -314,7 +329,8 @@ void register_layer_stack(py::module_& m) {
            py::arg("layers"), py::arg("width"), py::arg("before"), py::arg("after"), py::arg("parallel"), py::arg("bias_table"),
            py::arg("rounds"), py::arg("ends"))
       .def("run", &run, py::arg("x").noconvert(), py::arg("counts"), py::arg("caches"), py::arg("stored"), py::arg("masks"),
-           py::arg("memory"), py::arg("turns"), py::arg("threads"), py::arg("shared") = py::none());
+           py::arg("memory"), py::arg("turns"), py::arg("threads"), py::arg("shared") = py::none())
+      .def("remember", &remember, py::arg("x").noconvert(), py::arg("out").noconvert(), py::arg("threads"));
   py::class_<Steps>(m, "Steps")
       .def(py::init<const StackHandle&, std::int64_t, const py::object&, const py::object&>(), py::keep_alive<1, 2>(),
            py::arg("stack"), py::arg("batch"), py::arg("caches"), py::arg("memory"))

@@ -319,6 +319,38 @@ void LayerStack::run(const StackCall& call) const {
   if (pass.rows() > kKeptRows) work = {};
 }
 
+std::pair<std::int64_t, std::int64_t> LayerStack::memory_sizes() const {
+  std::pair<std::int64_t, std::int64_t> sizes{0, 0};
+  for (const StackLayer& layer : layers_)
+    if (layer.cross) sizes = {layer.cross->memory->weight.inputs(), sizes.second + layer.cross->memory->weight.outputs()};
+  return sizes;
+}
+
+void LayerStack::remember(const float* x, std::int64_t rows, Dtype dtype, void* out, int threads) const {
+  const auto write = current_kernels().f32.write_row[static_cast<int>(dtype)];
+  Buffer buffer;
+  auto* to = static_cast<char*>(out);
+  for (const StackLayer& layer : layers_) {
+    if (!layer.cross) continue;
+    const StackAttention& a = *layer.cross;
+    const std::int64_t all = 2 * a.kv_heads * a.head_dim, inputs = a.memory->weight.inputs();
+    const std::int64_t row_bytes = a.head_dim * static_cast<std::int64_t>(size_of(dtype));
+    for (std::int64_t first = 0; first < rows; first += kInnerRows) {
+      const std::int64_t count = std::min(kInnerRows, rows - first);
+      float* both = buffer.at_least(count * all);
+      linear({&a.memory->weight, count, x + first * inputs, inputs, a.memory->bias, both, all, threads});
+      parallel_for(2 * a.kv_heads, count * all < 2 * kShare ? 1 : threads, [&](std::int64_t head) {
+        for (std::int64_t r = 0; r < count; ++r) {
+          float* from = both + r * all + head * a.head_dim;
+          if (a.k_norm && head < a.kv_heads) apply(*a.k_norm, {1, a.head_dim, from, a.head_dim, from, a.head_dim, 1});
+          write(from, static_cast<int>(a.head_dim), to + (head * rows + first + r) * row_bytes);
+        }
+      });
+    }
+    to += 2 * a.kv_heads * rows * row_bytes;
+  }
+}
+
 void LayerStack::step(const StackCall& call, const std::int64_t* tokens) const {
   for (std::int64_t b = 0; b < call.batch; ++b)
     embed(ends_->embedding, width_, tokens[b], call.stored[b], call.x + b * width_);

@@ -300,6 +300,9 @@ class LayerStack:
                 before its own rows, which ``stored`` counts.
         """
 
+    def remember(self, x: npt.NDArray[np.float32], out: npt.NDArray[Any], threads: int | None) -> None:
+        """Keys and values of the encoder's output (rows, width), to (layers, 2, heads, rows, head_dim), of its dtype."""
+
 class Steps:
     """One token behind each sequence at a time, by one thread.
 

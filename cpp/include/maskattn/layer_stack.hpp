@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "maskattn/attention.hpp"
@@ -29,6 +30,7 @@ struct StackMap {
 struct StackAttention {
   StackMap in;  // queries, keys and values of self-attention; queries of cross-attention
   StackMap out;
+  std::optional<StackMap> memory;  // keys and values of cross-attention
   std::optional<StackNorm> q_norm, k_norm;  // of each head
   std::int64_t heads, kv_heads, head_dim;
   double scale, softcap;
@@ -126,6 +128,11 @@ class LayerStack {
   bool has_ends() const { return ends_.has_value(); }
   std::int64_t vocab() const { return ends_->embedding.table.outputs(); }
   void run(const StackCall& call) const;
+  // (width of the encoder's output, keys and values that all layers make of a row of it).
+  std::pair<std::int64_t, std::int64_t> memory_sizes() const;
+  // Keys and values of the layers with cross-attention from `rows` of the encoder's output x [rows][width], as `dtype`, float32 or
+  // bfloat16: out [layers][2][heads][rows][head_dim].
+  void remember(const float* x, std::int64_t rows, Dtype dtype, void* out, int threads) const;
   // One token behind each sequence, tokens[batch]: call.x, which need not hold anything, becomes the normalised states.
   void step(const StackCall& call, const std::int64_t* tokens) const;
 

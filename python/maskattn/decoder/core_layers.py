@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
+import numpy.typing as npt
 
 from maskattn import _core, masks
 from maskattn._core import LayerStack, PackedWeight
@@ -126,6 +127,10 @@ class CoreLayers:
             for layer in cache:
                 layer.took(filled)
 
+    def remember(self, x: FloatArray, key_values: npt.NDArray[Any]) -> None:
+        """Keys and values of the encoder's output (tokens, width), to (layers, 2, heads, tokens, head_dim)."""
+        self._core.remember(x, key_values, None)
+
     def steps(self, cache: KVCache, memory: Memory | None) -> Steps | None:
         """Steps behind the sequences of a cache; None where they need more than rows behind those that there are."""
         if not self._steps or not self.takes(cache) or not cache[0].has_own_page_each or cache[0].extremes[0] == 0:
@@ -182,11 +187,13 @@ def _layer(layer: EncoderLayer | DecoderLayer, mask: masks.Mask) -> tuple[Any, .
     cross, cross_norm = (layer.cross, layer.cross_norm) if isinstance(layer, DecoderLayer) else (None, None)
     if cross is None or cross_norm is None:
         cross = cross_norm = None
+    elif cross._kv is None:
+        raise Unknown
     return (
         _attention(layer.attention, layer.attention._qkv),
         _norm(layer.attention_norm),
         _optional(layer.attention_inner_norm),
-        None if cross is None else _attention(cross, cross.q),
+        None if cross is None else _attention(cross, cross.q, cross._kv),
         _optional(cross_norm),
         _feed_forward(layer.feed_forward),
         _norm(layer.feed_forward_norm),
@@ -200,14 +207,15 @@ def _expression(mask: masks.Mask) -> Any:
     return None if isinstance(mask, masks.Full) else mask.expr
 
 
-def _attention(attention: MultiHeadAttention, inputs: Linear | None) -> tuple[Any, ...]:
+def _attention(attention: MultiHeadAttention, inputs: Linear | None, memory: Linear | None = None) -> tuple[Any, ...]:
     if inputs is None:
         raise Unknown
     head_dim, kv_heads = attention.head_dim, attention.kv_heads or attention.heads
     scale = 1 / math.sqrt(head_dim) if attention.scale is None else attention.scale
     norms = _optional(attention.q_norm), _optional(attention.k_norm)
     sizes = attention.heads, kv_heads, head_dim
-    return _map(inputs), _map(attention.out), *norms, *sizes, float(scale), float(attention.softcap)
+    kept = None if memory is None else _map(memory)
+    return _map(inputs), _map(attention.out), *norms, *sizes, float(scale), float(attention.softcap), kept
 
 
 def _feed_forward(part: Any) -> tuple[Any, ...]:

@@ -118,17 +118,16 @@ class Transformer:
         """As :meth:`encode_hidden`, as the cross-attention keys and values of every decoder layer."""
         x, lengths = self.encode_hidden(sources)
         assert self.decoder is not None
-        kept = []
-        for layer in self.decoder.layers:
-            if layer.cross is not None:
-                keys, values = layer.cross.project(x[None])
-                kept.append((self._as_kept(keys), self._as_kept(values)))
-        return Memory(tuple(kept), lengths.cumsum() - lengths, lengths)
-
-    def _as_kept(self, heads: FloatArray) -> npt.NDArray[Any]:
-        """(1, heads, tokens, head_dim) as (tokens, heads, head_dim) of the type in which keys and values are kept."""
-        kept: npt.NDArray[Any] = heads[0].transpose(1, 0, 2).astype(self._kv_dtype, copy=False)
-        return kept
+        readers = [layer.cross for layer in self.decoder.layers if layer.cross is not None]
+        shape = len(readers), 2, readers[0].kv_heads or readers[0].heads, len(x), readers[0].head_dim
+        kept = np.empty(shape, self._kv_dtype)  # each head's tokens side by side, as steps read them
+        if self._core_decoder is not None:
+            self._core_decoder.remember(x, kept)
+        else:
+            for both, reader in zip(kept, readers, strict=True):
+                both[0], both[1] = (heads[0] for heads in reader.project(x[None]))
+        pairs = tuple((keys.transpose(1, 0, 2), values.transpose(1, 0, 2)) for keys, values in kept)
+        return Memory(pairs, lengths.cumsum() - lengths, lengths)
 
     def decode(
         self,
