@@ -5,8 +5,8 @@
 64 tokens behind a source or prompt of 32; sides take turns in one process, medians of the rounds. Weights are random,
 so what drafts are worth is set here: "known, 80%" drafts 6 tokens that greedy search writes, each of them right with
 this probability, at no cost, as a lookup does in texts that repeat themselves so often; "assistant" is a model of the
-first two layers of 24, and those behind them, scaled down, change a part of what it would write; "branches" draft trees. What
-it costs to check drafts, and to make them, is real.
+first two layers of 24, and those behind them, scaled down, change a part of what it would write; "branches" draft trees.
+What it costs to check drafts, and to make them, is real.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ BESIDE = 0.35  # of an assistant's wrong tokens, the share whose second best is 
 class Known:
     """A drafter that knows what will be written, by sequence, and says so with this probability, else another token.
 
-    With ``branches`` above 1 each of the first places has a token beside it, which is right for ``BESIDE`` of the wrong.
+    With ``branches`` the first places have a token beside them each, which is right for ``BESIDE`` of the wrong ones.
     """
 
     page: Page
