@@ -13,12 +13,12 @@ from maskattn.cache.pages import IntArray, Pages
 class Lengths(NamedTuple):
     """How many tokens each sequence has, (batch,), the fewest and the most; layers written together share one."""
 
-    each: IntArray
+    each: npt.NDArray[np.int64]
     extremes: tuple[int, int]
 
     @classmethod
     def of(cls, each: IntArray) -> Lengths:
-        return cls(each, (int(each.min()), int(each.max())) if each.size else (0, 0))
+        return cls(each.astype(np.int64, copy=False), (int(each.min()), int(each.max())) if each.size else (0, 0))
 
     def grown(self, n: int) -> Lengths:
         """With ``n`` tokens more of each sequence."""
@@ -41,7 +41,7 @@ class BlockTables:
             self._pages.release(self.tables[self.tables >= 0])
 
     @property
-    def lengths(self) -> IntArray:
+    def lengths(self) -> npt.NDArray[np.int64]:
         return self.filled.each
 
     @lengths.setter
