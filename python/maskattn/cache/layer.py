@@ -14,12 +14,13 @@ from maskattn.cache.pages import Array, IntArray, Pages
 class Lengths(NamedTuple):
     """How many tokens each sequence has, (batch,), the fewest and the most; layers written together share one."""
 
-    each: IntArray
+    each: npt.NDArray[np.int64]
     extremes: tuple[int, int]
 
     @classmethod
     def of(cls, each: IntArray) -> Lengths:
-        return cls(each, (int(each.min()), int(each.max())) if each.size else (0, 0))
+        extremes = (int(each.min()), int(each.max())) if each.size else (0, 0)
+        return cls(each.astype(np.int64, copy=False), extremes)
 
     def grown(self, n: int) -> Lengths:
         """With ``n`` tokens more of each sequence."""
@@ -73,7 +74,7 @@ class Layer:
         return self._pages.dtype
 
     @property
-    def lengths(self) -> IntArray:
+    def lengths(self) -> npt.NDArray[np.int64]:
         return self.filled.each
 
     @lengths.setter
