@@ -290,7 +290,8 @@ void run(const StackHandle& handle, py::array_t<float, py::array::c_style>& x, c
 }
 
 // Keys and values of the encoder's output x (rows, width), to `out` (layers, 2, heads, rows, head_dim) of float32 or bfloat16.
-void remember(const StackHandle& handle, const py::array_t<float, py::array::c_style>& x, py::array& out, const py::object& threads) {
+void remember(const StackHandle& handle, const py::array_t<float, py::array::c_style>& x, py::array& out,
+              const py::object& threads) {
   const LayerStack& stack = handle.stack();
   const auto [inputs, outputs] = stack.memory_sizes();
   if (x.ndim() != 2 || x.shape(1) != inputs)
@@ -306,7 +307,8 @@ void remember(const StackHandle& handle, const py::array_t<float, py::array::c_s
 // Steps of one token behind each sequence: caches and memory are looked at once, and not again for each.
 class Steps {
  public:
-  Steps(const StackHandle& handle, std::int64_t batch, const py::object& caches, const py::object& memory) : call_(handle.stack()) {
+  Steps(const StackHandle& handle, std::int64_t batch, const py::object& caches, const py::object& memory)
+      : call_(handle.stack()) {
     if (!handle.stack().has_ends()) bad_value("steps must be of a stack with embeddings, got one without");
     call_.take_steps(batch);
     call_.take_caches(caches);

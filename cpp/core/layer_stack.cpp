@@ -352,11 +352,9 @@ void LayerStack::remember(const float* x, std::int64_t rows, Dtype dtype, void* 
 }
 
 void LayerStack::step(const StackCall& call, const std::int64_t* tokens) const {
-  for (std::int64_t b = 0; b < call.batch; ++b)
-    embed(ends_->embedding, width_, tokens[b], call.stored[b], call.x + b * width_);
+  for (std::int64_t b = 0; b < call.batch; ++b) embed(ends_->embedding, width_, tokens[b], call.stored[b], call.x + b * width_);
   run(call);
-  for (const StackNorm& norm : ends_->norms)
-    apply(norm, {call.batch, width_, call.x, width_, call.x, width_, call.threads});
+  for (const StackNorm& norm : ends_->norms) apply(norm, {call.batch, width_, call.x, width_, call.x, width_, call.threads});
 }
 
 }  // namespace maskattn

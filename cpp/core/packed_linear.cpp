@@ -101,7 +101,6 @@ struct BlockSpan {
         end(std::min(origin + kBlockOutputs, weight.outputs())) {}
 };
 
-
 void multiply(const PackedLinear& call, const LinearTable& kernels, const Rows& rows, std::int64_t first_row,
               std::int64_t block) {
   alignas(kAlign) float tile[kBlockRows * kBlockOutputs], other[kBlockRows * kBlockOutputs];

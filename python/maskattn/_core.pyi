@@ -301,7 +301,7 @@ class LayerStack:
         """
 
     def remember(self, x: npt.NDArray[np.float32], out: npt.NDArray[Any], threads: int | None) -> None:
-        """Keys and values of the encoder's output (rows, width), to (layers, 2, heads, rows, head_dim), of its dtype."""
+        """Keys and values of the encoder's output (rows, width), to (layers, 2, heads, rows, head_dim)."""
 
 class Steps:
     """One token behind each sequence at a time, by one thread.

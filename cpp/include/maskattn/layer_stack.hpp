@@ -30,7 +30,7 @@ struct StackMap {
 struct StackAttention {
   StackMap in;  // queries, keys and values of self-attention; queries of cross-attention
   StackMap out;
-  std::optional<StackMap> memory;  // keys and values of cross-attention
+  std::optional<StackMap> memory;           // keys and values of cross-attention
   std::optional<StackNorm> q_norm, k_norm;  // of each head
   std::int64_t heads, kv_heads, head_dim;
   double scale, softcap;
@@ -118,7 +118,8 @@ struct StackCall {
 
 class LayerStack {
  public:
-  // `ends`: for step(). `attended`: what queries, keys, values and what comes of them are rounded to around attention, float32 or bfloat16.
+  // `ends`: for step(). `attended`: what queries, keys, values and what comes of them are rounded to around attention, float32 or
+  // bfloat16.
   LayerStack(std::vector<StackLayer> layers, std::int64_t width, StackPlacement placement, DistanceBias bias, Dtype attended,
              std::optional<StackEnds> ends);
 
@@ -130,8 +131,8 @@ class LayerStack {
   void run(const StackCall& call) const;
   // (width of the encoder's output, keys and values that all layers make of a row of it).
   std::pair<std::int64_t, std::int64_t> memory_sizes() const;
-  // Keys and values of the layers with cross-attention from `rows` of the encoder's output x [rows][width], as `dtype`, float32 or
-  // bfloat16: out [layers][2][heads][rows][head_dim].
+  // Keys and values of the layers with cross-attention from `rows` of the encoder's output x [rows][width], as `dtype`, float32
+  // or bfloat16: out [layers][2][heads][rows][head_dim].
   void remember(const float* x, std::int64_t rows, Dtype dtype, void* out, int threads) const;
   // One token behind each sequence, tokens[batch]: call.x, which need not hold anything, becomes the normalised states.
   void step(const StackCall& call, const std::int64_t* tokens) const;

@@ -67,7 +67,7 @@ class CoreLayers:
         self._core, self._positions, self._steps = core, positions, steps
 
     @classmethod
-    def of(cls, stack: Stack[EncoderLayer] | Stack[DecoderLayer]) -> CoreLayers | None:
+    def of(cls, stack: Stack[Any]) -> CoreLayers | None:
         """None where a layer needs its Python, as for a norm or an activation of the user's."""
         layers, positions = stack.layers, stack.positions
         table, slopes = (None, None) if positions.bias is None else positions.bias._lower()
