@@ -75,7 +75,7 @@ def test_drafts_leave_a_transcription_as_it_is(model: maskattn.Model, tmp_path: 
     """Draws of the second attempt too, where drafts are looked up; and an assistant hears each window once."""
     recordings, options = sounds(0.3, 3.7, 1), {"temperatures": (0.0, 0.8), "logprob_threshold": -0.1, "seed": 3}
     want = model.transcribe(recordings, **options)
-    assert model.transcribe(recordings, **options, prompt_lookup_num_tokens=4) == want
+    assert model.transcribe(recordings, **options, prompt_lookup_num_tokens=4, num_draft_branches=3) == want
     greedy = model.transcribe(recordings)
     drafts: dict[str, Any] = {"assistant_model": model, "assistant_confidence_threshold": 0.0}
     assert model.transcribe(recordings, **drafts) == greedy

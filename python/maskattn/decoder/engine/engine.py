@@ -12,7 +12,8 @@ import numpy as np
 from maskattn.decoder import check
 from maskattn.decoder.arrays import FloatArray, IntArray
 from maskattn.decoder.engine.request import Request
-from maskattn.decoder.engine.scheduler import Scheduler, Task
+from maskattn.decoder.engine.scheduler import Scheduler
+from maskattn.decoder.engine.task import Task
 from maskattn.decoder.generate import Batch, Generated, Writer
 from maskattn.decoder.options import GenerationOptions, Options
 from maskattn.decoder.requests import PromptIds
