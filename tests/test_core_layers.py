@@ -12,7 +12,7 @@ import pytest
 import maskattn
 from maskattn import KVCache
 from maskattn.decoder.activations import ACTIVATIONS
-from maskattn.decoder.core_layers import CoreLayers
+from maskattn.decoder.core_layers import CoreLayers, SharedRows
 from maskattn.decoder.layers import FeedForward
 from maskattn.decoder.model import Transformer, pad
 from maskattn.decoder.norms import PLACEMENTS, LayerNorm
@@ -22,6 +22,41 @@ from tiny_families import VOCAB, WIDTH, config, write
 
 LENGTHS, STEPS = (5, 1, 9, 3), 7
 WRITES = [name for name, family in FAMILIES.items() if family.decoder]
+
+
+def test_sequences_that_begin_alike_share_rows(tmp_path: Path) -> None:
+    """Three ways on from each prompt, of which the core computes common tokens once; the keys of all are the same."""
+    rng = np.random.default_rng(3)
+    forward = maskattn.load(write(tmp_path, config("mistral")))._forward
+    tokens, lengths = pad([rng.integers(2, VOCAB, n) for n in LENGTHS])
+    whole = forward.new_cache(len(LENGTHS), 40, page_size=16)
+    forward.decode(tokens, None, whole, new_lengths=lengths)
+    whole.reorder(np.arange(4).repeat(3))
+    shared = whole.fork()
+    tree = np.array([[5, 6, 7, 8], [5, 6, 9, 0], [4, 0, 0, 0]] * 4)
+    counts = np.array([4, 3, 1] * 4)
+    first = np.arange(4).repeat(3) * 3
+    owners = first[:, None] + np.array([[0, 0, 0, 0], [0, 0, 1, 1], [2, 2, 2, 2]] * 4)
+    want = forward.decode(tree, None, whole, new_lengths=counts)
+    got = forward.decode(tree, None, shared, new_lengths=counts, owners=owners)
+    own = (owners == np.arange(12)[:, None]) & (np.arange(4) < counts[:, None])
+    assert own.sum() == 4 * 6
+    np.testing.assert_array_equal(got[own], want[own])
+    for ours, theirs in zip(shared, whole, strict=True):
+        np.testing.assert_array_equal(ours.lengths, theirs.lengths)
+        for a, b in zip(ours.arrays(), theirs.arrays(), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("wrong", [[8, 0, 0], [-1, 0, 0], [0, 2, 0], [0, 0, 3], [0, 0, -1]], ids=str)
+def test_shared_rows_that_there_are_not(wrong: list[int], tmp_path: Path) -> None:
+    forward = maskattn.load(write(tmp_path, config("mistral")))._forward
+    core, cache = forward._core_decoder, forward.new_cache(2, 40, page_size=16)
+    assert core is not None
+    shared = SharedRows(np.array([3, 3]), np.array([[0, 1, 0], wrong]))
+    with pytest.raises(ValueError, match="shared must be rows, sequences and positions that they have stored, got"):
+        core.run(np.zeros((8, WIDTH), np.float32), np.array([4, 4]), cache=cache, shared=shared)
+    assert not cache.lengths.any()
 
 
 def states(

@@ -155,6 +155,21 @@ class CallHandle {
     of_every_layer(call_.caches.size(), "caches");
   }
 
+  // Rows (row, sequence, position), behind take_rows and take_stored.
+  void take_shared(const py::object& shared, std::int64_t rows) {
+    if (shared.is_none()) return;
+    const auto array = shared.cast<Counts>();
+    if (array.ndim() != 2 || array.shape(1) != 3) bad_value("shared must have shape (n, 3), got " + describe(array));
+    for (py::ssize_t i = 0; i < array.shape(0); ++i) {
+      const std::int64_t *s = array.data(i, 0), row = s[0], sequence = s[1], position = s[2];
+      if (row < 0 || row >= rows || sequence < 0 || sequence >= call_.batch || position < 0 || !call_.stored ||
+          position >= call_.stored[sequence])
+        bad_value("shared must be rows, sequences and positions that they have stored, got " + std::to_string(row) + ", " +
+                  std::to_string(sequence) + ", " + std::to_string(position));
+      call_.shared.push_back({row, sequence, position});
+    }
+  }
+
   void take_masks(const py::object& masks) {
     if (masks.is_none()) return;
     for (const py::handle& mask : masks) call_.masks.push_back(mask.is_none() ? nullptr : mask.cast<MaskHandle>().mask);
@@ -261,10 +276,11 @@ class CallHandle {
 // x (rows, width) becomes the states behind the layers; see LayerStack.run in _core.pyi.
 void run(const StackHandle& handle, py::array_t<float, py::array::c_style>& x, const Counts& counts, const py::object& caches,
          const py::object& stored, const py::object& masks, const py::object& memory, const py::object& turns,
-         const py::object& threads) {
+         const py::object& threads, const py::object& shared) {
   CallHandle call(handle.stack());
   call.take_rows(x, counts);
   call.take_stored(stored);
+  call.take_shared(shared, x.shape(0));
   call.take_caches(caches);
   call.take_masks(masks);
   call.take_memory(memory);
@@ -315,7 +331,7 @@ void register_layer_stack(py::module_& m) {
            py::arg("layers"), py::arg("width"), py::arg("before"), py::arg("after"), py::arg("parallel"), py::arg("bias_table"),
            py::arg("rounds"), py::arg("ends"))
       .def("run", &run, py::arg("x").noconvert(), py::arg("counts"), py::arg("caches"), py::arg("stored"), py::arg("masks"),
-           py::arg("memory"), py::arg("turns"), py::arg("threads"))
+           py::arg("memory"), py::arg("turns"), py::arg("threads"), py::arg("shared") = py::none())
       .def("remember", &remember, py::arg("x").noconvert(), py::arg("out").noconvert(), py::arg("threads"));
   py::class_<Steps>(m, "Steps")
       .def(py::init<const StackHandle&, std::int64_t, const py::object&, const py::object&>(), py::keep_alive<1, 2>(),

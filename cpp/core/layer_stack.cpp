@@ -88,6 +88,8 @@ class Pass {
       if (cache) store(*cache, b, position, keys + row * all, values + row * all, a);
       if (rounded) write_row(head, all, rounded + row * all * kRounded);
     });
+    if (cache)
+      for (const auto& [row, b, position] : call_.shared) store(*cache, b, position, keys + row * all, values + row * all, a);
     AttentionInputs in{};
     in.kv_len = kv_len_;
     in.kv_lengths = work_.ends.data();

@@ -285,6 +285,7 @@ class LayerStack:
         memory: object,
         turns: tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]] | None,
         threads: int | None,
+        shared: npt.NDArray[np.int64] | None = None,
     ) -> None:
         """Rows (sum of counts, width) become the states behind the layers.
 
@@ -295,6 +296,8 @@ class LayerStack:
             memory: keys and values (tokens, heads, head_dim) of each layer, and where each sequence's begin and how
                 many they are.
             turns: cosines and sines of each row.
+            shared: shape (n, 3): a row, a sequence that stores its key and value as well, and at which position, one
+                before its own rows, which ``stored`` counts.
         """
 
     def remember(self, x: npt.NDArray[np.float32], out: npt.NDArray[Any], threads: int | None) -> None:

@@ -94,11 +94,18 @@ struct StackMemory {
   Rows<const void> keys, values;
 };
 
+// A row of one sequence whose key and value another one stores as well, at one of the positions before its own rows: branches of
+// a tree begin with the same rows, which are computed once.
+struct StackShared {
+  std::int64_t row, sequence, position;
+};
+
 struct StackCall {
   std::int64_t batch = 0;
   const std::int64_t* counts = nullptr;  // [batch]: rows of each sequence, one sequence behind the other
   float* x = nullptr;                    // [rows][width], in: what the first layer reads; out: the states behind the last
   const std::int64_t* stored = nullptr;  // [batch]: positions that the caches hold; those of the rows are stored behind them
+  std::vector<StackShared> shared;       // with caches
   std::vector<StackCache> caches;        // of each layer; none: rows see the rows of their sequence
   std::vector<MaskRef> masks;            // in place of the layers', or empty
   std::vector<StackMemory> memories;     // of each layer, or empty

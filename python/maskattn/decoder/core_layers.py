@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -13,9 +13,9 @@ import numpy.typing as npt
 from maskattn import _core, masks
 from maskattn._core import LayerStack, PackedWeight
 from maskattn.cache import KVCache
-from maskattn.cache.layer import Lengths
+from maskattn.cache.tables import Lengths
 from maskattn.decoder.activations import CoreActivation, identity
-from maskattn.decoder.arrays import FloatArray, IntArray
+from maskattn.decoder.arrays import BoolArray, FloatArray, IntArray
 from maskattn.decoder.inputs import TokenEmbedding
 from maskattn.decoder.layers import DecoderLayer, EncoderLayer, FeedForward, GatedFeedForward
 from maskattn.decoder.memory import Memory
@@ -31,6 +31,33 @@ _STORED = (np.dtype(np.float32), np.dtype(ml_dtypes.bfloat16))
 
 class Unknown(Exception):
     """A layer is made of something that the core does not know."""
+
+
+class SharedRows(NamedTuple):
+    """Rows whose keys and values other sequences of a cache store as well, since they begin with the same tokens.
+
+    ``counts``: shape (batch,): how many each sequence takes from others.
+    ``places``: shape (n, 3), int64: the row, the sequence that takes it, and the position that it has there.
+    """
+
+    counts: IntArray
+    places: IntArray
+
+    @classmethod
+    def of(cls, owners: IntArray, real: BoolArray, starts: IntArray) -> tuple[SharedRows, BoolArray]:
+        """Also which tokens are rows: those that a sequence computes itself.
+
+        Args:
+            owners: shape (batch, new): the sequence that computes each token.
+            real: shape (batch, new): which tokens there are.
+            starts: shape (batch,): the positions of the first tokens.
+        """
+        own: BoolArray = real & (owners == np.arange(len(owners))[:, None])
+        numbers = own.ravel().cumsum().reshape(own.shape) - 1
+        sequences, places = np.nonzero(real & ~own)
+        rows = numbers[owners[sequences, places], places]
+        shared = np.stack([rows, sequences, starts[sequences] + places], axis=1)
+        return cls((real & ~own).sum(axis=1), shared), own
 
 
 class CoreLayers:
@@ -70,6 +97,7 @@ class CoreLayers:
         memory: Memory | None = None,
         rotation: Rotation | None = None,
         threads: int | None = None,
+        shared: SharedRows | None = None,
     ) -> None:
         """Move states through the layers, in place.
 
@@ -80,19 +108,22 @@ class CoreLayers:
             seen: masks in place of the layers'.
             memory: what cross-attention reads.
             rotation: of each row.
+            shared: positions in front of a sequence's own rows whose keys and values are other rows'.
 
         Raises:
             ValueError: a sequence would be longer than the cache's capacity; nothing is stored then.
         """
         stored = None
         if cache is not None:
-            stored = cache[0].lengths
+            before = 0 if shared is None else shared.counts
+            stored = cache[0].lengths + before
             for layer in cache:
-                layer.make_room(counts)
+                layer.make_room(counts + before)
         expressions = None if seen is None else [_expression(mask) for mask in seen]
-        self._core.run(x, counts, cache, stored, expressions, _read(memory), rotation, threads)
-        if cache is not None:
-            filled = Lengths.of(cache[0].lengths + counts)
+        places = None if shared is None else shared.places
+        self._core.run(x, counts, cache, stored, expressions, _read(memory), rotation, threads, places)
+        if stored is not None and cache is not None:
+            filled = Lengths.of(stored + counts)
             for layer in cache:
                 layer.took(filled)
 

@@ -11,7 +11,7 @@ from maskattn import masks
 from maskattn.cache import KVCache
 from maskattn.decoder.arrays import BoolArray, FloatArray, IntArray
 from maskattn.decoder.checkpoint import Checkpoint
-from maskattn.decoder.core_layers import CoreLayers, Steps
+from maskattn.decoder.core_layers import CoreLayers, SharedRows, Steps
 from maskattn.decoder.heads import Classifier, LanguageHead, find_head, read_classifier, read_language_head, read_pooler
 from maskattn.decoder.inputs import TokenEmbedding
 from maskattn.decoder.layers import DecoderLayer, EncoderLayer
@@ -138,6 +138,7 @@ class Transformer:
         prefix: Prefix | None = None,
         view: CrossView | None = None,
         taps: dict[int, FloatArray] | None = None,
+        owners: IntArray | None = None,
     ) -> FloatArray:
         """Hidden states of decoder inputs.
 
@@ -149,6 +150,8 @@ class Transformer:
             prefix: embeddings in front of the first tokens, seen from everywhere.
             view: gets cross-attention weights; layers behind the last one that it asks for are left out.
             taps: of each of its keys, what goes into that layer is put there, shape (batch, new, width).
+            owners: shape (batch, new): of sequences that are alike up to a token, the one that computes it, and has its
+                state. Where layers run in Python, all compute it.
 
         Returns:
             shape (batch, new, width), float32; with a prefix and nothing in ``cache``, each sequence's prefix stands
@@ -169,7 +172,7 @@ class Transformer:
             seen = tuple(mask | sees_prefix for mask in seen)
         looked_at = view is not None or taps is not None
         if not looked_at and self._core_decoder is not None and (cache is None or CoreLayers.takes(cache)):
-            return self._decode_rows(x, starts, new_lengths, cache, None if prefix is None else seen, memory)
+            return self._decode_rows(x, starts, new_lengths, cache, None if prefix is None else seen, memory, owners)
         new = x.shape[1]
         lengths = starts + (new if new_lengths is None else new_lengths)
         positions = starts[:, None] + np.arange(new)
@@ -229,6 +232,7 @@ class Transformer:
         cache: KVCache | None,
         seen: Sequence[masks.Mask] | None,
         memory: Memory | None,
+        owners: IntArray | None,
     ) -> FloatArray:
         """Embeddings (batch, new, width) through the layers, without the padding behind ``new_lengths``."""
         stack = self.decoder
@@ -237,14 +241,22 @@ class Transformer:
         assert isinstance(stack.embed, TokenEmbedding)
         batch, new, _ = x.shape
         counts = np.full(batch, new) if new_lengths is None else new_lengths
-        real = np.arange(new) < counts[:, None]
+        real, lengths, shared = np.arange(new) < counts[:, None], starts + counts, None
+        if owners is not None:
+            shared, real = SharedRows.of(owners, real, starts)
+            counts = real.sum(axis=1)
         positions = (starts[:, None] + np.arange(new))[real]
-        rows = x.reshape(-1, x.shape[2]) if new_lengths is None else x[real]
+        whole = len(positions) == batch * new
+        rows = x.reshape(-1, x.shape[2]) if whole else x[real]
         rows = stack.embed.finish(rows, stack.positions.rows(positions))
-        rotation = stack.positions.rotation_of_rows(positions, (starts + counts).repeat(counts))
-        self._core_decoder.run(rows, counts, cache=cache, seen=seen, memory=memory, rotation=rotation)
+        rotation = stack.positions.rotation_of_rows(positions, lengths.repeat(counts))
+        self._core_decoder.run(rows, counts, cache=cache, seen=seen, memory=memory, rotation=rotation, shared=shared)
         rows = _through(stack.final, rows)
-        return rows.reshape(batch, new, -1) if new_lengths is None else _padded(rows, counts, new)[0]
+        if whole:
+            return rows.reshape(batch, new, -1)
+        padded = np.zeros((batch, new, rows.shape[1]), np.float32)
+        padded[real] = rows
+        return padded
 
     def logits(self, hidden: FloatArray) -> FloatArray:
         """(..., width) -> (..., vocab)."""
