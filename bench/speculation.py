@@ -5,7 +5,8 @@
 64 tokens behind a source or prompt of 32; sides take turns in one process, medians of the rounds. Weights are random,
 so what drafts are worth is set here: "known, 80%" drafts 6 tokens that greedy search writes, each of them right with
 this probability, at no cost, as a lookup does in texts that repeat themselves so often; "assistant" is a model of the
-first two layers of 24, and those behind them, scaled down, change a part of what it would write; "branches" draft trees.
+first two layers of 24, and those behind them, scaled down, change a part of what it would write; "branches" are drafts
+in trees.
 What it costs to check drafts, and to make them, is real.
 """
 
