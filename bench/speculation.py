@@ -5,8 +5,9 @@
 64 tokens behind a source or prompt of 32; sides take turns in one process, medians of the rounds. Weights are random,
 so what drafts are worth is set here: "known, 80%" drafts 6 tokens that greedy search writes, each of them right with
 this probability, at no cost, as a lookup does in texts that repeat themselves so often; "assistant" is a model of the
-first two layers of 24, and those behind them, scaled down, change a part of what it would write. What it costs to check
-drafts, and to make them, is real.
+first two layers of 24, and those behind them, scaled down, change a part of what it would write; "branches" are drafts
+in trees.
+What it costs to check drafts, and to make them, is real.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ import torch  # before maskattn, whose OpenMP then resolves to the runtime that 
 import transformers
 
 import maskattn
-from bench.generation import PROMPT, SHAPES, TOKENS
+from bench.generation.shapes import SHAPES
 from bench.side_by_side import PAUSE
 from maskattn.decoder.arrays import IntArray
 from maskattn.decoder.speculation.drafts import Drafts
@@ -45,25 +46,34 @@ MODELS: dict[str, tuple[str, dict[str, Any], dict[str, Any] | None]] = {
 }
 SCALE = 0.02  # of the outputs of the layers that the assistant lacks
 OUTPUTS = r"layers\.(\d+)\..*(?:o_proj|down_proj)\.weight"
-LENGTH = 6
+PROMPT, TOKENS, LENGTH = 32, 64, 6  # tokens read, written, and in a draft
+BESIDE = 0.35  # of an assistant's wrong tokens, the share whose second best is right; measured on small trained models
 
 
 @dataclass(frozen=True)
 class Known:
-    """A drafter that knows what will be written, by sequence, and says so with this probability, else another token."""
+    """A drafter that knows what will be written, by sequence, and says so with this probability, else another token.
+
+    With ``branches`` the first places have a token beside them each, which is right for ``BESIDE`` of the wrong ones.
+    """
 
     page: Page
     written: Sequence[Sequence[int]]
     right: float
     rng: np.random.Generator
+    branches: int = 1
 
     def draft(self, rows: IntArray, most: IntArray) -> Drafts:
-        found = []
+        trees = []
         for row, room in zip(rows.tolist(), most.tolist(), strict=True):
             begin = int(self.page.ends[row]) - self.page.begin
-            draft = np.array(self.written[row][begin : begin + min(LENGTH, room)], np.int64)
-            found.append(np.where(self.rng.random(len(draft)) < self.right, draft, draft ^ 1))
-        return Drafts.of(found)
+            truth = np.array(self.written[row][begin : begin + min(LENGTH, room)], np.int64)
+            stem = np.where(self.rng.random(len(truth)) < self.right, truth, truth ^ 1)
+            found = (stem != truth) & (self.rng.random(len(truth)) < BESIDE)
+            ends = np.where(found, truth, truth ^ 2)
+            tree = [np.append(stem[:place], ends[place]) for place in range(min(self.branches - 1, len(stem)))]
+            trees.append([stem, *tree])
+        return Drafts.of(trees)
 
 
 def build(name: str, root: Path) -> list[Path]:
@@ -104,17 +114,18 @@ def sides(paths: Sequence[Path], dtype: str, batch: int) -> dict[str, Callable[[
     def plain() -> Any:
         return model.generate_ids(sources, max_new_tokens=TOKENS)
 
-    def assisted() -> Any:
+    def assisted(branches: int) -> Callable[[], Any]:
         drafts = {"assistant_model": others[0], "num_assistant_tokens": LENGTH, "assistant_confidence_threshold": 0}
-        return model.generate_ids(sources, max_new_tokens=TOKENS, **drafts)
+        drafts |= {"num_draft_branches": branches}
+        return lambda: model.generate_ids(sources, max_new_tokens=TOKENS, **drafts)
 
-    def known(right: float) -> Callable[[], Any]:
+    def known(right: float, branches: int = 1) -> Callable[[], Any]:
         def write() -> Any:
-            speculation = Speculation.drafter
-            seeded = np.random.default_rng(1)
-            Speculation.drafter = lambda self, model, page, rules, memory: Known(page, want, right, seeded)
+            speculation, seeded = Speculation.drafter, np.random.default_rng(1)
+            lookup = {"prompt_lookup_num_tokens": LENGTH, "num_draft_branches": branches}
+            Speculation.drafter = lambda self, model, page, rules, memory: Known(page, want, right, seeded, branches)
             try:
-                return model.generate_ids(sources, max_new_tokens=TOKENS, prompt_lookup_num_tokens=LENGTH)
+                return model.generate_ids(sources, max_new_tokens=TOKENS, **lookup)
             finally:
                 Speculation.drafter = speculation
 
@@ -122,7 +133,9 @@ def sides(paths: Sequence[Path], dtype: str, batch: int) -> dict[str, Callable[[
 
     want = plain()
     named = {f"known, {right:.0%}": known(right) for right in (0.6, 0.8, 0.95)}
-    return {"plain": plain, **named} | ({"assistant": assisted} if others else {})
+    named |= {f"known, 60%, {branches} branches": known(0.6, branches) for branches in (2, 4)}
+    trees = {f"assistant, {branches} branches": assisted(branches) for branches in (2, 4)}
+    return {"plain": plain, **named} | ({"assistant": assisted(1), **trees} if others else {})
 
 
 def compare(paths: Sequence[Path], dtype: str, batch: int, rounds: int) -> list[str]:

@@ -65,18 +65,19 @@ class LayerModel:
     def reorder(self, beams: list[int]) -> None:
         self.sequences = [copy.deepcopy(self.sequences[beam]) for beam in beams]
 
-    def begin_draft(self) -> None:
+    def begin_draft(self, branches: list[int]) -> None:
+        self.sequences = [copy.deepcopy(s) for s, n in zip(self.sequences, branches, strict=True) for _ in range(n)]
         self.draft = copy.deepcopy(self.sequences)
 
     def drafted(self) -> list[int]:
         assert self.draft is not None
         return [len(s.tokens) - len(old.tokens) for s, old in zip(self.sequences, self.draft, strict=True)]
 
-    def end_draft(self, keep: list[int]) -> None:
-        """As if the first ``keep`` drafted tokens had been appended at once."""
+    def end_draft(self, keep: list[int], rows: list[int]) -> None:
+        """As if of each of the sequences ``rows`` the first ``keep`` drafted tokens had been appended at once."""
         assert self.draft is not None
-        drafted = [s.tokens[len(old.tokens) :] for s, old in zip(self.sequences, self.draft, strict=True)]
-        self.sequences, self.draft = self.draft, None
+        drafted = [self.sequences[row].tokens[len(self.draft[row].tokens) :] for row in rows]
+        self.sequences, self.draft = [self.draft[row] for row in rows], None
         self.append([tokens[:n] for tokens, n in zip(drafted, keep, strict=True)])
 
     def lengths(self) -> list[int]:

@@ -106,6 +106,18 @@ def test_bad_truncates_reorders_and_commits(rng: np.random.Generator) -> None:
         with pytest.raises(ValueError, match=r"^n must be from 0 to the 1 drafted tokens of sequence 1, got 2"):
             draft.commit(2)
         draft.commit([2, 1])
+    for branches, message in [
+        ([1, 0], r"^branches must be at least 1, got 0 for sequence 1"),
+        ([2], r"^branches must be one integer or one per sequence, shape \(2,\), got shape \(1,\)"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            cache.draft(branches)
+    with cache.draft([1, 2]) as draft:
+        cache[0].append(*tokens(rng, 2, batch=3), [0, 1, 2])
+        with pytest.raises(ValueError, match=r"^chosen must be from 0 to the 0 branches behind the first of seq"):
+            draft.commit(0, 1)
+        with pytest.raises(ValueError, match=r"^n must be from 0 to the 2 drafted tokens of sequence 1, got 3"):
+            draft.commit([0, 3], [0, 1])
     assert cache.lengths.tolist() == [7, 4]
     with pytest.raises(ValueError, match=r"^error_bound must be asked of a cache with dtype int8, got float32"):
         cache.error_bound()

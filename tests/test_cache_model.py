@@ -42,6 +42,11 @@ class Pair:
     cache: KVCache
     layers: list[LayerModel]
     draft: Draft | None = field(default=None)
+    branches: list[int] = field(default_factory=list)
+
+    def rows(self, chosen: list[int]) -> list[int]:
+        """Of the chosen branches, among all."""
+        return [sum(self.branches[:i]) + branch for i, branch in enumerate(chosen)]
 
 
 class CacheMachine(RuleBasedStateMachine):
@@ -140,29 +145,32 @@ class CacheMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def begin_draft(self, data: st.DataObject) -> None:
         pair = self.some(data)
-        draft = pair.cache.draft()
+        branches = [data.draw(st.integers(1, 3)) for _ in range(pair.cache.batch)]
+        draft = pair.cache.draft(branches) if branches and max(branches) > 1 else pair.cache.draft()
         if pair.draft is not None:
             with pytest.raises(ValueError, match=r"^draft must not be called while a draft is open"):
                 draft.__enter__()
             return
-        pair.draft = draft.__enter__()
+        pair.draft, pair.branches = draft.__enter__(), branches
         for model in pair.layers:
-            model.begin_draft()
+            model.begin_draft(branches)
 
-    def end_draft(self, pair: Pair, keep: list[int]) -> None:
+    def end_draft(self, pair: Pair, keep: list[int], rows: list[int]) -> None:
         pair.draft = None
         for model in pair.layers:
-            model.end_draft(keep)
+            model.end_draft(keep, rows)
 
     @precondition(lambda self: any(pair.draft for pair in self.pairs))
     @rule(data=st.data())
     def commit(self, data: st.DataObject) -> None:
         pair = self.some(data, drafting=True)
-        keep = [data.draw(st.integers(0, n)) for n in pair.layers[0].drafted()]
+        chosen = [data.draw(st.integers(0, n - 1)) for n in pair.branches]
+        rows, drafted = pair.rows(chosen), pair.layers[0].drafted()
+        keep = [data.draw(st.integers(0, drafted[row])) for row in rows]
         assert pair.draft is not None
-        pair.draft.commit(keep)
+        pair.draft.commit(keep, chosen)
         pair.draft.__exit__(None, None, None)
-        self.end_draft(pair, keep)
+        self.end_draft(pair, keep, rows)
 
     @precondition(lambda self: any(pair.draft for pair in self.pairs))
     @rule(data=st.data())
@@ -170,7 +178,7 @@ class CacheMachine(RuleBasedStateMachine):
         pair = self.some(data, drafting=True)
         assert pair.draft is not None
         pair.draft.__exit__(None, None, None)
-        self.end_draft(pair, [0] * pair.cache.batch)
+        self.end_draft(pair, [0] * len(pair.branches), pair.rows([0] * len(pair.branches)))
 
     @precondition(lambda self: any(not pair.draft for pair in self.pairs))
     @rule(data=st.data())

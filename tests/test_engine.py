@@ -153,6 +153,27 @@ def test_first_come_first_served() -> None:
     assert list(dict.fromkeys(begun)) == [0, 1, 2, 3, 4]
 
 
+def test_what_encoders_give_takes_room_too() -> None:
+    """A source of 33 positions and 15 tokens take 4 of the 6 pages, so that the next one waits."""
+    gate, alone, options = Gate(), list[bool](), {"max_new_tokens": 15}
+    source = [5] * 32 + [tiny_marian.EOS]
+
+    def watch(ids: Any, scores: Any) -> Any:
+        alone.append(first.done())
+        return scores
+
+    with maskattn.Engine(model("marian"), max_tokens=96, page_size=16) as engine:
+        first = engine.submit_ids(source, logits_processor=[gate], **options)
+        assert gate.reached.wait(SECONDS)
+        second = engine.submit_ids(source, logits_processor=[watch], **options)
+        with pytest.raises(ValueError, match=r"max_tokens must be at least 112 for a source of 60 positions and 40"):
+            engine.submit_ids([5] * 59 + [tiny_marian.EOS], max_new_tokens=40)
+        gate.opened.set()
+        (want,) = model("marian").generate_ids([source], **options)
+        assert [request.result(SECONDS) for request in (first, second)] == [want, want]
+    assert all(alone), "the first one has ended before"
+
+
 def test_the_queue_is_limited() -> None:
     gate = Gate()
     with maskattn.Engine(model("gpt2"), max_batch=1, max_waiting=2) as engine:

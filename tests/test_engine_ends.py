@@ -54,6 +54,25 @@ def test_an_error_is_that_of_its_request(engine: maskattn.Engine) -> None:
     assert not bad.cancelled()
 
 
+def test_many_sources_that_cannot_be_read_in_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More than Python's stack is deep."""
+    writer, gate = model("marian"), Gate()
+    with maskattn.Engine(writer, max_batch=4, max_waiting=3000) as engine:
+        first = engine.submit_ids([3, EOS], max_new_tokens=5, logits_processor=[gate])
+        assert gate.reached.wait(SECONDS)
+
+        def fail(*arguments: Any) -> Any:
+            raise MemoryError("no more")
+
+        monkeypatch.setattr(type(engine._scheduler._model), "encode", fail)
+        requests = [engine.submit_ids([3, EOS], max_new_tokens=5) for _ in range(2000)]
+        gate.opened.set()
+        for request in requests:
+            with pytest.raises(MemoryError, match="no more"):
+                request.result(SECONDS)
+        assert len(first.result(SECONDS)) <= 5
+
+
 def test_a_step_that_fails_fails_for_all_in_it_and_the_next_are_served(
     engine: maskattn.Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import maskattn
-from maskattn.decoder.phrases import Progress
+from maskattn.decoder.phrases import ConstraintState
 from tiny_families import POSITIONS, VOCAB, config, write
 
 WAYS: dict[str, dict[str, Any]] = {
@@ -111,7 +111,9 @@ def test_phrases_of_the_prompt_do_not_count(gpt2: Any) -> None:
 
 def test_progress() -> None:
     """Of alternatives that share a beginning, and of a phrase that is broken off."""
-    begin = Progress.start([maskattn.DisjunctiveConstraint([[1, 2, 3], [1, 4]]), maskattn.PhrasalConstraint([5])])
+    begin = ConstraintState.start(
+        [maskattn.DisjunctiveConstraint([[1, 2, 3], [1, 4]]), maskattn.PhrasalConstraint([5])]
+    )
     assert (begin.tokens(), begin.bank, begin.complete) == ([1, 5], 0, False)
     within = begin.add(1)
     assert (within.tokens(), within.bank) == ([2, 4], 1)
@@ -141,6 +143,23 @@ def test_contrastive_search_needs_a_position_more(gpt2: Any) -> None:
 def test_bad_options(gpt2: Any, options: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         gpt2.generate_ids([[3], [4], [5]], max_new_tokens=3, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"guidance_scale": 2.0, "negative_prompt_ids": [[3], [4] * POSITIONS]}, r"for 3 new tokens of sources\[1\]"),
+        ({"penalty_alpha": 0.6, "top_k": 4}, r"at most 2 for sources\[1\] with penalty_alpha, got 3"),
+    ],
+)
+def test_room_is_looked_for_before_the_first_batch(
+    gpt2: Any, options: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though the sources that have it are written first."""
+    sources = [[3], [4] * (POSITIONS - 2)] if "penalty_alpha" in options else [[3], [4]]
+    monkeypatch.setattr(gpt2, "_write", None)
+    with pytest.raises(ValueError, match=message):
+        gpt2.generate_ids(sources, max_new_tokens=3, batch_size=1, **options)
 
 
 @pytest.mark.parametrize(("make", "error", "message"), [

@@ -67,7 +67,7 @@ def test_log_probabilities_are_among_these(tmp_path: Path) -> None:
     )
 
 
-def test_streams_take_it_and_others_refuse_it(tmp_path: Path) -> None:
+def test_streams_take_it_and_others_refuse_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = maskattn.load(write(tmp_path, config("marian")))
     options: dict[str, Any] = {"shortlist": np.array(SHORTLIST), "max_new_tokens": 6}
     assert [t for some in model.stream_ids(SOURCES[0], **options) for t in some] == model.generate_ids(
@@ -77,6 +77,31 @@ def test_streams_take_it_and_others_refuse_it(tmp_path: Path) -> None:
         engine.submit_ids(SOURCES[0], **options)
     with pytest.raises(ValueError, match=f"shortlist must hold token ids below {VOCAB}, got {VOCAB}"):
         model.generate_ids(SOURCES, shortlist=[3, VOCAB])
+    for contradicting, message in [
+        ({"grammar": "start: /a+/"}, "grammar must come without a shortlist"),
+        (
+            {"force_words_ids": [[3, 40]], "num_beams": 3},
+            r"must hold the tokens of force_words_ids .* \[40\]",
+        ),
+        ({"num_beams": 4, "shortlist": [2]}, "shortlist must hold a token besides end tokens with num_beams"),
+        ({"min_new_tokens": 3, "shortlist": [2]}, "shortlist must hold a token besides end tokens with num_beams"),
+        (
+            {"num_beams": 9, "num_return_sequences": 9, "shortlist": [3]},
+            r"shortlist must hold enough tokens for num_return_sequences=9, got 1 .* sources\[0\] can get 7 sequences",
+        ),
+    ]:
+        asked = {**options, "eos_token_id": 2, **contradicting}
+        with monkeypatch.context() as patch:
+            patch.setattr(model, "_write", None)  # nothing is computed
+            patch.setattr(model._texts, "grammar", lambda *arguments: None)
+            with pytest.raises(ValueError, match=message):
+                model.generate_ids(SOURCES, **asked)
+    # What is forced is written, and has its probability, whatever the list says.
+    forced = {"forced_bos_token_id": 40, "forced_eos_token_id": 41, "return_log_probabilities": True}
+    for ids in model.generate_ids(SOURCES, **options, **forced):
+        assert ids[0] == 40
+        assert {*ids} - {40, 41, 2} <= {*SHORTLIST}
+        assert np.isfinite(ids.log_probabilities).all()
     with pytest.raises(ValueError, match="shortlist must be token ids, at least one"):
         model.generate_ids(SOURCES, shortlist=[])
     with pytest.raises(ValueError, match="num_return_sequences must be 1 with penalty_alpha"):

@@ -12,13 +12,17 @@ import maskattn
 import tiny_families
 from maskattn.cache import KVCache
 from maskattn.decoder.model import Transformer
-from maskattn.decoder.speculation.drafts import follows
+from maskattn.decoder.speculation import growing
+from maskattn.decoder.speculation.chances import Chances, accept_or_draw
+from maskattn.decoder.speculation.drafts import Drafts
+from maskattn.decoder.speculation.lookup import follows
 from maskattn.families import FAMILIES
 from tiny_families import VOCAB, config
 
 NEW = 40
 WRITES = [name for name, family in FAMILIES.items() if family.decoder]
 LOOKUP = {"prompt_lookup_num_tokens": 5}
+TREE = {"num_draft_branches": 3}
 #: Random weights make for unsure assistants: none shall end its drafts early.
 LONG = {"num_assistant_tokens": 5, "assistant_confidence_threshold": 0.0}
 
@@ -51,12 +55,18 @@ def test_greedy_tokens_are_the_same(name: str, dtype: str, tmp_path: Path) -> No
     model, assistant = pair(tmp_path, config(name), dtype=dtype)
     options = {"max_new_tokens": NEW, "return_log_probabilities": True}
     want = model.generate_ids(sources(name), **options)
-    for drafts in (LOOKUP, {"assistant_model": assistant, **LONG}):
+    for drafts in (LOOKUP, LOOKUP | TREE, {"assistant_model": assistant, **LONG, **TREE}):
         got = model.generate_ids(sources(name), **options, **drafts)
         assert got == want
         assert any(ids.speculated.accepted for ids in got)
         for ids, other in zip(got, want, strict=True):
             np.testing.assert_array_equal(ids.log_probabilities, other.log_probabilities)
+
+
+@pytest.fixture(autouse=True)
+def every_branch_is_drafted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Random weights make for unsure assistants, whose branches all would be too improbable."""
+    monkeypatch.setattr(growing, "LEAST_PROBABLE", 0.0)
 
 
 STORAGES = [("marian", {"page_size": 16}), ("marian", {"dtype": "int8"}), ("mistral", {"window": 5})]
@@ -76,7 +86,8 @@ def test_in_every_storage_and_batch(
     options = {"max_new_tokens": NEW, "repetition_penalty": 1.3, "min_new_tokens": 9}
     want = model.generate_ids(sources(name), **options)
     schedule = {"num_assistant_tokens_schedule": "heuristic"}
-    for drafts in (LOOKUP, {"assistant_model": assistant, **LONG}, {"assistant_model": assistant, **LONG, **schedule}):
+    assisted = {"assistant_model": assistant, **LONG}
+    for drafts in (LOOKUP, LOOKUP | TREE, assisted, assisted | schedule, assisted | TREE):
         for batch_size in (1, 4):
             got = model.generate_ids(sources(name), **options, **drafts, batch_size=batch_size)
             assert got == want
@@ -99,7 +110,7 @@ def test_where_rotations_change_on_the_way(rope: dict[str, Any], tmp_path: Path)
     model, assistant = pair(tmp_path, config("llama", rope_scaling=rope))
     options = {"max_new_tokens": NEW, "min_new_tokens": NEW}
     want = model.generate_ids(sources("llama"), **options)
-    for drafts in (LOOKUP, {"assistant_model": assistant, **LONG}):
+    for drafts in (LOOKUP, LOOKUP | TREE, {"assistant_model": assistant, **LONG, **TREE}):
         got = model.generate_ids(sources("llama"), **options, **drafts)
         assert got == want
         assert some_drafts_were_right(got)
@@ -110,7 +121,8 @@ def test_drafts_behind_a_prefix(tmp_path: Path) -> None:
     prefixes = [np.random.default_rng(i).standard_normal((i, model.width), dtype=np.float32) for i in range(4)]
     options = {"prefix_embeddings": prefixes, "max_new_tokens": NEW}
     want = model.generate_ids(sources("mistral"), **options)
-    assert model.generate_ids(sources("mistral"), **options, **LOOKUP) == want
+    for drafts in (LOOKUP, LOOKUP | TREE):
+        assert model.generate_ids(sources("mistral"), **options, **drafts) == want
 
 
 def test_all_that_ends_a_sequence_does_so_inside_a_draft(tmp_path: Path) -> None:
@@ -154,22 +166,25 @@ def test_lookup_leaves_every_draw_as_it_is(name: str, tmp_path: Path) -> None:
     model, _ = pair(tmp_path, config(name))
     options = {"max_new_tokens": NEW, "do_sample": True, "seed": 3, "temperature": 0.4}
     want = model.generate_ids(sources(name), **options)
-    for batch_size in (1, 4):
-        got = model.generate_ids(sources(name), **options, **LOOKUP, batch_size=batch_size)
-        assert got == want
-        assert some_drafts_were_right(got)
+    for drafts in (LOOKUP, LOOKUP | TREE):
+        for batch_size in (1, 4):
+            got = model.generate_ids(sources(name), **options, **drafts, batch_size=batch_size)
+            assert got == want
+            assert some_drafts_were_right(got)
 
 
-def test_draws_with_an_assistant_do_not_depend_on_the_batch(tmp_path: Path) -> None:
+@pytest.mark.parametrize("tree", [{}, TREE], ids=str)
+def test_draws_with_an_assistant_do_not_depend_on_the_batch(tree: dict[str, Any], tmp_path: Path) -> None:
     model, assistant = pair(tmp_path, config("llama"), away=0.1)
-    options = {"max_new_tokens": NEW, "do_sample": True, "seed": 3, "assistant_model": assistant, **LONG}
+    options = {"max_new_tokens": NEW, "do_sample": True, "seed": 3, "assistant_model": assistant, **LONG, **tree}
     want = model.generate_ids(sources("llama"), **options, num_assistant_tokens_schedule="heuristic")
     assert some_drafts_were_right(want)
     alone = model.generate_ids(sources("llama"), **options, num_assistant_tokens_schedule="heuristic", batch_size=1)
     assert alone == want
 
 
-def test_draws_with_an_assistant_have_the_distribution_of_the_model(tmp_path: Path) -> None:
+@pytest.mark.parametrize("tree", [{}, TREE, {"num_draft_branches": 8}], ids=str)
+def test_draws_with_an_assistant_have_the_distribution_of_the_model(tree: dict[str, Any], tmp_path: Path) -> None:
     """Pearson's chi-square of three tokens, of which two are drafted, against the model's own probabilities."""
     model, assistant = pair(tmp_path, config("llama"), away=0.3)
     source, top, temperature, many = [5, 9, 11], 3, 1.5, 3000
@@ -192,6 +207,7 @@ def test_draws_with_an_assistant_have_the_distribution_of_the_model(tmp_path: Pa
         eos_token_id=[],
         assistant_model=assistant,
         **LONG,
+        **tree,
     )
     assert some_drafts_were_right(made)
     found = dict.fromkeys(wanted, 0)
@@ -202,16 +218,82 @@ def test_draws_with_an_assistant_have_the_distribution_of_the_model(tmp_path: Pa
     assert square < free + 4 * np.sqrt(2 * free), square
 
 
+@pytest.mark.parametrize("drawn", [1, 2, 4])
+def test_drafts_drawn_without_replacement_become_draws_of_the_model(drawn: int) -> None:
+    """Where neither of the two distributions holds all that the other one does."""
+    wanted = Chances(np.array([1, 2, 4, 7, 8]), np.array([0.3, 0.05, 0.3, 0.25, 0.1]))
+    drafted = Chances(np.array([0, 2, 4, 5, 7]), np.array([0.1, 0.5, 0.2, 0.1, 0.1]))
+    rng, many, found, accepted = np.random.default_rng(0), 20_000, dict.fromkeys(wanted.ids.tolist(), 0), 0
+    for _ in range(many):
+        tokens = rng.choice(drafted.ids, drawn, replace=False, p=drafted.probabilities).tolist()
+        token = accept_or_draw(tokens, drafted, wanted, rng)
+        found[token] += 1
+        accepted += token in tokens
+    expected = many * wanted.probabilities
+    square = ((np.array(list(found.values())) - expected) ** 2 / expected).sum()
+    assert square < 4 + 4 * np.sqrt(8), square
+    assert accepted / many > [0, 0.34, 0.5, 0, 0.6][drawn]
+
+
+# Trees
+
+
+def test_branches_beside_an_assistant_s_draft_are_followed(tmp_path: Path) -> None:
+    """Fewer passes write the same tokens, and of a tree's tokens each is counted once."""
+    model, assistant = pair(tmp_path, config("llama"), away=0.1)
+    drafts = {"max_new_tokens": NEW, "assistant_model": assistant, **LONG}
+    alone = model.generate_ids(sources("llama"), **drafts)
+    for branches in (2, 4):
+        tree = model.generate_ids(sources("llama"), **drafts, num_draft_branches=branches)
+        assert tree == alone
+        assert sum(ids.speculated.passes for ids in tree) < sum(ids.speculated.passes for ids in alone)
+        for ids in tree:
+            passes, drafted, accepted = ids.speculated
+            assert passes + accepted >= len(ids)
+            assert drafted <= (passes - 1) * (5 + branches - 1)
+
+
+def test_lookup_follows_what_stands_at_several_places(tmp_path: Path) -> None:
+    """Of a text that repeats itself unevenly more is right, the more of its places are drafted."""
+    model, _ = pair(tmp_path, config("llama"))
+    text = np.random.default_rng(0).integers(4, 8, NEW + 8).tolist()
+
+    def copies(i: int, ids: np.ndarray) -> list[int]:
+        return [text[len(ids)]]
+
+    options = {"max_new_tokens": NEW, "prefix_allowed_tokens_fn": copies}
+    passes = []
+    for branches in (1, 2, 4):
+        (ids,) = model.generate_ids([text[:8]], **options, **LOOKUP, num_draft_branches=branches)
+        assert ids == text[8:]
+        passes.append(ids.speculated.passes)
+    assert passes[0] > passes[1] > passes[2], passes
+
+
+def test_a_tree_counts_tokens_that_branches_share_once() -> None:
+    trees = [[np.array([5, 6, 7]), np.array([5, 6, 9, 4]), np.array([5, 6]), np.array([8])], [], [np.array([1])]]
+    drafts = Drafts.of(trees)
+    assert drafts.sequences.tolist() == [0, 0, 0, 0, 1, 2]
+    assert drafts.owners[:, :4].tolist() == [[0] * 4, [0] * 3 + [1], [0] * 3 + [2], [0] + [3] * 3, [4] * 4, [5] * 4]
+    assert drafts.sizes.tolist() == [6, 0, 1]
+    assert drafts.without_branches().tokens.tolist() == [[5, 6, 7], [0, 0, 0], [1, 0, 0]]
+
+
 # What is looked up
 
 
 def test_lookup_takes_the_latest_whole_draft() -> None:
     text = np.array([1, 2, 7, 8, 9, 1, 2, 5, 6, 1, 2])
-    assert follows(text, text[-2:], 2).tolist() == [5, 6]
-    assert follows(text, text[-2:], 9).tolist() == [7, 8, 9, 1, 2, 5, 6, 1, 2], "none is whole: the one with most"
-    assert follows(text, np.array([6, 1]), 3).tolist() == [2]
-    assert not follows(text, np.array([2, 2]), 3).size
-    assert not follows(text[:1], text[:1], 3).size
+
+    def found(ngram: Any, most: int) -> list[list[int]]:
+        return [some.tolist() for some in follows(text, np.array(ngram), most)]
+
+    assert found([1, 2], 2) == [[5, 6], [7, 8]]
+    assert found([1, 2], 6) == [[7, 8, 9, 1, 2, 5], [5, 6, 1, 2]]
+    assert found([1, 2], 9) == [[7, 8, 9, 1, 2, 5, 6, 1, 2], [5, 6, 1, 2]], "none is whole: the one with most"
+    assert found([6, 1], 3) == [[2]]
+    assert found([2, 2], 3) == []
+    assert not list(follows(text[:1], text[:1], 3))
 
 
 def test_an_encoder_s_source_is_looked_up_too(tmp_path: Path) -> None:
@@ -235,6 +317,7 @@ def test_an_encoder_s_source_is_looked_up_too(tmp_path: Path) -> None:
     [
         ({"prompt_lookup_num_tokens": -1}, ValueError, "prompt_lookup_num_tokens must be at least 0, got -1"),
         ({"max_matching_ngram_size": 0}, ValueError, "max_matching_ngram_size must be at least 1, got 0"),
+        ({"prompt_lookup_num_tokens": 3, "num_draft_branches": 0}, ValueError, "num_draft_branches must be at least 1"),
         ({"prompt_lookup_num_tokens": 3, "num_beams": 2}, ValueError, "num_beams must be 1 with assistant_model"),
         ({"assistant_model": "tiny"}, TypeError, "assistant_model must be a maskattn.Model, .* got 'tiny'"),
         ({"num_assistant_tokens": 0}, ValueError, "num_assistant_tokens must be at least 1, got 0"),

@@ -75,7 +75,7 @@ def test_drafts_leave_a_transcription_as_it_is(model: maskattn.Model, tmp_path: 
     """Draws of the second attempt too, where drafts are looked up; and an assistant hears each window once."""
     recordings, options = sounds(0.3, 3.7, 1), {"temperatures": (0.0, 0.8), "logprob_threshold": -0.1, "seed": 3}
     want = model.transcribe(recordings, **options)
-    assert model.transcribe(recordings, **options, prompt_lookup_num_tokens=4) == want
+    assert model.transcribe(recordings, **options, prompt_lookup_num_tokens=4, num_draft_branches=3) == want
     greedy = model.transcribe(recordings)
     drafts: dict[str, Any] = {"assistant_model": model, "assistant_confidence_threshold": 0.0}
     assert model.transcribe(recordings, **drafts) == greedy
@@ -151,6 +151,8 @@ def test_bad_arguments(arguments: dict[str, Any], error: type[Exception], messag
     ({"forced_decoder_ids": [[2, 20]]}, r"forced_decoder_ids must be \[\[1, token\], \[2, token\], \.\.\.\]"),
     ({"language": 3}, "language must be a str, got 3"),
     ({"prev_sot_token_id": True}, "prev_sot_token_id must be a token id"),
+    ({"num_return_sequences": 2}, r"num_return_sequences must be off in the generation config .*, got 2; take"),
+    ({"stop_strings": ["x"]}, r"stop_strings must be off in the generation config to transcribe, got \['x'\]; look"),
 ])  # fmt: skip
 def test_generation_configs_that_lie(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
     model = maskattn.load(save(tmp_path, {**GENERATION, **changes}))

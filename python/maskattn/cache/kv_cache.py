@@ -1,4 +1,4 @@
-"""The cache of all layers of a model, and drafts: tokens that may be taken back."""
+"""The cache of all layers of a model."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from maskattn.cache.layer import Layer, up_to
-from maskattn.cache.pages import IntArray, Pages
+from maskattn.cache.draft import Draft
+from maskattn.cache.layer import Layer
+from maskattn.cache.pages import Pages
+from maskattn.cache.tables import per_sequence, up_to
 from maskattn.masks.parameters import count, size
 
 _DTYPES = ("float32", "float64", "float16", "bfloat16", "int8")
@@ -199,7 +201,7 @@ class KVCache:
         for layer in self:
             layer.reorder(index)
 
-    def draft(self) -> Draft:
+    def draft(self, branches: npt.ArrayLike | None = None) -> Draft:
         """A context manager: what is appended inside is a draft, of which :meth:`Draft.commit` keeps a part::
 
             with cache.draft() as draft:
@@ -208,8 +210,21 @@ class KVCache:
 
         Leaving without a commit, by an exception too, restores the cache exactly. Inside, ``truncate``, ``fork``,
         ``reorder`` and another draft are refused; after the commit, everything is as usual.
+
+        Args:
+            branches: a tree of drafts: how many continuations each sequence gets, one integer or shape (batch,), each
+                at least 1. Inside, the cache has that many sequences instead of each, side by side, which share the
+                pages of what was there before; ``commit`` keeps one of them. In contiguous storage a branch copies
+                the sequence, so that trees are for pages.
+
+        Raises:
+            TypeError, ValueError: ``branches`` is not as above; on entering, layers disagree, or a draft is open.
         """
-        return Draft(self)
+        counts = None if branches is None else per_sequence("branches", branches, self.batch)
+        if counts is not None and (wrong := counts < 1).any():
+            b = int(wrong.argmax())
+            raise ValueError(f"branches must be at least 1, got {counts[b]} for sequence {b}")
+        return Draft(self, counts)
 
     @classmethod
     def _of(cls, layers: list[Layer]) -> KVCache:
@@ -241,44 +256,6 @@ class KVCache:
     def _refuse_while_drafting(self, what: str) -> None:
         if self[0].drafting:
             raise ValueError(f"{what} must not be called while a draft is open; commit the draft, or leave its block")
-
-
-class Draft:
-    """Tokens appended inside ``with cache.draft() as draft``."""
-
-    def __init__(self, cache: KVCache) -> None:
-        self._cache = cache
-        self._open = False
-
-    def __enter__(self) -> Draft:
-        self._cache._refuse_while_drafting("draft")
-        self._cache._lengths("draft")
-        for layer in self._cache:
-            layer.begin_draft()
-        self._open = True
-        return self
-
-    def commit(self, n: npt.ArrayLike) -> None:
-        """Keep the first ``n`` drafted tokens, one integer or shape (batch,), and end the draft.
-
-        The cache is then what it would be if these tokens alone had been appended, in one append.
-
-        Raises:
-            TypeError, ValueError: ``n`` is not from 0 to what was drafted; layers disagree; the draft has ended.
-        """
-        if not self._open:
-            raise ValueError("commit must be called once, inside the block of its draft; open another with draft()")
-        self._cache._lengths("commit")
-        self._end(up_to("n", n, self._cache[0].drafted, "drafted tokens"))
-
-    def __exit__(self, *exception: object) -> None:
-        if self._open:
-            self._end(0)
-
-    def _end(self, keep: IntArray | int) -> None:
-        self._open = False
-        for layer in self._cache:
-            layer.end_draft(keep)
 
 
 def _stored_dtype(dtype: npt.DTypeLike) -> np.dtype[Any]:

@@ -1,4 +1,4 @@
-"""One layer of a cache: which page holds which token, and what is appended, taken back and shared."""
+"""One layer of a cache: what is appended, taken back and shared."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import numpy.typing as npt
 
 from maskattn.cache.int8 import HALF_STEP
 from maskattn.cache.pages import Array, IntArray, Pages
+from maskattn.cache.tables import BlockTables, Lengths, up_to
 
 
-class Layer:
+class Layer(BlockTables):
     """Keys and values of one layer; ``cache[i]``.
 
     The memory layout, which the core reads. The arrays are the cache's own: look, do not write.
@@ -25,18 +26,8 @@ class Layer:
     """
 
     def __init__(self, pages: Pages, batch: int, pages_per_sequence: int, capacity: int, window: int | None) -> None:
-        self._pages = pages
+        super().__init__(pages, batch, pages_per_sequence, capacity, window)
         self._draft_start: IntArray | None = None
-        self._extremes: tuple[int, int] | None = None
-        self.capacity = capacity
-        self.window = window
-        self.tables = np.full((batch, pages_per_sequence), -1, np.int32)
-        self.lengths = np.zeros(batch, np.int64)
-        self.begins: IntArray = np.zeros(batch, np.int64)
-
-    def __del__(self) -> None:
-        if hasattr(self, "tables"):
-            self._pages.release(self.tables[self.tables >= 0])
 
     @property
     def k_pool(self) -> Array:
@@ -57,30 +48,6 @@ class Layer:
     @property
     def dtype(self) -> np.dtype[Any]:
         return self._pages.dtype
-
-    @property
-    def page_size(self) -> int:
-        return int(self.k_pool.shape[2])
-
-    @property
-    def lengths(self) -> IntArray:
-        return self._lengths
-
-    @lengths.setter
-    def lengths(self, lengths: IntArray) -> None:
-        self._lengths, self._extremes = lengths, None
-
-    @property
-    def extremes(self) -> tuple[int, int]:
-        """The smallest and the largest of ``lengths``; kept, since each step of a decoder asks several times."""
-        if self._extremes is None:
-            self._extremes = int(self.lengths.min(initial=self.capacity)), int(self.lengths.max(initial=0))
-        return self._extremes
-
-    @property
-    def kv_len(self) -> int:
-        """The largest of ``lengths``."""
-        return self.extremes[1]
 
     @property
     def nbytes(self) -> int:
@@ -139,9 +106,9 @@ class Layer:
         first, last = self.extremes
         if not k.dtype == v.dtype == self.dtype or not n:
             return False
-        if last == 0 and self._has_own_page_each and n <= self.capacity:  # nobody has a page yet
+        if last == 0 and self.has_own_page_each and n <= self.capacity:  # nobody has a page yet
             self.tables[:, 0] = self._pages.allocate(len(self.tables))
-        elif not self.make_room_in_place(n):
+        elif not self._make_room_in_place(n):
             return False
         pages = self.tables[:, 0]
         if first == last:
@@ -149,21 +116,21 @@ class Layer:
         else:
             slots = self.lengths[:, None] + np.arange(n)
             self._pages.write(pages[:, None], slots, [k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)])
-        self.took_in_place(self.lengths + n, n)
+        self.filled = self.filled.grown(n)
         return True
 
     @property
-    def _has_own_page_each(self) -> bool:
+    def has_own_page_each(self) -> bool:
         batch, pages = self.tables.shape
         return pages == 1 and batch > 0 and self.window is None
 
-    def make_room_in_place(self, n: int) -> bool:
+    def _make_room_in_place(self, n: int) -> bool:
         """Whether ``n`` tokens more of each sequence are nothing but rows behind its last one, in a page of its own.
 
         A page that others share is copied first, as for any append.
         """
         first, last = self.extremes
-        if not self._has_own_page_each or first == 0 or last + n > self.capacity:
+        if not self.has_own_page_each or first == 0 or last + n > self.capacity:
             return False
         if self._pages.sharing and self._pages.must_copy(self.tables[:, 0]).any():
             self._make_room(self.lengths + n)
@@ -184,16 +151,15 @@ class Layer:
             return
         self._make_room(ends)
 
-    def took(self, lengths: IntArray) -> None:
-        """All rows up to ``lengths`` have been written."""
-        self.lengths = lengths
-        self._pages.wrote_up_to(min(self.kv_len, self.page_size))
+    def took(self, filled: Lengths) -> None:
+        """All rows of these lengths have been written."""
+        self.filled = filled
+        self._pages.wrote_up_to(min(filled.extremes[1], self.page_size))
 
-    def took_in_place(self, lengths: IntArray, n: int) -> None:
-        """``n`` rows of each sequence have been written there; ``lengths`` are the new ones."""
-        first, last = self.extremes
-        self._lengths, self._extremes = lengths, (first + n, last + n)
-        self._pages.wrote_up_to(last + n)
+    @property
+    def shares(self) -> bool:
+        """Whether pages may be others' as well."""
+        return self._pages.sharing
 
     def arrays(self) -> tuple[Array, Array]:
         """Copies of all keys and values, shape (batch, kv_heads, kv_len, dim), for tests and for debugging.
@@ -273,11 +239,18 @@ class Layer:
     def begin_draft(self) -> None:
         self._draft_start = self.lengths
 
-    def end_draft(self, keep: IntArray | int) -> None:
-        """Keep the first ``keep`` drafted tokens, as if they alone had been appended, at once."""
+    def end_draft(self, keep: IntArray, rows: IntArray | None = None) -> None:
+        """Keep the first ``keep`` drafted tokens, as if they alone had been appended, at once.
+
+        Args:
+            rows: only these sequences stay, ascending; ``keep`` is theirs.
+        """
         start = self._draft_start
         assert start is not None
         self._draft_start = None
+        if rows is not None:
+            self.reorder(rows)
+            start = start[rows]
         self.truncate(start + keep)
         self._retire(start, self.lengths)
 
@@ -305,82 +278,9 @@ class Layer:
                 f"got {self.capacity}; truncate the cache, or make it with a larger capacity"
             )
 
-    def _locate(self, positions: IntArray) -> tuple[IntArray, IntArray]:
-        """Page and slot of positions (batch, n)."""
-        index, slots = np.divmod(positions, self.page_size)
-        return self.tables[np.arange(len(positions))[:, None], index % self.tables.shape[1]], slots
-
     def _existing(self, first: int) -> tuple[npt.NDArray[np.bool_], IntArray, IntArray]:
         """Which keys from ``first`` on exist, bool (batch, kv_len - first), and the page and slot of each of those."""
         positions = np.arange(first, self.kv_len) + np.zeros((len(self.lengths), 1), np.int64)
         exists = (positions >= self.begins[:, None]) & (positions < self.lengths[:, None])
         pages, slots = self._locate(positions)
         return exists, pages[exists], slots[exists]
-
-    def _entries(self, first: IntArray, end: IntArray) -> tuple[IntArray, IntArray]:
-        """Rows and columns of the table entries of each sequence's pages ``first`` to ``end - 1``."""
-        counts = end - first
-        rows = np.repeat(np.arange(len(counts)), counts)
-        within = np.arange(len(rows)) - np.repeat(counts.cumsum() - counts, counts)
-        return rows, (first[rows] + within) % self.tables.shape[1]
-
-    def _release(self, first: IntArray, end: IntArray) -> None:
-        entries = self._entries(first, end)
-        self._pages.release(self.tables[entries])
-        self.tables[entries] = -1
-
-    def _retire(self, starts: IntArray, ends: IntArray) -> None:
-        """In a ring, let go of the pages before the window that tokens appended from ``starts`` to ``ends`` see.
-
-        One key more stays than they see, so that the last ``window`` keys are there again once they are taken back.
-        """
-        if self.window is None:
-            return
-        first = self.begins // self.page_size
-        kept = np.where(ends > starts, np.maximum(starts - self.window, self.begins) // self.page_size, first)
-        if (kept > first).any():
-            self._release(first, kept)
-            self.begins = kept * self.page_size
-
-    def _make_room(self, ends: IntArray) -> None:
-        """Pages for the tokens from ``lengths`` to ``ends``, each page that is written to be named here alone."""
-        size = self.page_size
-        held, needed = -(-self.lengths // size), -(-ends // size)
-        # Only a ring's table has fewer columns than the capacity has pages.
-        if self.window and (span := int((needed - self.begins // size).max(initial=0))) > self.tables.shape[1]:
-            self._widen(max(span, 2 * self.tables.shape[1]))
-        partial = np.flatnonzero((self.lengths % size > 0) & (ends > self.lengths))
-        last = (partial, self.lengths[partial] // size % self.tables.shape[1])
-        old = self.tables[last]
-        copies = self._pages.must_copy(old)
-        has_all = (held == needed).all()
-        if has_all and not copies.any():
-            return
-        fresh = (held[:0], held[:0]) if has_all else self._entries(held, needed)
-        old, last = old[copies], (last[0][copies], last[1][copies])
-        pages = self._pages.allocate(len(old) + len(fresh[0]))
-        self._pages.copy(old, pages[: len(old)], int((self.lengths[last[0]] % size).max(initial=0)))
-        self._pages.release(old)
-        self.tables[last] = pages[: len(old)]
-        self.tables[fresh] = pages[len(old) :]
-
-    def _widen(self, columns: int) -> None:
-        """More table columns for a ring; positions keep their slots, so no token moves."""
-        first, end = self.begins // self.page_size, -(-self.lengths // self.page_size)
-        pages = self.tables[self._entries(first, end)]
-        self.tables = np.full((len(self.lengths), columns), -1, np.int32)
-        self.tables[self._entries(first, end)] = pages
-
-
-def up_to(name: str, value: npt.ArrayLike, most: IntArray, what: str) -> npt.NDArray[np.int64]:
-    """``value``, one integer or one per sequence, as an array (batch,) with 0 <= value <= ``most``."""
-    array = np.asarray(value)
-    if array.size and array.dtype.kind not in "iu":
-        raise TypeError(f"{name} must be one integer or one per sequence, got {array.dtype}")
-    if array.shape not in ((), most.shape):
-        raise ValueError(f"{name} must be one integer or one per sequence, shape {most.shape}, got shape {array.shape}")
-    counts = np.broadcast_to(array, most.shape)
-    if (wrong := (counts < 0) | (counts > most)).any():
-        b = int(wrong.argmax())
-        raise ValueError(f"{name} must be from 0 to the {most[b]} {what} of sequence {b}, got {counts[b]}")
-    return counts.astype(np.int64)

@@ -9,14 +9,14 @@ from itertools import groupby
 import numpy as np
 
 from maskattn.decoder.arrays import FloatArray, IntArray
-from maskattn.decoder.constrained import ConstrainedGroup, read_constraints
+from maskattn.decoder.constrained_beams import ConstrainedGroup, read_constraints
 from maskattn.decoder.ends import Ends
 from maskattn.decoder.generate import Batch, Generated, check_open, result
 from maskattn.decoder.group import Group, OlderGroup, first_scores
 from maskattn.decoder.hypotheses import Hypotheses
 from maskattn.decoder.model import Transformer
 from maskattn.decoder.options import Options
-from maskattn.decoder.phrases import Constraint, Progress
+from maskattn.decoder.phrases import Constraint, ConstraintState
 from maskattn.decoder.rules import Rules
 from maskattn.decoder.sampling import log_softmax
 from maskattn.decoder.score import log_probabilities
@@ -83,7 +83,7 @@ class BeamRules:
         each = self.beams // self.groups
         begin = row, rank, limit, np.zeros((each, 0), np.int64), first_scores(each), done
         if self.constraints:
-            return ConstrainedGroup(*begin, progress=[Progress.start(self.constraints)] * each)
+            return ConstrainedGroup(*begin, progress=[ConstraintState.start(self.constraints)] * each)
         return OlderGroup(*begin) if self.groups > 1 else Group(*begin)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -78,14 +79,12 @@ def search(
     Raises:
         ValueError: the last token has no position to be read at.
     """
-    _check_room(model, batch)
+    before = [0] * len(batch.prompts) if batch.prefix is None else batch.prefix.lengths
+    lengths = [n + len(prompt) for n, prompt in zip(before, batch.prompts, strict=True)]
+    check_room(model, lengths, batch.limits, batch.numbers)
     ends, k = Ends(batch, rules), contrast.candidates
     state = rules.open_state(model, batch, branches=True)
-    before = [0] * len(batch.prompts) if batch.prefix is None else batch.prefix.lengths
-    texts = [
-        Text.start(row, state.states[row, : before[row] + len(prompt)], batch.limits[row])
-        for row, prompt in enumerate(batch.prompts)
-    ]
+    texts = [Text.start(row, state.states[row, :length], batch.limits[row]) for row, length in enumerate(lengths)]
     # Each text has k rows of the state, one for each candidate; the same, until they read it.
     state.reorder(np.repeat(np.arange(len(texts)), k))
     active = texts
@@ -130,13 +129,18 @@ def _most_probable(weights: FloatArray, k: int) -> IntArray:
     return tokens
 
 
-def _check_room(model: Transformer, batch: Batch) -> None:
+def check_room(model: Transformer, lengths: Sequence[int], limits: Sequence[int], numbers: Sequence[int]) -> None:
+    """Raises ValueError: a last token has no position to be read at.
+
+    Args:
+        lengths: of what stands before the new tokens of each source; limits: the most of these.
+        numbers: of the sources.
+    """
     assert model.decoder is not None
     most = model.decoder.sizes.positions
-    before = [0] * len(batch.prompts) if batch.prefix is None else batch.prefix.lengths
-    for number, prompt, n, limit in zip(batch.numbers, batch.prompts, before, batch.limits, strict=True):
-        if most and n + len(prompt) + limit > most:
+    for number, length, limit in zip(numbers, lengths, limits, strict=True):
+        if most and length + limit > most:
             raise ValueError(
-                f"max_new_tokens must be at most {most - n - len(prompt)} for sources[{number}] with penalty_alpha, "
-                f"got {limit}; candidates are read before one is chosen, and the model has {most} positions"
+                f"max_new_tokens must be at most {most - length} for sources[{number}] with penalty_alpha, got "
+                f"{limit}; candidates are read before one is chosen, and the model has {most} positions"
             )

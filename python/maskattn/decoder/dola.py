@@ -18,7 +18,7 @@ from maskattn.decoder.state import DecoderState
 _RELATIVE_TOP = 0.1
 
 
-def read(options: Options, model: Transformer, count: int | None) -> OpenState | None:
+def read(options: Options, model: Transformer, limits: Sequence[int] | None) -> OpenState | None:
     """None where ``dola_layers`` does not ask for it.
 
     Raises:

@@ -13,7 +13,7 @@ from maskattn.decoder.processors import NO_TOKEN, Step
 from maskattn.decoder.rules import Rules
 
 
-class Written(Protocol):
+class BatchMember(Protocol):
     """What is written for a sequence of a batch; ``row`` says which."""
 
     @property
@@ -30,7 +30,7 @@ class Ends:
             np.concatenate([np.full(self._begin - len(prompt), NO_TOKEN), prompt]) for prompt in batch.prompts
         ]
 
-    def __call__(self, of: Written, candidates: IntArray) -> BoolArray:
+    def __call__(self, of: BatchMember, candidates: IntArray) -> BoolArray:
         """Shape (n,): which of the new tokens (n, new) are."""
         ended = np.isin(candidates[:, -1], self._rules.eos_token_id)
         if self._rules.stop is not None or self._rules.criteria:
@@ -38,7 +38,7 @@ class Ends:
             ended = ended | self._rules.stopped(step, np.zeros((len(candidates), 1), np.float32))
         return ended
 
-    def step(self, of: Sequence[Written], written: IntArray, rivals: Sequence[IntArray] | None = None) -> Step:
+    def step(self, of: Sequence[BatchMember], written: IntArray, rivals: Sequence[IntArray] | None = None) -> Step:
         """What rules look at: ``written`` behind the prompts, as many rows for each.
 
         Args:

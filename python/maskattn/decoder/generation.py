@@ -18,7 +18,7 @@ from maskattn.decoder.options import GenerationOptions, Options
 from maskattn.decoder.requests import Ids, Progress, PromptIds, Requests, batches, is_one_list
 from maskattn.decoder.rules import Rules
 from maskattn.decoder.search import Search, find_search, goes_plainly, goes_token_by_token, with_state
-from maskattn.decoder.shortlist import with_shortlist
+from maskattn.decoder.shortlist import read_shortlist, with_shortlist
 from maskattn.decoder.speculation import Page, Speculation, speculate
 from maskattn.decoder.stopping import stop_strings
 from maskattn.decoder.stream import Stream, Tokens, ahead, as_written
@@ -200,7 +200,10 @@ class GenerationMethods:
         if job.speculation is not None:
             page, read = Page(batch), job.speculation.encode([job.sequences[i] for i in batch.numbers])
             drafter = job.speculation.drafter(job.forward, page, job.rules, read)
-            made = speculate(job.forward, page, job.rules, drafter, log_probabilities=log_probabilities)
+            branches = job.speculation.branches
+            made = speculate(
+                job.forward, page, job.rules, drafter, branches=branches, log_probabilities=log_probabilities
+            )
             return [[ids] for ids in made]
         return job.search(batch, with_log_probabilities=log_probabilities)
 
@@ -221,9 +224,9 @@ class GenerationMethods:
         prefixes = self._requests.prefixes(prefix_embeddings, len(sequences))
         settings = Options(self._generation, options, self._requests.writes.sizes.vocab)
         limits = self._requests.limits(prompts, prefixes, settings)
-        constraint = self._texts.constraint(settings, limits)
-        rules = Rules.read(settings, stop_strings(settings, self._texts.decoder), constraint)
-        rules = with_state(self._forward, settings, rules, len(sequences))
+        grammar = self._texts.grammar(settings, limits)
+        rules = Rules.read(settings, stop_strings(settings, self._texts.decoder), grammar)
+        rules = with_state(self._forward, settings, rules, limits)
         speculation = Speculation.read(settings, self._forward)
         if speculation is not None:
             speculation.check(sources, prompts, prefixes)
@@ -232,12 +235,11 @@ class GenerationMethods:
                     "assistant_model and prompt_lookup_num_tokens must come with one sequence, greedy or drawn, got "
                     "another search; leave out num_return_sequences, penalty_alpha, dola_layers and guidance_scale"
                 )
-        forward = self._forward
-        if settings.get("shortlist") is not None and not (shortlist := settings.ids("shortlist")):
-            raise settings.wrong("shortlist", "token ids, at least one")
-        if shortlist := settings.ids("shortlist"):
-            forward = with_shortlist(forward, np.array([*shortlist, *rules.eos_token_id]))
-        search = find_search(forward, settings, rules)
+        shortlist = read_shortlist(settings, limits)
+        forward = self._forward if shortlist is None else with_shortlist(self._forward, shortlist)
+        before = [0] * len(prompts) if prefixes is None else [len(prefix) for prefix in prefixes]
+        lengths = [n + len(prompt) for n, prompt in zip(before, prompts, strict=True)]
+        search = find_search(forward, settings, rules, lengths, limits)
         return Job(sequences, prompts, prefixes, limits, rules, settings, speculation, forward, search)
 
     def _batch(self, job: Job, some: Sequence[int]) -> Batch:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
@@ -17,11 +18,15 @@ from maskattn.decoder.sampling import log_softmax
 from maskattn.decoder.state import DecoderState
 
 
-def read(options: Options, model: Transformer, count: int | None) -> OpenState | None:
+def read(options: Options, model: Transformer, limits: Sequence[int] | None) -> OpenState | None:
     """None where ``guidance_scale`` does not ask for it.
 
+    Args:
+        limits: the most new tokens of each source, if they are known.
+
     Raises:
-        TypeError, ValueError: an option is not as GenerationOptions says, or the model has an encoder.
+        TypeError, ValueError: an option is not as GenerationOptions says, the model has an encoder, or a negative
+            prompt leaves no room for new tokens.
     """
     scale = options.number("guidance_scale", "a finite number", lambda x: True)
     if scale in (None, 1):
@@ -33,10 +38,8 @@ def read(options: Options, model: Transformer, count: int | None) -> OpenState |
     if value is not None:
         lists = [value] if is_one_list(value) else value
         prompts = check.token_lists("negative_prompt_ids", lists, sizes.vocab, sizes.positions)
-        if count is not None and len(prompts) not in (1, count):
-            raise ValueError(
-                f"negative_prompt_ids must be one list of token ids or one per source, got {len(prompts)} for {count}"
-            )
+        if limits is not None:
+            _check_room(prompts, limits, sizes.positions)
     return partial(GuidedState, scale=scale, negative=prompts)
 
 
@@ -47,9 +50,6 @@ class GuidedState(DecoderState):
         scale: how far from the second to the first; above 1 beyond it.
         negative: token ids that stand for no prompt, one array for all sources or one for each. None: the last token of
             the prompt.
-
-    Raises:
-        ValueError: a negative prompt leaves no room for new tokens.
     """
 
     def __init__(
@@ -64,14 +64,6 @@ class GuidedState(DecoderState):
         without = [prompt[-1:] for prompt in batch.prompts]
         if negative is not None:
             without = [negative[0 if len(negative) == 1 else number] for number in batch.numbers]
-        assert model.decoder is not None
-        most = model.decoder.sizes.positions
-        for ids, limit in zip(without, batch.limits, strict=True):
-            if most and len(ids) + limit - 1 > most:
-                raise ValueError(
-                    f"negative_prompt_ids must leave room for {limit} new tokens in {most} positions, got {len(ids)}; "
-                    "pass fewer, or a lower max_new_tokens"
-                )
         super().__init__(model, batch.prompts, batch.limits, batch.memory, batch.prefix, branches=branches)
         self._scale, self._without = np.float32(scale), DecoderState(model, without, batch.limits, branches=branches)
 
@@ -95,3 +87,18 @@ class GuidedState(DecoderState):
         guided[out] = -np.inf
         scores: FloatArray = guided
         return scores
+
+
+def _check_room(negative: Sequence[IntArray], limits: Sequence[int], most: int) -> None:
+    if len(negative) not in (1, len(limits)):
+        raise ValueError(
+            "negative_prompt_ids must be one list of token ids or one per source, got "
+            f"{len(negative)} for {len(limits)}"
+        )
+    for i, limit in enumerate(limits):
+        length = len(negative[i if len(negative) > 1 else 0])
+        if most and length + limit - 1 > most:
+            raise ValueError(
+                f"negative_prompt_ids must leave room for {limit} new tokens of sources[{i}] in {most} positions, got "
+                f"{length}; pass fewer, or a lower max_new_tokens"
+            )

@@ -103,8 +103,9 @@ class GenerationOptions(TypedDict, total=False):
     #: The first new token behind a single start token; the last one before the limit.
     forced_bos_token_id: int | None
     forced_eos_token_id: int | Sequence[int] | None
-    #: The only tokens that are written, besides end tokens: others are not even scored, which saves most of the time of
-    #: a large vocabulary. Log-probabilities are then among these. As Marian's shortlists for translation.
+    #: The only tokens that are written, besides end tokens and forced ones: others are not even scored, which saves
+    #: most of the time of a large vocabulary. Log-probabilities are then among these. As Marian's shortlists for
+    #: translation. Not with ``json_schema``, ``regex`` and ``grammar``.
     shortlist: Sequence[int] | IntArray | None
     #: Tokens that are never written, or never first.
     suppress_tokens: Sequence[int] | None
@@ -137,6 +138,9 @@ class GenerationOptions(TypedDict, total=False):
     prompt_lookup_num_tokens: int | None
     #: How many last tokens are looked for, first the most. Default 2.
     max_matching_ngram_size: int | None
+    #: In how many ways a draft may go on, which a pass checks as a tree: an assistant's likeliest alternatives to what
+    #: it drafts, or several places that a lookup finds. Default 1.
+    num_draft_branches: int | None
     #: NaN becomes 0, and infinities the largest numbers.
     remove_invalid_values: bool | None
     #: Processed scores become log-probabilities.

@@ -69,7 +69,7 @@ def _phrase(name: str, value: Any) -> Phrase:
 
 
 @dataclass(frozen=True)
-class Progress:
+class ConstraintState:
     """How far a sequence has come: one constraint after another, in whatever order its tokens meet them.
 
     Attributes:
@@ -84,7 +84,7 @@ class Progress:
     written: Phrase = ()
 
     @classmethod
-    def start(cls, constraints: Sequence[Constraint]) -> Progress:
+    def start(cls, constraints: Sequence[Constraint]) -> ConstraintState:
         phrases = tuple(constraint.phrases for constraint in constraints)
         return cls(phrases, tuple(range(len(phrases))))
 
@@ -116,7 +116,7 @@ class Progress:
         begun = self.pending if self.current is None else (self.current,)
         return list(dict.fromkeys(token for index in begun for token in self._next(index, self.written)))
 
-    def add(self, token: int) -> Progress:
+    def add(self, token: int) -> ConstraintState:
         """After ``token``. As in ``transformers``, one that breaks a phrase off does not begin another."""
         if self.current is not None:
             if token in self._next(self.current, self.written):
@@ -127,9 +127,9 @@ class Progress:
                 return self._enter(index, tuple(i for i in self.pending if i != index), (token,))
         return self
 
-    def _enter(self, index: int, pending: tuple[int, ...], written: Phrase) -> Progress:
+    def _enter(self, index: int, pending: tuple[int, ...], written: Phrase) -> ConstraintState:
         whole = written in self.constraints[index]
-        return Progress(self.constraints, pending, None if whole else index, () if whole else written)
+        return ConstraintState(self.constraints, pending, None if whole else index, () if whole else written)
 
     def _next(self, index: int, written: Phrase) -> list[int]:
         n = len(written)

@@ -82,16 +82,17 @@ class Rules:
     open_state: OpenState = plain_state
 
     @classmethod
-    def read(cls, options: Options, stop: StopString | None = None, constraint: Processor | None = None) -> Rules:
+    def read(cls, options: Options, stop: StopString | None = None, grammar: Processor | None = None) -> Rules:
         """
         Args:
-            constraint: comes behind all other options but the user's own functions: nothing else may break it.
+            grammar: of ``json_schema``, ``regex`` or ``grammar``; comes behind all other options but the user's own
+                functions: nothing else may break it.
 
         Raises:
             TypeError, ValueError, NotImplementedError: an option is not as GenerationOptions says.
         """
         sample = options.flag("do_sample")
-        made = [*(make(options) for make in _PROCESSORS), constraint]
+        made = [*(make(options) for make in _PROCESSORS), grammar]
         made += [processors.own_function(function) for function in options.functions("logits_processor")]
         # Checked in any case: a wrong temperature is an error also where it would not be used.
         drawing = [make(options) for make in _SAMPLING]

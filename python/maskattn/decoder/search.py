@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -41,7 +41,10 @@ def _token_by_token(options: Options) -> Way:
 #: Each gives its way where the options ask for it; the first that does is taken, the order being that of transformers.
 _WAYS: tuple[Callable[[Options], Way | None], ...] = (_with_beams, _contrastive, _token_by_token)
 #: What is made of the model's scores, whatever the way.
-_STATES: tuple[Callable[[Options, Transformer, int | None], OpenState | None], ...] = (dola.read, guidance.read)
+_STATES: tuple[Callable[[Options, Transformer, Sequence[int] | None], OpenState | None], ...] = (
+    dola.read,
+    guidance.read,
+)
 
 
 def goes_token_by_token(options: Options) -> bool:
@@ -55,31 +58,36 @@ def goes_plainly(options: Options, rules: Rules) -> bool:
     return returned == 1 and goes_token_by_token(options) and rules.open_state is plain_state
 
 
-def with_state(model: Transformer, options: Options, rules: Rules, count: int | None = None) -> Rules:
+def with_state(model: Transformer, options: Options, rules: Rules, limits: Sequence[int] | None = None) -> Rules:
     """Rules that know what is made of the model's scores, whatever the way.
 
     Args:
-        count: of all sources, if it is known.
+        limits: the most new tokens of each source, if they are known.
 
     Raises:
         TypeError, ValueError: an option is not as GenerationOptions says, or does not fit the others or the model.
     """
     for read in _STATES:
-        if (open_state := read(options, model, count)) is not None:
+        if (open_state := read(options, model, limits)) is not None:
             rules = replace(rules, open_state=open_state)
     return rules
 
 
-def find_search(model: Transformer, options: Options, rules: Rules) -> Search:
+def find_search(
+    model: Transformer, options: Options, rules: Rules, lengths: Sequence[int] = (), limits: Sequence[int] = ()
+) -> Search:
     """The search that the options ask for, of a batch and ``with_log_probabilities``.
 
     Args:
         rules: with what is made of the model's scores, see ``with_state``.
+        lengths, limits: of what stands before the new tokens of each source, and the most of these, if they are known.
 
     Raises:
         TypeError, ValueError: an option is not as GenerationOptions says, or does not fit the others or the model.
     """
-    way = next(way for find in _WAYS if (way := find(options)) is not None)
+    find, way = next((find, way) for find in _WAYS if (way := find(options)) is not None)
+    if find is _contrastive:
+        contrastive.check_room(model, lengths, limits, range(len(limits)))
 
     def search(batch: Batch, *, with_log_probabilities: bool = False) -> list[list[Generated]]:
         return way(model, batch, rules, with_log_probabilities=with_log_probabilities)

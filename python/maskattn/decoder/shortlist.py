@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
 
@@ -9,8 +10,10 @@ import numpy as np
 
 from maskattn._core import PackedWeight
 from maskattn.decoder.arrays import FloatArray, IntArray
+from maskattn.decoder.constrained_beams import read_constraints
 from maskattn.decoder.heads import LanguageHead
 from maskattn.decoder.model import Transformer
+from maskattn.decoder.options import Options
 from maskattn.decoder.projection import Linear
 
 
@@ -44,6 +47,61 @@ class ShortHead(LanguageHead):
             np.pad(log_probabilities, rest, constant_values=-np.inf),
             np.pad(self.tokens[places], rest, constant_values=int(self.tokens[0])),
         )
+
+
+def read_shortlist(options: Options, limits: Sequence[int]) -> IntArray | None:
+    """The tokens of ``shortlist``, end tokens and forced ones; None: all.
+
+    Args:
+        limits: the most new tokens of each sequence.
+
+    Raises:
+        TypeError, ValueError: they are no token ids, or too few for what other options ask for.
+    """
+    if options.get("shortlist") is None:
+        return None
+    if not (asked := options.ids("shortlist")):
+        raise options.wrong("shortlist", "token ids, at least one")
+    ends = set(options.ids("eos_token_id"))
+    known = ends.union(asked, options.ids("forced_bos_token_id"), options.ids("forced_eos_token_id"))
+    for name in ("json_schema", "regex", "grammar"):
+        if options.get(name) is not None:
+            raise ValueError(
+                f"{name} must come without a shortlist, which may lack what such a text must have, got both; leave one "
+                "out"
+            )
+    for constraint in read_constraints(options):
+        if not any(known.issuperset(phrase) for phrase in constraint.phrases):
+            missing = sorted({*constraint.phrases[0]} - known)
+            raise ValueError(
+                f"shortlist must hold the tokens of force_words_ids or constraints, got one without {missing}; add them"
+            )
+    _check_enough(options, len(known - ends), len(ends), limits)
+    return np.array(sorted(known))
+
+
+def _check_enough(options: Options, going: int, ends: int, limits: Sequence[int]) -> None:
+    """Raises ValueError: sequences of ``going`` tokens and an end token are not as many as must be written."""
+    beams, wanted = options.integer("num_beams", 1) or 1, options.integer("num_return_sequences", 1) or 1
+    if not going and (beams > 1 or options.integer("min_new_tokens") or options.integer("min_length")):
+        raise ValueError(
+            "shortlist must hold a token besides end tokens with num_beams, min_length or min_new_tokens, got none; "
+            "add tokens"
+        )
+    if beams == 1:
+        return
+    for i, limit in enumerate(limits):
+        there, whole = 0, 1
+        for _ in range(limit):  # what ends here, and what goes on
+            there, whole = there + whole * ends, whole * going
+            if there + whole >= wanted:
+                break
+        if there + whole < wanted:
+            raise ValueError(
+                f"shortlist must hold enough tokens for num_return_sequences={wanted}, got {going} besides end tokens, "
+                f"of which sources[{i}] can get {there + whole} sequences in {limit} tokens; add tokens, or ask for "
+                "fewer"
+            )
 
 
 def with_shortlist(model: Transformer, tokens: IntArray) -> Transformer:

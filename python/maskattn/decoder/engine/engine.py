@@ -12,7 +12,8 @@ import numpy as np
 from maskattn.decoder import check
 from maskattn.decoder.arrays import FloatArray, IntArray
 from maskattn.decoder.engine.request import Request
-from maskattn.decoder.engine.scheduler import Scheduler, Task
+from maskattn.decoder.engine.scheduler import Scheduler
+from maskattn.decoder.engine.task import Task
 from maskattn.decoder.generate import Batch, Generated, Writer
 from maskattn.decoder.options import GenerationOptions, Options
 from maskattn.decoder.requests import PromptIds
@@ -46,8 +47,9 @@ class Engine:
         model: writes text; may be used as before meanwhile.
         max_batch: the most requests that are written together.
         max_tokens: room in the cache, for all together: a request takes what it may become, its prompt and its
-            ``max_new_tokens``, in whole pages. Memory is used as tokens come: per token and layer keys and values of
-            all key heads, in float32, or bfloat16 where the weights are less than that.
+            ``max_new_tokens``, in whole pages, and so does the output of an encoder that it reads. Memory is used as
+            tokens come: per token and layer keys and values of all key heads, in float32, or bfloat16 where the weights
+            are less than that.
         max_waiting: the most requests that wait for room.
         prefill: how many tokens of new requests are read between two steps. Fewer hold the others up less.
         page_size: tokens per page of the cache, a multiple of 16.
@@ -197,10 +199,14 @@ class Engine:
                 f"the prompt and its new tokens must be at most {self._longest} together, got {most}; pass a smaller "
                 "max_new_tokens, or make an Engine with a larger max_tokens"
             )
+        source_len = 0 if model._forward.encoder is None else len(sequence)
+        if model._requests.reads.sizes.mels:  # of two frames
+            source_len = -(-sequence.shape[1] // 2)
+        self._scheduler.check_fits(most, source_len)
         read = [sequence] if model._requests.encoder_reads_tokens else None
         batch = Batch([prompt], [limit], [0], sources=read)
         writer = Writer(batch, job.rules, model._forward.vocab, log_probabilities=log_probabilities)
-        self._scheduler.submit(Task(request, prompt.tolist(), most, sequence, writer))
+        self._scheduler.submit(Task(request, prompt.tolist(), most, sequence, source_len, writer))
 
     def _cancelled(self, request: Request[Any, Any]) -> None:
         self._scheduler.drop(request)

@@ -6,69 +6,17 @@ import queue
 import traceback
 from collections import deque
 from concurrent.futures import CancelledError
-from dataclasses import dataclass
 from threading import Condition
 from typing import Any
 
 import numpy as np
 
 from maskattn.cache import KVCache
-from maskattn.decoder.arrays import FloatArray
 from maskattn.decoder.engine.prefixes import Prefixes
 from maskattn.decoder.engine.request import Request
 from maskattn.decoder.engine.running import Running
-from maskattn.decoder.generate import Writer, Written
-from maskattn.decoder.memory import Memory
+from maskattn.decoder.engine.task import Reading, Task
 from maskattn.decoder.model import Transformer
-from maskattn.decoder.stream import Tokens
-
-
-@dataclass
-class Task:
-    """A request and what is to be done for it.
-
-    Attributes:
-        ids: what the decoder has read or is to read: the prompt, and the tokens written since.
-        most: how many of them there may become in the cache.
-        source: what an encoder reads; None without one.
-    """
-
-    request: Request[Any, Any]
-    ids: list[int]
-    most: int
-    source: Any
-    writer: Writer
-
-    def tell(self, written: Written) -> None:
-        tokens = Tokens(written.tokens.tolist())
-        tokens.finished = not written.open[0]
-        tokens.log_probabilities = written.log_probabilities
-        self.ids += tokens
-        self.request.give(tokens)
-
-
-@dataclass
-class Reading:
-    """A task that is being read, a chunk at a time."""
-
-    task: Task
-    cache: KVCache
-    memory: Memory | None
-
-    @property
-    def at(self) -> int:
-        return int(self.cache[0].lengths[0])
-
-    @property
-    def memory_len(self) -> int:
-        return 0 if self.memory is None else int(self.memory.lengths[0])
-
-    def advance(self, model: Transformer, chunk: int | None) -> FloatArray | None:
-        """Read on; the state (1, width) behind the last token, once that has been read."""
-        ids = np.array(self.task.ids)
-        end = len(ids) if chunk is None else min(self.at + chunk, len(ids))
-        hidden = model.decode(ids[None, self.at : end], self.memory, self.cache)
-        return hidden[:, -1] if end == len(ids) else None
 
 
 class Scheduler:
@@ -76,7 +24,7 @@ class Scheduler:
 
     Args:
         cache: without sequences; its pool has ``pages`` pages.
-        batch: the most sequences that are written together.
+        batch: the most sequences that are written together. ``pages`` are for what encoders give as well.
         waiting: the most requests that wait.
         chunk: how many tokens are read between two steps of those that are being written.
     """
@@ -184,36 +132,45 @@ class Scheduler:
                 self._reading = None
 
     def _begin(self) -> bool:
-        """Take the next one, if there is one and there is room for it."""
+        """Begin to read the next one, if there is one and there is room for it."""
+        while (found := self._next()) is not None:
+            task, cache = found
+            try:
+                memory = None if self._model.encoder is None else self._model.encode([task.source])
+            except Exception as error:
+                task.request.end(error=_alone(error))
+                continue
+            self._reading = Reading(task, cache, memory)
+            return True
+        return False
+
+    def _next(self) -> tuple[Task, KVCache] | None:
+        """Who is next, and a cache with what has been read of it; None: nobody, or there is no room."""
         if self._full or len(self._tasks) >= self._most_rows:
-            return False
-        if not self._again:
-            with self._changed:
-                if not self._waiting:
-                    return False
-                task = self._waiting[0]
-            cache = self._room(task)
-            self._full = cache is None
-            with self._changed:
-                if cache is None or not self._waiting or self._waiting[0] is not task:
-                    return False
-                self._waiting.popleft()
-        else:
-            task, cache = self._again.popleft(), self._cache.empty(1)
-        try:
-            memory = None if self._model.encoder is None else self._model.encode([task.source])
-        except Exception as error:
-            task.request.end(error=_alone(error))
-            return self._begin()
-        self._reading = Reading(task, cache or self._cache.empty(1), memory)
-        return True
+            return None
+        if self._again:
+            return self._again.popleft(), self._cache.empty(1)
+        with self._changed:
+            if not self._waiting:
+                return None
+            task = self._waiting[0]
+        cache = self._room(task)
+        self._full = cache is None
+        with self._changed:
+            if cache is None or not self._waiting or self._waiting[0] is not task:
+                return None
+            self._waiting.popleft()
+        return task, cache
 
     def _room(self, task: Task) -> KVCache | None:
         """A cache for a task, with what it shares with others; None if there are not pages enough yet."""
         cache = self._prefixes.find(np.array(task.ids)) or self._cache.empty(1)
         needed = self._pages_of(task.most) - self._pages_of(int(cache[0].lengths[0]))
-        promised = sum(self._pages_of(other.most) for other in [*self._tasks, *self._again])
+        others = [*self._tasks, *self._again]
+        promised = sum(self._pages_of(other.most) for other in others)
         promised -= int(self._pages_of(self._running.cache[0].lengths).sum())
+        # Of the same size, but in arrays of their own.
+        needed += sum(self._pages_of(some.source_len) for some in [task, *others])
         while needed + promised + self._cache.pages_in_use > self._pages:
             if not self._prefixes.forget():
                 return None
@@ -271,6 +228,15 @@ class Scheduler:
         self._running = Running(self._model, self._cache.empty())
         for task in failed:
             task.request.end(error=error)
+
+    def check_fits(self, most: int, source_len: int) -> None:
+        """Raises ValueError: there would never be room for a task that may become so long."""
+        if (pages := self._pages_of(most) + self._pages_of(source_len)) > self._pages:
+            size = self._cache[0].page_size
+            raise ValueError(
+                f"max_tokens must be at least {pages * size} for a source of {source_len} positions and {most} tokens, "
+                f"in pages of {size}, got room for {self._pages * size}; make an Engine with a larger max_tokens"
+            )
 
     def _pages_of(self, tokens: Any) -> Any:
         return -(-tokens // self._cache[0].page_size)

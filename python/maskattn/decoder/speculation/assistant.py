@@ -10,9 +10,9 @@ from maskattn.decoder.arrays import BoolArray, FloatArray, IntArray
 from maskattn.decoder.memory import Memory
 from maskattn.decoder.model import Transformer
 from maskattn.decoder.rules import Rules
-from maskattn.decoder.sampling import draw, softmax
-from maskattn.decoder.speculation.chances import Chances
+from maskattn.decoder.sampling import softmax
 from maskattn.decoder.speculation.drafts import Drafts
+from maskattn.decoder.speculation.growing import GrowingTree
 from maskattn.decoder.speculation.page import Page
 from maskattn.decoder.speculation.state import ReadingAhead
 
@@ -25,11 +25,13 @@ class Plan:
         tokens: ``num_assistant_tokens``, to begin with.
         grows: whether a sequence's drafts become 2 longer after one that was right throughout, else 1 shorter.
         threshold: a draft ends with a token that the assistant holds for less probable.
+        branches: how many drafts a sequence may have: one, and tokens in place of one of its own.
     """
 
     tokens: int
     grows: bool
     threshold: float
+    branches: int = 1
 
 
 class Assistant:
@@ -67,21 +69,26 @@ class Assistant:
         self._ends, self._started = columns, self._read
         if not counts.any():
             self._drafted = None
-            return Drafts.of([columns[:0]] * len(rows))
+            return Drafts.of([[]] * len(rows))
         self._drafted = self._write(rows, columns, wanted, self._catch_up(rows, counts))
         return self._drafted
 
     def _settle(self, rows: IntArray) -> None:
         """Forget what turned out wrong since the last draft, and the sequences that are no longer among ``rows``."""
         if self._drafted is not None:
-            ends = self._page.ends[self._rows]
-            # Of a sequence's last token it is not said that it was drafted.
-            right = np.minimum(self._read, ends - 1)
+            counts, firsts = self._drafted.counts[self._drafted.firsts], self._drafted.firsts
+            # Of the first branch, which it has read itself.
+            drafted = self._drafted.tokens[firsts]
+            columns = np.minimum(self._ends[:, None] + np.arange(drafted.shape[1]), self._page.tokens.shape[1] - 1)
+            written = np.arange(drafted.shape[1]) < (self._page.ends[self._rows] - self._ends)[:, None]
+            same = (self._page.tokens[self._rows[:, None], columns] == drafted) & written & self._drafted.real[firsts]
+            agreed = np.logical_and.accumulate(same, axis=1).sum(axis=1)
+            right = np.minimum(self._read, self._ends + agreed)
             self._state.keep(right - self._started)
             self._read = right
             if self._plan.grows:
-                longer = np.where(ends - self._ends > self._drafted.counts, 2, -1)
-                self._lengths = np.maximum(self._lengths + np.where(self._drafted.counts > 0, longer, 0), 1)
+                longer = np.where(agreed == counts, 2, -1)
+                self._lengths = np.maximum(self._lengths + np.where(counts > 0, longer, 0), 1)
         if len(rows) < len(self._rows):
             stay = np.searchsorted(self._rows, rows)
             self._state.reorder(stay)
@@ -110,23 +117,22 @@ class Assistant:
         return last
 
     def _write(self, rows: IntArray, columns: IntArray, wanted: IntArray, hidden: FloatArray) -> Drafts:
-        tokens, counts = np.zeros((len(rows), int(wanted.max())), np.int64), np.zeros(len(rows), np.int64)
-        chances: list[list[Chances]] = [[] for _ in rows]
+        growing = [GrowingTree(self._plan.branches, n) for n in wanted.tolist()]
         going = np.flatnonzero(wanted > 0)
-        for place in range(tokens.shape[1]):
+        for place in range(int(wanted.max())):
             scores = self._scores(rows[going], columns[going] + place, hidden[going])
             possible = np.isfinite(scores.max(axis=1))
             going, scores = going[possible], scores[possible]
             if self._rules.sample:
-                chosen = draw(scores, [self._streams[i] for i in rows[going]])
-                for i, row in zip(going, scores, strict=True):
-                    chances[i].append(Chances.of(row))
+                streams = [self._streams[i] for i in rows[going]]
+                for i, row, stream in zip(going, scores, streams, strict=True):
+                    growing[i].draw(row, stream)
             else:
-                chosen = scores.argmax(axis=1)
+                for i, row in zip(going, scores, strict=True):
+                    growing[i].take_best(row)
+            chosen = np.array([growing[i].stem[-1] for i in going], np.int64)
             # Where the rules look for it while the draft goes on.
             self._page.tokens[rows[going], columns[going] + place] = chosen
-            tokens[going, place] = chosen
-            counts[going] += 1
             on = (wanted[going] > place + 1) & ~self._is_end[chosen]
             if self._plan.threshold:
                 on &= softmax(scores)[np.arange(len(going)), chosen] >= self._plan.threshold
@@ -134,10 +140,12 @@ class Assistant:
             if not going.size:
                 break
             # The others go along, and forget it: a step of all is the fastest.
-            step = np.minimum(tokens[:, place, None], self._model.vocab - 1)
-            hidden = self._state.read(step)[:, -1]
+            step = np.array([[some.stem[place] if len(some.stem) > place else 0] for some in growing], np.int64)
+            hidden = self._state.read(np.minimum(step, self._model.vocab - 1))[:, -1]
             self._read[going] += 1
-        return Drafts(tokens[:, : counts.max()], counts, chances if self._rules.sample else None)
+        if not self._rules.sample:
+            return Drafts.of([some.branches() for some in growing])
+        return Drafts.of([some.branches() for some in growing], [of for some in growing for of in some.chances()])
 
     def _scores(self, rows: IntArray, columns: IntArray, hidden: FloatArray) -> FloatArray:
         """Processed scores (rows, vocab) of the tokens in ``columns``."""

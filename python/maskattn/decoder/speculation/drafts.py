@@ -1,42 +1,96 @@
-"""Drafts, and where the cheapest ones come from: what the sequence has said before."""
+"""Drafts: what may come next, in one or several ways."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
 
-from maskattn.decoder.arrays import IntArray
+from maskattn.decoder.arrays import BoolArray, IntArray
 from maskattn.decoder.speculation.chances import Chances
-from maskattn.decoder.speculation.page import Page
 
 
 @dataclass(frozen=True)
 class Drafts:
-    """What may come next in each sequence.
+    """What may come next in each sequence: a tree, as the branches that lead to its leaves (arXiv:2305.09781).
 
     Attributes:
-        tokens: shape (batch, most), int64.
-        counts: shape (batch,): how many of them are a sequence's own, the first ones; 0: it has no draft.
-        chances: of what each token was drawn from, by sequence and place; None: they were not drawn.
+        tokens: shape (branches, most), int64; branches of a sequence may begin with the same tokens.
+        counts: shape (branches,): how many of them are a branch's own, the first ones; 0: an empty draft.
+        sequences: shape (branches,), ascending: the sequence that each belongs to. Every sequence has one at least.
+        chances: of what each token was drawn from, by branch and place; None: they were not drawn. What branches put
+            in one place was drawn from one distribution, without replacement, in the order of the branches.
     """
 
     tokens: IntArray
     counts: IntArray
+    sequences: IntArray
     chances: Sequence[Sequence[Chances]] | None = None
 
     @classmethod
-    def of(cls, lists: Sequence[IntArray]) -> Drafts:
-        counts = np.array([len(some) for some in lists], np.int64)
-        tokens = np.zeros((len(lists), int(counts.max())), np.int64)
-        for row, some in zip(tokens, lists, strict=True):
-            row[: len(some)] = some
-        return cls(tokens, counts)
+    def of(cls, trees: Sequence[Sequence[IntArray]], chances: Sequence[Sequence[Chances]] | None = None) -> Drafts:
+        """Of the branches of each sequence, best first; a sequence without any has an empty draft."""
+        branches = [branch for tree in trees for branch in (tree or [_EMPTY])]
+        counts = np.array([len(branch) for branch in branches], np.int64)
+        tokens = np.zeros((len(branches), int(counts.max(initial=0))), np.int64)
+        for row, branch in zip(tokens, branches, strict=True):
+            row[: len(branch)] = branch
+        sequences = np.arange(len(trees)).repeat([max(len(tree), 1) for tree in trees])
+        return cls(tokens, counts, sequences, chances)
 
-    def drawn_from(self, sequence: int, place: int) -> Chances | None:
-        return None if self.chances is None or place >= self.counts[sequence] else self.chances[sequence][place]
+    @cached_property
+    def real(self) -> BoolArray:
+        """Shape (branches, most): which of ``tokens`` are a branch's own."""
+        return np.asarray(np.arange(self.tokens.shape[1]) < self.counts[:, None])
+
+    @cached_property
+    def branches(self) -> IntArray:
+        """Shape (batch,): how many each sequence has."""
+        return np.bincount(self.sequences)
+
+    @cached_property
+    def firsts(self) -> IntArray:
+        """Shape (batch,): the first branch of each sequence."""
+        return np.asarray(self.branches.cumsum() - self.branches)
+
+    @cached_property
+    def owners(self) -> IntArray:
+        """Shape (branches, 1 + most): of each place the first branch that has the same tokens before it."""
+        owners = np.arange(len(self.counts))[:, None].repeat(1 + self.tokens.shape[1], axis=1)
+        for i in np.flatnonzero(owners[:, 0] != self.firsts[self.sequences]).tolist():
+            first = self.firsts[self.sequences[i]]
+            alike = (self.tokens[first:i] == self.tokens[i]) & self.real[first:i] & self.real[i]
+            common = np.logical_and.accumulate(alike, axis=1).sum(axis=1)
+            nearest = int(common.argmax())
+            places = slice(common[nearest] + 1)
+            owners[i, places] = owners[first + nearest, places]
+        return owners
+
+    @cached_property
+    def own(self) -> BoolArray:
+        """Shape (branches, 1 + most): which states behind so many tokens are a branch's own; no two are the same."""
+        own: BoolArray = self.owners == np.arange(len(self.counts))[:, None]
+        own[:, 1:] &= self.real
+        return own
+
+    @property
+    def sizes(self) -> IntArray:
+        """Shape (batch,): how many tokens each tree has, those that branches share once."""
+        sizes = np.zeros(len(self.branches), np.int64)
+        np.add.at(sizes, self.sequences, self.own[:, 1:].sum(axis=1))
+        return sizes
+
+    def without_branches(self) -> Drafts:
+        """The first branches alone."""
+        counts = self.counts[self.firsts]
+        chances = None if self.chances is None else [self.chances[i] for i in self.firsts]
+        return Drafts(self.tokens[self.firsts, : counts.max()], counts, np.arange(len(counts)), chances)
+
+
+_EMPTY = np.zeros(0, np.int64)
 
 
 class Drafter(Protocol):
@@ -50,44 +104,3 @@ class Drafter(Protocol):
             most: shape (len(rows),): the longest drafts that can be used; may be 0.
         """
         ...
-
-
-@dataclass(frozen=True)
-class PromptLookup:
-    """Drafts what has followed the last few tokens before, in the sequence or in what its encoder read.
-
-    Of the longest n-gram that is found the latest place that a whole draft follows, else the one with most behind it.
-    """
-
-    page: Page
-    tokens: int
-    ngram: int
-
-    def draft(self, rows: IntArray, most: IntArray) -> Drafts:
-        sources = self.page.batch.sources
-        found = []
-        for row, room in zip(rows.tolist(), most.tolist(), strict=True):
-            own = self.page.own(row)
-            wanted = min(self.tokens, room)
-            draft = own[:0]
-            for size in range(min(self.ngram, len(own)) if wanted > 0 else 0, 0, -1):
-                draft = follows(own, own[len(own) - size :], wanted)
-                if not draft.size and sources is not None:
-                    draft = follows(sources[row], own[len(own) - size :], wanted)
-                if draft.size:
-                    break
-            found.append(draft)
-        return Drafts.of(found)
-
-
-def follows(text: IntArray, ngram: IntArray, most: int) -> IntArray:
-    """Up to ``most`` tokens that stand behind ``ngram`` in ``text``; none if it is not there, or at the end only."""
-    if len(text) <= len(ngram):
-        return text[:0]
-    windows = np.lib.stride_tricks.sliding_window_view(text[:-1], len(ngram))
-    places = np.flatnonzero((windows == ngram).all(axis=1)) + len(ngram)
-    if not places.size:
-        return text[:0]
-    whole = places[places + most <= len(text)]
-    place = int(whole[-1] if whole.size else places[0])
-    return text[place : place + most]

@@ -13,7 +13,8 @@ from maskattn.decoder.options import Options
 from maskattn.decoder.requests import Requests
 from maskattn.decoder.rules import Rules
 from maskattn.decoder.speculation.assistant import Assistant, Plan
-from maskattn.decoder.speculation.drafts import Drafter, PromptLookup
+from maskattn.decoder.speculation.drafts import Drafter
+from maskattn.decoder.speculation.lookup import PromptLookup
 from maskattn.decoder.speculation.page import Page
 
 _SCHEDULES = {"constant": False, "heuristic": True, "heuristic_transient": True}
@@ -26,11 +27,13 @@ class Speculation:
     Attributes:
         lookup: ``prompt_lookup_num_tokens``; 0 with an assistant.
         ngram: ``max_matching_ngram_size``.
+        branches: ``num_draft_branches``.
         assistant, requests, plan: ``assistant_model``, what it takes, and how it drafts; or None.
     """
 
     lookup: int
     ngram: int
+    branches: int = 1
     assistant: Transformer | None = None
     requests: Requests | None = None
     plan: Plan | None = None
@@ -43,21 +46,22 @@ class Speculation:
             TypeError, ValueError: an option is not as GenerationOptions says, or does not fit the model.
         """
         lookup, ngram = options.integer("prompt_lookup_num_tokens"), options.integer("max_matching_ngram_size", 1)
+        branches = options.integer("num_draft_branches", 1) or 1
         assistant = options.get("assistant_model")
         fits = isinstance(getattr(assistant, "_forward", None), Transformer)
-        plan = _plan(options, assistant._generation if fits else {})
+        plan = _plan(options, assistant._generation if fits else {}, branches)
         if assistant is None and not lookup:
             return None
         if (options.integer("num_beams", 1) or 1) > 1:
             raise options.wrong("num_beams", "1 with assistant_model or prompt_lookup_num_tokens")
         if assistant is None:
-            return cls(lookup or 0, ngram or 2)
+            return cls(lookup or 0, ngram or 2, branches)
         if not fits:
             raise options.wrong("assistant_model", "a maskattn.Model, as maskattn.load returns it", TypeError)
         if lookup:
             raise options.wrong("prompt_lookup_num_tokens", "None with an assistant_model")
         _check_kind(assistant._forward, model)
-        return cls(0, ngram or 2, assistant._forward, assistant._requests, plan)
+        return cls(0, ngram or 2, branches, assistant._forward, assistant._requests, plan)
 
     def check(self, sources: Any, prompts: Sequence[IntArray], prefixes: Sequence[FloatArray] | None) -> None:
         """Raises ValueError: the assistant can't read what the model reads."""
@@ -83,12 +87,12 @@ class Speculation:
     def drafter(self, model: Transformer, page: Page, rules: Rules, memory: Memory | None) -> Drafter:
         """What drafts for a batch; ``memory``: what ``encode`` has given for it."""
         if self.assistant is None:
-            return PromptLookup(page, self.lookup, self.ngram)
+            return PromptLookup(page, self.lookup, self.ngram, self.branches)
         assert self.plan is not None
         return Assistant(self.assistant, model.vocab, page, rules, self.plan, memory)
 
 
-def _plan(options: Options, generation: Any) -> Plan:
+def _plan(options: Options, generation: Any, branches: int) -> Plan:
     """What the call says, else the assistant's generation config."""
     own = Options(generation, {}, options.vocab)
 
@@ -102,7 +106,7 @@ def _plan(options: Options, generation: Any) -> Plan:
     name = "assistant_confidence_threshold"
     threshold = source(name).number(name, "in [0, 1]", lambda x: 0 <= x <= 1)
     tokens = source("num_assistant_tokens").integer("num_assistant_tokens", 1)
-    return Plan(tokens or 20, _SCHEDULES[schedule], 0.4 if threshold is None else threshold)
+    return Plan(tokens or 20, _SCHEDULES[schedule], 0.4 if threshold is None else threshold, branches)
 
 
 def _check_kind(assistant: Transformer, model: Transformer) -> None:

@@ -15,7 +15,7 @@ from maskattn.decoder.text.reading import find_files, read_tokenizer, tokenizer_
 from maskattn.families import Family
 
 if TYPE_CHECKING:
-    from maskattn.decoder.constraints import Vocabulary
+    from maskattn.decoder.grammars import Vocabulary
     from maskattn.decoder.options import Options
     from maskattn.decoder.processors import Processor
 
@@ -101,25 +101,25 @@ class Texts:
         """Token ids -> text with special tokens. Raises as :meth:`need`."""
         return partial(self.need().decode, special_tokens=True)
 
-    def constraint(self, options: Options, limits: Sequence[int]) -> Processor | None:
+    def grammar(self, options: Options, limits: Sequence[int]) -> Processor | None:
         """What ``json_schema``, ``regex`` or ``grammar`` make of scores; None where none of them is asked for.
 
         Args:
             limits: the most new tokens of each sequence, by its number.
 
         Raises:
-            TypeError, ValueError, ImportError: see ``decoder.constraints.constraint``.
+            TypeError, ValueError, ImportError: see ``decoder.grammars.grammar_processor``.
         """
         if all(options.get(name) is None for name in ("json_schema", "regex", "grammar")):
             return None
-        from maskattn.decoder.constraints import Vocabulary, constraint
+        from maskattn.decoder.grammars import Vocabulary, grammar_processor
 
         def vocabulary() -> Vocabulary:
             if self._vocabulary is None:
                 self._vocabulary = Vocabulary(self.need(), options.vocab)
             return self._vocabulary
 
-        return constraint(options, vocabulary, limits)
+        return grammar_processor(options, vocabulary, limits)
 
     def chat(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> str:
         """A conversation as the text that the model was trained on; see ``Model.chat_prompt``."""

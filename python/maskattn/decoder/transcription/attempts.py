@@ -59,7 +59,7 @@ _NO_BEAMS = {"num_beam_groups": 1, "force_words_ids": (), "constraints": ()}
 
 
 @dataclass(frozen=True)
-class Writer:
+class FallbackWriter:
     """Writes windows.
 
     Args:
@@ -126,8 +126,9 @@ class Writer:
             if self.speculation is None:
                 made = generate(self.model, batch, recorded)
             else:
-                page = Page(batch)
-                made = speculate(self.model, page, recorded, self.speculation.drafter(self.model, page, rules, heard))
+                page, branches = Page(batch), self.speculation.branches
+                drafter = self.speculation.drafter(self.model, page, rules, heard)
+                made = speculate(self.model, page, recorded, drafter, branches=branches)
             sure = recorder.log_probabilities(batch.numbers, made)
         else:
             search = find_search(self.model, options, with_state(self.model, options, rules))

@@ -21,7 +21,7 @@ from maskattn.decoder.search import find_search, goes_token_by_token, with_state
 from maskattn.decoder.speculation import Speculation
 from maskattn.decoder.stopping import Decode
 from maskattn.decoder.transcription.aligner import Aligner
-from maskattn.decoder.transcription.attempts import Thresholds, Writer
+from maskattn.decoder.transcription.attempts import FallbackWriter, Thresholds
 from maskattn.decoder.transcription.recording import Recording, Sound, read_settings, read_sounds
 from maskattn.decoder.transcription.results import Transcription
 from maskattn.decoder.transcription.segments import STRIDE
@@ -41,6 +41,12 @@ _REFUSED = {
     "json_schema": "pass a logits_processor",
     "regex": "pass a logits_processor",
     "grammar": "pass a logits_processor",
+}
+#: Of what else than None switches one of them off in a file.
+_OFF: dict[str, tuple[Any, ...]] = {
+    "num_return_sequences": (None, 1),
+    "shortlist": (None, []),
+    "stop_strings": (None, []),
 }
 
 
@@ -144,9 +150,16 @@ class Hearing:
         temperatures: float | Sequence[float],
         thresholds: Mapping[str, float | None],
         options: Mapping[str, Any],
-    ) -> Writer:
+    ) -> FallbackWriter:
         for name in _REFUSED.keys() & options:
             raise TypeError(f"options of transcribe must not have {name}, got {options[name]!r:.40}; {_REFUSED[name]}")
+        for name, value in self.generation.items():
+            # What temperatures say comes before the two of a file, as in transformers.
+            if name in _REFUSED and name not in ("do_sample", "temperature") and value not in _OFF.get(name, (None,)):
+                raise ValueError(
+                    f"{name} must be off in the generation config to transcribe, got {value!r:.40}; {_REFUSED[name]}, "
+                    "and take it out of generation_config.json"
+                )
         settings = Options(self.generation, options, self.model.vocab)
         rules = with_state(self.model, settings, Rules.read(settings))
         find_search(self.model, settings, rules)  # refuses wrong ones before any work
@@ -157,9 +170,11 @@ class Hearing:
             )
         numbers = {name: self._number(name, value) for name, value in thresholds.items()}
         limits = Thresholds(**{name.removesuffix("_threshold"): value for name, value in numbers.items()})
-        return Writer(self.model, tokens, self.generation, options, _temperatures(temperatures), limits, speculation)
+        return FallbackWriter(
+            self.model, tokens, self.generation, options, _temperatures(temperatures), limits, speculation
+        )
 
-    def _transcriber(self, writer: Writer, task: int | None, conditioned: bool) -> Transcriber:
+    def _transcriber(self, writer: FallbackWriter, task: int | None, conditioned: bool) -> Transcriber:
         assert self.model.decoder is not None
         options = Options(self.generation, writer.asked, self.model.vocab)
         most = options.integer("max_new_tokens", 1)

@@ -13,7 +13,7 @@ from maskattn.decoder.memory import Memory
 from maskattn.decoder.model import Transformer
 from maskattn.decoder.stopping import Decode
 from maskattn.decoder.transcription.aligner import Aligner
-from maskattn.decoder.transcription.attempts import Attempt, Writer
+from maskattn.decoder.transcription.attempts import Attempt, FallbackWriter
 from maskattn.decoder.transcription.recording import Recording
 from maskattn.decoder.transcription.results import Segment, Transcription, Word
 from maskattn.decoder.transcription.segments import STRIDE, cut
@@ -43,7 +43,7 @@ class Transcriber:
 
     model: Transformer
     tokens: SpeechTokens
-    writer: Writer
+    writer: FallbackWriter
     task: int | None
     timestamps: bool
     conditioned: bool

@@ -10,15 +10,17 @@ from typing import Any
 import numpy as np
 
 from maskattn.decoder.arrays import FloatArray
-from maskattn.decoder.constraints.matching import Follower
-from maskattn.decoder.constraints.vocabulary import Vocabulary, need
+from maskattn.decoder.grammars.matching import Follower
+from maskattn.decoder.grammars.vocabulary import Vocabulary, need
 from maskattn.decoder.options import Options
 from maskattn.decoder.processors import Processor, Step
 
 _NAMES = ("json_schema", "regex", "grammar")
 
 
-def constraint(options: Options, vocabulary: Callable[[], Vocabulary], limits: Sequence[int]) -> Processor | None:
+def grammar_processor(
+    options: Options, vocabulary: Callable[[], Vocabulary], limits: Sequence[int]
+) -> Processor | None:
     """A processor that allows what the grammar of the call allows next; None where none is asked for.
 
     Args:

@@ -1,6 +1,6 @@
 """What a constraint costs a step: the mask of a JSON schema's next tokens and its use, for a batch of one.
 
-    pip install ".[constraints]" && python -m bench.constraints
+    pip install ".[constraints]" && python -m bench.grammars
 
 The vocabulary is made up: all bytes, and words with and without a space in front. "In time": where so few tokens are
 left that each step asks how the text can still be brought to its end.
@@ -15,8 +15,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from maskattn.decoder.constraints.matching import Follower
-from maskattn.decoder.constraints.vocabulary import Vocabulary, need
+from maskattn.decoder.grammars.matching import Follower
+from maskattn.decoder.grammars.vocabulary import Vocabulary, need
 
 SCHEMA = {
     "type": "object",

@@ -11,7 +11,7 @@ from maskattn.decoder.arrays import FloatArray, IntArray
 from maskattn.decoder.ends import Ends
 from maskattn.decoder.group import Continuations, OlderGroup
 from maskattn.decoder.options import Options
-from maskattn.decoder.phrases import Constraint, DisjunctiveConstraint, PhrasalConstraint, Progress
+from maskattn.decoder.phrases import Constraint, ConstraintState, DisjunctiveConstraint, PhrasalConstraint
 
 
 def read_constraints(options: Options) -> tuple[Constraint, ...]:
@@ -48,7 +48,7 @@ class ConstrainedGroup(OlderGroup):
         progress: of each beam, in its new tokens.
     """
 
-    progress: list[Progress] = field(default_factory=list)
+    progress: list[ConstraintState] = field(default_factory=list)
 
     def _end(self, found: Continuations, which: IntArray) -> None:
         super()._end(found, np.array([i for i in which if self._after(found, i).complete], np.int64))
@@ -73,7 +73,7 @@ class ConstrainedGroup(OlderGroup):
         self.progress = [self._after(going, i) for i in range(len(going.beams))]
         super()._move(going)
 
-    def _after(self, found: Continuations, i: int) -> Progress:
+    def _after(self, found: Continuations, i: int) -> ConstraintState:
         return self.progress[int(found.beams[i])].add(int(found.ids[i, -1]))
 
     def _in_time(self, found: Continuations) -> IntArray:

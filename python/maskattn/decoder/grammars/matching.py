@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from maskattn.decoder.arrays import BoolArray, FloatArray, IntArray
-from maskattn.decoder.constraints.vocabulary import Vocabulary, need
+from maskattn.decoder.grammars.vocabulary import Vocabulary, need
 
-#: States of texts that are kept; others are found again from their tokens.
+#: States of texts that are kept; others are found again from their tokens, and are then the same.
 _KEPT = 1024
 #: How many tokens lie between two looks at how far the end is, while there is time.
 _BETWEEN = 16
@@ -39,6 +39,10 @@ class State:
     def whole(self) -> bool:
         """Whether the text may end here."""
         return bool(self.matcher.is_accepting())
+
+    def is_late(self, left: int) -> bool:
+        """Whether so few tokens are left that the way out is looked at before each of them."""
+        return left <= 2 * (self.farthest + _BETWEEN)
 
     def allowed(self) -> BoolArray:
         """Shape (vocab,): the tokens that may follow."""
@@ -106,7 +110,8 @@ class Follower:
     def __init__(self, vocabulary: Vocabulary, grammar: str, tried: int = _TRIED) -> None:
         matcher = need().LLMatcher(vocabulary.core, grammar, log_level=0)
         self._root, self._tried = _look(State(vocabulary, matcher)), tried
-        self._states: OrderedDict[tuple[int, ...], State | None] = OrderedDict()
+        #: By the limit of a text and its tokens.
+        self._states: OrderedDict[tuple[int, tuple[int, ...]], State | None] = OrderedDict()
 
     def allowed(self, ids: tuple[int, ...], left: int, scores: FloatArray) -> tuple[BoolArray, bool]:
         """What may follow the tokens ``ids`` of a text.
@@ -118,23 +123,29 @@ class Follower:
         Returns:
             shape (vocab,); and whether the text may end, as one must that is not of the grammar.
         """
-        state = self._find(ids)
+        state = self._find(ids, len(ids) + left)
         if state is None:  # Such as a beam that goes on only because there are no others.
             return np.zeros(len(scores), np.bool_), True
         allowed = state.allowed()
-        if left <= 2 * (state.farthest + _BETWEEN):
+        if state.is_late(left):
             allowed = self._in_time(state, allowed, left, scores)
         return allowed, state.whole
 
-    def _find(self, ids: tuple[int, ...]) -> State | None:
-        """The state behind ``ids``; what is not kept of the way there is walked again."""
-        known = next((n for n in range(len(ids), 0, -1) if ids[:n] in self._states), 0)
-        state = self._states[ids[:known]] if known else self._root
+    def _find(self, ids: tuple[int, ...], limit: int) -> State | None:
+        """The state behind ``ids``; what is not kept of the way there is walked again.
+
+        It depends on these two alone, since what a state knows of its way out is found on the way to it, by rules that
+        look at nothing else: so neither the batch nor what is kept shows in the text.
+        """
+        known = next((n for n in range(len(ids), 0, -1) if (limit, ids[:n]) in self._states), 0)
+        state = self._states[limit, ids[:known]] if known else self._root
         for n in range(known, len(ids)):
             state = None if state is None else state.after(ids[n])
             if state is not None and state.length % _BETWEEN == 0:
                 _look(state)
-            self._states[ids[: n + 1]] = state
+            if state is not None and state.is_late(limit - state.length):
+                state.way_out(limit - state.length)
+            self._states[limit, ids[: n + 1]] = state
             if len(self._states) > _KEPT:
                 self._states.popitem(last=False)
         return state

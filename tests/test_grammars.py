@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 import maskattn
 import tiny_families
 import tiny_tokenizers
+from maskattn.decoder.grammars import matching
 
 pytest.importorskip("llguidance")
 
@@ -83,6 +84,25 @@ def test_whatever_the_search(model: Any, search: Json) -> None:
     pattern = r"(ab|c)+d[0-9]{3}-(x|yz){2,40}"
     assert all(re.fullmatch(pattern, text) for text in model.generate(TEXTS, regex=pattern, **options))
     assert model.generate(TEXTS, json_schema=PERSON, batch_size=1, **options) == made
+
+
+@pytest.mark.parametrize("constraint", [{"grammar": QUERY}, {"regex": r"(ab|c)+d[0-9]{3}-(x|yz){2,40}"}], ids=str)
+def test_neither_the_batch_nor_what_is_kept_shows_near_the_limit(
+    model: Any, constraint: Json, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where ways to an end are looked for, what has been forgotten is found again as it was."""
+    rng = np.random.default_rng(0)
+    sources = [rng.integers(5, 400, rng.integers(1, 9)).tolist() for _ in range(30)]
+    options = {"max_new_tokens": 20, "do_sample": True, "seed": 3, "temperature": 2.0, "top_k": 0, **constraint}
+    want = model.generate_ids(sources, **options)
+    monkeypatch.setattr(matching, "_KEPT", 1)
+    assert model.generate_ids(sources, **options) == want
+    # The same beginnings under another limit, some of which the texts before have left their ways to.
+    short, long = ({**options, "max_new_tokens": None, "max_length": n} for n in (24, 27))
+    monkeypatch.setattr(matching, "_KEPT", 1024)
+    both = [*sources, *([*source, 5, 5, 5] for source in sources)]
+    assert model.generate_ids(both, **long)[:30] == model.generate_ids(sources, **long)
+    assert model.generate_ids(both, **short)[:30] == model.generate_ids(sources, **short)
 
 
 def test_the_end_comes_where_the_text_is_whole_and_nowhere_else(model: Any) -> None:
