@@ -137,7 +137,7 @@ class Documents final : public MaskExpr {
     }
     const std::int64_t at = program.integers(line_of), table = program.table(lines);
     auto& a = program.leaf(MaskOp::documents, use, program.longest(lines)).a;
-    a[0] = at, a[1] = q_length_, a[2] = batch(), a[3] = table;
+    a[0] = at, a[1] = q_length_, a[2] = batch(), a[3] = table, a[4] = static_cast<std::int64_t>(lines.size());
     return true;
   }
 

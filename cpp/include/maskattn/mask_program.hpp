@@ -15,7 +15,7 @@ enum class MaskOp : std::int32_t {
   key_range,        // at, sequences: begin[sequences], end[sequences]
   last_keys,        // at, sequences: counts[sequences]
   keys,             // table, sequences: spans of keys, a line per sequence
-  documents,        // at, length, sequences, table: line of the table [sequences][length] by the query's position, -1: none
+  documents,        // at, length, sequences, table, its lines: line [sequences][length] by the query's position, -1: none
   dense,            // at, extents[4]: bits [b][h][i][(keys + 63) / 64 words]
   queries,          // at, words, sequences: bits [sequences][words * 64] by the query's position
   chunks,           // size, earlier
