@@ -139,6 +139,7 @@ void register_plans(py::module_& m) {
       .def_property_readonly("kv_lengths", on_plan(+[](const MaskPlan& p) { return p.geometry().kv_lengths; }))
       .def_property_readonly("q_offset", on_plan(+[](const MaskPlan& p) { return p.geometry().q_offset; }))
       .def_property_readonly("expr", on_plan(+[](const MaskPlan& p) { return MaskHandle{p.mask()}; }))
+      .def_property_readonly("stored", on_plan(+[](const MaskPlan& p) { return std::pair{p.stored_batch(), p.stored_heads()}; }))
       .def_property_readonly("row_base", on_plan(+[](const MaskPlan& p) { return p.row_base(); }))
       .def_property_readonly("nbytes", on_plan(+[](const MaskPlan& p) { return p.bytes(); }))
       .def("__eq__", &compared<same_pairs>, py::is_operator(), py::call_guard<py::gil_scoped_release>())

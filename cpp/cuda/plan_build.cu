@@ -185,4 +185,14 @@ void upload(void* to, const void* from, std::size_t bytes, Stream stream) {
   }
 }
 
+#if defined(__CUDACC__)
+bool capturing(Stream stream) {
+  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+  check(cudaStreamIsCapturing(static_cast<cudaStream_t>(stream), &status), "the state of a stream");
+  return status != cudaStreamCaptureStatusNone;
+}
+#else
+bool capturing(Stream) { return false; }
+#endif
+
 }  // namespace maskattn::cuda

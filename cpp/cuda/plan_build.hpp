@@ -58,6 +58,9 @@ void take_positions(const GivenPositions& given, int batch, int q_len, int kv_le
 // Host memory into the device's without waiting for the stream, however small pageable memory is treated.
 void upload(void* to, const void* from, std::size_t bytes, Stream stream);
 
+// Whether the stream's work is being captured into a graph: what is allocated then is the graph's.
+bool capturing(Stream stream);
+
 // Arrays [batch][heads][q_len][kv_len] of elements of 1, 2, 4 or 8 bytes, the patterns `shown` and `hidden`, contiguous.
 void fill(const PlanView& plan, int batch, int heads, void* out, int element_bytes, std::uint64_t shown, std::uint64_t hidden,
           Stream stream);

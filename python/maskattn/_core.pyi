@@ -55,6 +55,9 @@ class MaskPlan:
     @property
     def expr(self) -> MaskExpr: ...
     @property
+    def stored(self) -> tuple[int, int]:
+        """Sequences and heads that differ: 1 where all agree."""
+    @property
     def row_base(self) -> int:
         """Rows that a slice has left out in front."""
     @property
