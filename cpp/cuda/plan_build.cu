@@ -8,7 +8,7 @@ namespace maskattn::cuda {
 namespace {
 
 constexpr unsigned kAllLanes = 0xffffffffu;
-constexpr int kRowWarps = 4;     // rows that a block lowers at a time
+constexpr int kRowWarps = 4;       // rows that a block lowers at a time
 constexpr int kListThreads = 256;  // key tiles that a block looks at at a time
 
 std::size_t round_up(std::size_t bytes) { return (bytes + 15) / 16 * 16; }
@@ -60,8 +60,8 @@ __global__ void __launch_bounds__(32 * kRowWarps)
     bits[row * kv_tiles + tile] = mask_word(program, place, std::int64_t{tile} * 64);
 }
 
-// A block takes the tiles of 64 query rows, 256 at a time: lanes stand for rows while a warp looks at its 32 tiles one by one, and
-// for tiles when these are listed.
+// A block takes the tiles of 64 query rows, 256 at a time: lanes stand for rows while a warp looks at its 32 tiles one by one,
+// and for tiles when these are listed.
 __global__ void __launch_bounds__(kListThreads) list_tiles_of(PlanView plan, TileEntry* tiles, int* tile_counts) {
   MASKATTN_SHARED int warp_counts[kListThreads / 32];
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
@@ -148,8 +148,7 @@ PlanMemory::PlanMemory(const PlanExtents& e, void* memory) : extents(e) {
 
 PlanView PlanMemory::view() const {
   const PlanExtents& e = extents;
-  return {e.batch,  e.heads, e.q_len,     e.kv_len, e.q_tiles(), e.kv_tiles(),
-          tiles, tile_counts, spans, bits, e.spans_per_row};
+  return {e.batch, e.heads, e.q_len, e.kv_len, e.q_tiles(), e.kv_tiles(), tiles, tile_counts, spans, bits, e.spans_per_row};
 }
 
 void lower_rows(const ProgramView& program, const Positions& positions, const PlanMemory& plan, Stream stream) {
@@ -167,8 +166,8 @@ void list_tiles(const PlanMemory& plan, Stream stream) {
   launch(list_tiles_of, lists, kListThreads, 0, stream, plan.view(), plan.tiles, plan.tile_counts);
 }
 
-void take_positions(const GivenPositions& given, int batch, int q_len, int kv_len, std::int64_t* kv_lengths, std::int64_t* q_offset,
-                    int* near, Stream stream) {
+void take_positions(const GivenPositions& given, int batch, int q_len, int kv_len, std::int64_t* kv_lengths,
+                    std::int64_t* q_offset, int* near, Stream stream) {
   constexpr int threads = 128;
   launch(take_positions_of, blocks_for(batch, threads), threads, 0, stream, given, batch, q_len, kv_len, kv_lengths, q_offset,
          near);
