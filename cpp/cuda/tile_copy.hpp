@@ -62,22 +62,24 @@ __device__ uint4 read_chunk(const char* from, int bytes) {
 }
 
 // kRows rows of kRowBytes, of which `bytes` exist, by kThreads threads into swizzled memory. `address(row)` is null for a row of
-// zeros.
+// zeros; `anywhere` is an address that exists.
 template <int kElementBytes, int kRows, int kRowBytes, int kThreads, class Address>
-__device__ void copy_tile(char* to, int bytes, bool aligned, const Address& address) {
+__device__ void copy_tile(char* to, const void* anywhere, int bytes, bool aligned, const Address& address) {
   constexpr int kChunks = kRowBytes / 16, kRowsAtOnce = kThreads / kChunks;
   static_assert(kThreads % kChunks == 0 && kRows % kRowsAtOnce == 0);
   const int chunk = threadIdx.x % kChunks, first = threadIdx.x / kChunks;
   const int mine = min(max(bytes - chunk * 16, 0), 16);
-#pragma unroll
+#pragma unroll 8
   for (int i = 0; i < kRows; i += kRowsAtOnce) {
     const int row = first + i;
     const char* const from = address(row);
     char* const place = to + swizzled<kRowBytes>(row, chunk);
+    const bool any = from && mine;
+    const void* const source = any ? from + chunk * 16 : anywhere;
     if (aligned)
-      copy_async(place, from + (from && mine ? chunk * 16 : 0), from ? mine : 0);
+      copy_async(place, source, any ? mine : 0);
     else
-      *reinterpret_cast<uint4*>(place) = read_chunk<kElementBytes>(from + (from ? chunk * 16 : 0), from ? mine : 0);
+      *reinterpret_cast<uint4*>(place) = read_chunk<kElementBytes>(static_cast<const char*>(source), any ? mine : 0);
   }
 }
 
