@@ -157,11 +157,16 @@ __global__ void __launch_bounds__(MmaShape<Operands, kDim, kModified>::kThreads,
       if (mine) warp.multiply_values(shared.v);
     }
   }
+  commit_copies();
+  wait_copies<0>();  // of queries, where there was no tile
 #pragma unroll
   for (int m = 0; m < Shape::kRowTiles; ++m) {
     const Strip strip = strip_of(call, place.kv_head, place.first_strip + s);
     const int query = strip.q_tile * kTile + first_row % kTile + 16 * m + static_cast<int>(threadIdx.x) % 32 / 4;
-    store_rows<kType>(call, place.b, strip.head, query, mma.pairs, warp.o[m], warp.rows[m]);
+    const unsigned odd = store_rows<kType>(call, place.b, strip.head, query, mma.pairs, warp.o[m], warp.rows[m]);
+    static_assert(sizeof(shared.q) >= Shape::kWarps * sizeof(PlainRowMemory));  // which nobody needs any more
+    PlainRowMemory* const memory = reinterpret_cast<PlainRowMemory*>(shared.q) + threadIdx.x / 32;
+    repair_rows<kType>(call, mma.terms, place.b, strip.head, query, odd, *memory);
   }
 }
 

@@ -2,9 +2,12 @@
 #pragma once
 
 #include "cuda/fragment_softmax.hpp"
+#include "cuda/plain_row.hpp"
 #include "cuda/ptx_mma.hpp"
 
 namespace maskattn::cuda {
+
+__device__ inline bool is_finite(float x) { return fabsf(x) < -kMinusInfinity; }
 
 // Two neighbouring columns of a row; `pairs` says that they may be written as one.
 template <Dtype kType>
@@ -37,13 +40,8 @@ bool rows_have_pairs(const Rows<void>& rows, int columns) {
   return even;
 }
 
-template <int kElementBytes>
-__device__ char* output_row(const AttentionCall& call, int b, int h, int query) {
-  const Rows<void>& rows = call.out;
-  const std::int64_t row = query + (rows.starts ? rows.starts[b] : 0);
-  const std::int64_t element = (rows.starts ? 0 : b * rows.stride[0]) + h * rows.stride[1] + row * rows.stride[2];
-  return static_cast<char*>(rows.data) + element * kElementBytes;
-}
+template <Dtype kType>
+using NumberOf = std::conditional_t<kType == Dtype::float32, float, std::conditional_t<kType == Dtype::float16, Half, Bfloat>>;
 
 // The two rows that a lane has in a fragment: query is the upper one's. Returns a bit for each row that is not finite.
 template <Dtype kType, int kColumnTiles>
@@ -54,13 +52,12 @@ __device__ unsigned store_rows(const AttentionCall& call, int b, int h, int quer
   for (int r = 0; r < 2; ++r) {
     const RowResult result = finish_row(rows.maximum[r], rows.sum[r], call.sinks ? call.sinks + h : nullptr);
     if (query + 8 * r >= call.q_len) continue;
-    constexpr int kElementBytes = kType == Dtype::float32 ? 4 : 2;
-    char* const to = output_row<kElementBytes>(call, b, h, query + 8 * r);
-    bool finite = isfinite(result.factor);
+    char* const to = reinterpret_cast<char*>(at<NumberOf<kType>>(call.out, row_offset(call.out, b, h, query + 8 * r)));
+    bool finite = is_finite(result.factor);
 #pragma unroll
     for (int n = 0; n < kColumnTiles; ++n) {
       const float x = o[n][2 * r] * result.factor, y = o[n][2 * r + 1] * result.factor;
-      finite = finite && isfinite(x) && isfinite(y);
+      finite = finite && is_finite(x) && is_finite(y);
       store_pair<kType>(to, 8 * n + 2 * (threadIdx.x % 4), call.v_head_dim, pairs, x, y);
     }
     if (call.lse && threadIdx.x % 4 == 0)
@@ -68,6 +65,23 @@ __device__ unsigned store_rows(const AttentionCall& call, int b, int h, int quer
     odd |= static_cast<unsigned>(!finite) << r;
   }
   return odd;
+}
+
+// Computes rows anew, one by one, without the keys that they do not see: a value that is not finite times a weight of zero is NaN, and
+// infinities have no sum of 11-bit numbers. `odd`, `b`, `h` and `query` as of store_rows.
+template <Dtype kType>
+__device__ void repair_rows(const AttentionCall& call, const ScoreTerms& terms, int b, int h, int query, unsigned odd,
+                            PlainRowMemory& memory) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    std::uint32_t lanes = __ballot_sync(0xffffffffu, odd >> r & 1);
+    while (lanes) {
+      const int quad = (__ffs(static_cast<int>(lanes)) - 1) / 4;
+      lanes &= ~(0xfu << 4 * quad);
+      attend_row<NumberOf<kType>>(call, terms, {b, h, h / (call.q_heads / call.kv_heads), query - lane / 4 + quad + 8 * r}, memory);
+    }
+  }
 }
 
 }  // namespace maskattn::cuda

@@ -36,7 +36,7 @@ struct MmaWarp {
       for (int n = 0; n < kKeyTiles; ++n)
 #pragma unroll
         for (int i = 0; i < 4; ++i) s[m][n][i] = 0;
-    constexpr int kAtOnce = kRowBytes > 512 ? 2 : 4;  // addresses take registers
+    [[maybe_unused]] constexpr int kAtOnce = kRowBytes > 512 ? 2 : 4;  // addresses take registers
 #pragma unroll kAtOnce
     for (int step = 0; step < kRowBytes / 32; ++step) {
       A a[kRowTiles];

@@ -1,7 +1,7 @@
 // Rows of an array, and their way into shared memory.
 #pragma once
 
-#include "cuda/attention.hpp"
+#include "cuda/numbers.hpp"
 #include "cuda/ptx_async.hpp"
 
 namespace maskattn::cuda {
@@ -22,8 +22,7 @@ struct RowsAt {
 template <int kElementBytes>
 __device__ RowsAt rows_at(const Rows<const void>& rows, const AttentionCall& call, bool paged, int b, int h) {
   const bool in_pages = paged && call.page_table;
-  const std::int64_t first = (in_pages ? 0 : b * rows.stride[0] + (rows.starts ? rows.starts[b] * rows.stride[2] : 0)) +
-                             h * rows.stride[1];
+  const std::int64_t first = in_pages ? h * rows.stride[1] : row_offset(rows, b, h, 0);
   return {static_cast<const char*>(rows.data) + first * kElementBytes,
           rows.stride[2] * kElementBytes,
           rows.stride[0] * kElementBytes,
