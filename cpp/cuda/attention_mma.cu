@@ -7,14 +7,14 @@
 namespace maskattn::cuda {
 namespace {
 
-// Sizes of a block: 128 rows (one strip where shared memory holds no more), 64 keys (or 32) at a time. Two fragments of rows per
+// Sizes of a block: 128 rows (one strip where shared memory holds no more), 64 keys (or fewer) at a time. Two fragments of rows per
 // warp halve the reads of shared memory for keys and values, where registers hold them. kModified: scores have a softcap or a bias.
 template <class Operands, int kDim, bool kModified>
 struct MmaShape {
   static constexpr int kElementBytes = Operands::kElementBytes, kRowBytes = kDim * kElementBytes;
   static constexpr bool kWide = kElementBytes == 4;
   static constexpr int kStrips = kRowBytes > 512 ? 1 : 2, kRows = kStrips * kTile;
-  static constexpr int kKeys = kRowBytes > 512 ? 32 : 64, kParts = kTile / kKeys;
+  static constexpr int kKeys = kRowBytes <= 512 ? 64 : kModified ? 16 : 32, kParts = kTile / kKeys;
   static constexpr int kRowTiles = !kWide && !kModified && kDim <= 128 ? 2 : 1, kRowsPerWarp = 16 * kRowTiles;
   static constexpr int kWarps = kRows / kRowsPerWarp, kThreads = 32 * kWarps;
 };

@@ -44,7 +44,7 @@ struct Operands16 {
   __device__ static void values(const char* tile, int step, int n, B (&b)[2]) {
     const int lane = threadIdx.x % 32;
     std::uint32_t r[4];
-    load_matrices_transposed(r, tile + swizzled<kRowBytes>(step * 16 + (lane & 15), 2 * n + (lane >> 4)));
+    load_matrices_transposed(r, tile + swizzled<kRowBytes>(lane & 15, lane >> 4, step * 16, 2 * n));
     b[0] = {{r[0], r[1]}};
     b[1] = {{r[2], r[3]}};
   }
@@ -108,12 +108,12 @@ struct OperandsTf32 {
   };
   template <int kRowBytes>
   __device__ static void values(const char* tile, int step, int n, B (&b)[2]) {
-    const int lane = threadIdx.x % 32, key = step * 8 + 2 * (lane % 4), column = 16 * n + lane / 4;
+    const int lane = threadIdx.x % 32, key = 2 * (lane % 4), column = lane / 4;
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       const auto at = [&](int row) {
-        const int c = column + 8 * i;
-        return *reinterpret_cast<const std::uint32_t*>(tile + swizzled<kRowBytes>(row, c / 4) + c % 4 * 4);
+        const int offset = swizzled<kRowBytes>(row, column / 4, step * 8, 4 * n + 2 * i) + column % 4 * 4;
+        return *reinterpret_cast<const std::uint32_t*>(tile + offset);
       };
       b[i] = OperandsTf32::key(at(key), at(key + 1));
     }

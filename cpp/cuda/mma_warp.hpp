@@ -43,13 +43,13 @@ struct MmaWarp {
 #pragma unroll
       for (int m = 0; m < kRowTiles; ++m) {
         std::uint32_t r[4];
-        load_matrices(r, q + swizzled<kRowBytes>(query + 16 * m, 2 * step + (matrix >> 1)));
+        load_matrices(r, q + swizzled<kRowBytes>(query, matrix >> 1, 16 * m, 2 * step));
         a[m] = Operands::query(r);
       }
 #pragma unroll
       for (int n = 0; n < kKeyTiles / 2; ++n) {
         std::uint32_t r[4];
-        load_matrices(r, k + swizzled<kRowBytes>(key + 16 * n, 2 * step + (matrix & 1)));
+        load_matrices(r, k + swizzled<kRowBytes>(key, matrix & 1, 16 * n, 2 * step));
         const B b[] = {Operands::key(r[0], r[1]), Operands::key(r[2], r[3])};
 #pragma unroll
         for (int m = 0; m < kRowTiles; ++m)

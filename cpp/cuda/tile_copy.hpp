@@ -45,6 +45,13 @@ __device__ int swizzled(int row, int chunk) {
   return row * kRowBytes + ((chunk ^ (row & 7)) << 4);
 }
 
+// The same `rows`, a multiple of 8, and `chunks`, which have no bit in common with chunk, further on: where these are constants, few
+// registers hold the addresses of all.
+template <int kRowBytes>
+__device__ int swizzled(int row, int chunk, int rows, int chunks) {
+  return (row + rows) * kRowBytes + (chunks & ~7) * 16 + (((chunks & 7) ^ chunk ^ (row & 7)) << 4);
+}
+
 // The first `bytes` (at most 16) of a chunk, the rest zero, from an address of any alignment.
 template <int kElementBytes>
 __device__ uint4 read_chunk(const char* from, int bytes) {
@@ -68,7 +75,7 @@ __device__ void copy_tile(char* to, const void* anywhere, int bytes, bool aligne
   static_assert(kThreads % kChunks == 0 && kRows % kRowsAtOnce == 0);
   const int chunk = threadIdx.x % kChunks, first = threadIdx.x / kChunks;
   const int mine = min(max(bytes - chunk * 16, 0), 16);
-#pragma unroll 8
+#pragma unroll 4
   for (int i = 0; i < kRows; i += kRowsAtOnce) {
     const int row = first + i;
     const char* const from = address(row);
