@@ -191,10 +191,11 @@ __global__ void __launch_bounds__(32 * kDecodeWarps, 2)
 #pragma unroll
     for (int part = 0; part < VectorRows<T, kColumns, kRows>::kParts; ++part) {
       if (part >= value_parts) break;
+      const char* values = stream.next();
       if (mixed)
-        rows.template add_values<true>(stream.next(), part, piece);
+        rows.template add_values<true>(values, part, piece);
       else
-        rows.template add_values<false>(stream.next(), part, piece);
+        rows.template add_values<false>(values, part, piece);
     }
   }
   __syncwarp();  // the last slot has been read
@@ -215,8 +216,6 @@ template <class T, int kColumns>
 void launch_rows(const AttentionCall& call, const DecodeShape& shape, const Partials& partials, Stream stream) {
   if (shape.rows == 1)
     launch_vector<T, kColumns, 1>(call, shape, partials, stream);
-  else if (shape.rows == 2)
-    launch_vector<T, kColumns, 2>(call, shape, partials, stream);
   else if (shape.rows <= 4)
     launch_vector<T, kColumns, 4>(call, shape, partials, stream);
   else
@@ -234,7 +233,7 @@ bool whole_words(const Rows<const void>& rows, int dim) {
 
 // Eight queries are those of a speculation; more have enough work for matrix units.
 bool decode_can(const AttentionCall& call) {
-  return call.q_len <= 8 && call.head_dim <= kMostColumns && call.v_head_dim <= kMostColumns &&
+  return call.q_len <= 8 && call.kv_len > 0 && call.head_dim <= kMostColumns && call.v_head_dim <= kMostColumns &&
          whole_words(call.k, call.head_dim) && whole_words(call.v, call.v_head_dim);
 }
 
