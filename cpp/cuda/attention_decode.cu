@@ -191,10 +191,11 @@ __global__ void __launch_bounds__(32 * kDecodeWarps, 2)
 #pragma unroll
     for (int part = 0; part < VectorRows<T, kColumns, kRows>::kParts; ++part) {
       if (part >= value_parts) break;
+      const char* values = stream.next();
       if (mixed)
-        rows.template add_values<true>(stream.next(), part, piece);
+        rows.template add_values<true>(values, part, piece);
       else
-        rows.template add_values<false>(stream.next(), part, piece);
+        rows.template add_values<false>(values, part, piece);
     }
   }
   __syncwarp();  // the last slot has been read
@@ -215,8 +216,6 @@ template <class T, int kColumns>
 void launch_rows(const AttentionCall& call, const DecodeShape& shape, const Partials& partials, Stream stream) {
   if (shape.rows == 1)
     launch_vector<T, kColumns, 1>(call, shape, partials, stream);
-  else if (shape.rows == 2)
-    launch_vector<T, kColumns, 2>(call, shape, partials, stream);
   else if (shape.rows <= 4)
     launch_vector<T, kColumns, 4>(call, shape, partials, stream);
   else

@@ -67,7 +67,8 @@ class KeyStream {
     row_ = key % call_.page_size;
   }
 
-  __device__ void issue() {
+  // Not inlined: called from several places, and long.
+  __device__ __noinline__ void issue() {
     if (piece_ < kPieces) {
       const bool values = part_ >= key_parts_;
       if (values)
