@@ -136,7 +136,7 @@ struct Consumer {
   int s;  // which consumer
   Ring<Shape::kStages> at{};
   WgmmaPlace place{};
-  WgmmaConsumer<kType, kDim> math;
+  WgmmaConsumer<kType, kDim> math{};
 
   __device__ int lane() const { return static_cast<int>(threadIdx.x) % 32; }
   __device__ int row() const { return static_cast<int>(threadIdx.x) % 128 / 32 * 16 + lane() / 4; }  // the upper of this lane's two
