@@ -268,8 +268,8 @@ struct Consumer {
 #pragma unroll 1
     for (int work = static_cast<int>(blockIdx.x); work < w.works; work += static_cast<int>(gridDim.x)) {
       place = place_of_work<Shape>(w, work);
-      math.clear();
       load_queries();
+      math.clear();
       SharedTile tile = wait_for_keys();
       while (!tile.none()) {
         if (tile.seen >> s & 1) {

@@ -20,15 +20,13 @@ inline constexpr int kPanelColumns = 64, kPanelRowBytes = 128;
 // row (values).
 enum class PanelDepth { along_rows, across_rows };
 
-// PTX ISA, "Matrix descriptor format" of wgmma: address, leading and stride byte offset in units of 16 bytes, swizzle mode 1 (128
-// bytes) in the highest two bits. The stride is that of 8 rows; the leading offset has no meaning for operands of 64.
-__device__ inline std::uint64_t panel_descriptor(const void* panel) {
-  const std::uint64_t address = shared_address(panel);
-  return (address & 0x3ffff) >> 4 | std::uint64_t{1} << 16 | std::uint64_t{8 * kPanelRowBytes >> 4} << 32 | std::uint64_t{1} << 62;
-}
-// Of the operand whose k begins at 16 step.
-__device__ inline std::uint64_t at_step(std::uint64_t descriptor, PanelDepth depth, int step) {
-  return descriptor + static_cast<std::uint64_t>((depth == PanelDepth::along_rows ? 32 : 16 * kPanelRowBytes) * step >> 4);
+// The panel `offset` bytes from `panel` on, from the 16 `step`-th k on, as PTX ISA's "Matrix descriptor format" of wgmma has it: the
+// address, leading and stride byte offset in units of 16 bytes, swizzle mode 1 (128 bytes) in the highest two bits. The stride is that
+// of 8 rows; the leading offset has no meaning for operands of 64. The upper word is a constant, which saves registers.
+__device__ inline std::uint64_t panel_descriptor(std::uint32_t panel, int offset, PanelDepth depth, int step) {
+  constexpr std::uint32_t kUpper = 8 * kPanelRowBytes >> 4 | 1u << 30, kLower = 1u << 16;
+  const int along = (depth == PanelDepth::along_rows ? 32 : 16 * kPanelRowBytes) * step;
+  return static_cast<std::uint64_t>(kUpper) << 32 | (kLower + (panel >> 4) + static_cast<std::uint32_t>((offset + along) >> 4));
 }
 
 #if defined(__CUDACC__)

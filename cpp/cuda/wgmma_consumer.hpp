@@ -32,16 +32,18 @@ struct WgmmaConsumer {
 
   // s = queries times keys; under way when this returns.
   __device__ void multiply_keys(const char* query_panels, const char* k) {
+    [[maybe_unused]] const std::uint32_t query_address = shared_address(query_panels);
+    const std::uint32_t key_address = shared_address(k);
     wgmma_registers(s);
     wgmma_fence();
 #pragma unroll
     for (int step = 0; step < kDim / 16; ++step) {
-      const std::uint64_t keys = at_step(panel_descriptor(k + step / 4 * kPanelBytes), PanelDepth::along_rows, step % 4);
+      const std::uint64_t keys = panel_descriptor(key_address, step / 4 * kPanelBytes, PanelDepth::along_rows, step % 4);
       if constexpr (kQueriesInRegisters) {
         wgmma_64x64x16<kType, PanelDepth::along_rows>(s, q[step], keys, step != 0);
       } else {
         const std::uint64_t queries =
-            at_step(panel_descriptor(query_panels + step / 4 * kPanelBytes), PanelDepth::along_rows, step % 4);
+            panel_descriptor(query_address, step / 4 * kPanelBytes, PanelDepth::along_rows, step % 4);
         wgmma_64x64x16<kType, PanelDepth::along_rows>(s, queries, keys, step != 0);
       }
     }
@@ -50,6 +52,7 @@ struct WgmmaConsumer {
 
   // o += weights times values; under way when this returns.
   __device__ void multiply_values(const char* v) {
+    const std::uint32_t address = shared_address(v);
 #pragma unroll
     for (int n = 0; n < kPanels; ++n) wgmma_registers(o[n]);
     wgmma_fence();
@@ -58,7 +61,7 @@ struct WgmmaConsumer {
 #pragma unroll
       for (int n = 0; n < kPanels; ++n)
         wgmma_64x64x16<kType, PanelDepth::across_rows>(
-            o[n], p[step], at_step(panel_descriptor(v + n * kPanelBytes), PanelDepth::across_rows, step), true);
+            o[n], p[step], panel_descriptor(address, n * kPanelBytes, PanelDepth::across_rows, step), true);
     wgmma_commit();
   }
   template <int kGroups>
