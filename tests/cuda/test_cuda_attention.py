@@ -15,6 +15,8 @@ import maskattn
 import oracle
 from maskattn import ALiBi, RelativeBias, cuda, masks
 from maskattn.bias import DistanceBias
+from maskattn.cuda.places import named_place
+from maskattn.cuda.plans import plan_of
 from maskattn.masks import Causal, Dense, Documents, Full, KeyPadding, Mask, Padding, PrefixLM, SlidingWindow
 from strategies import Array, normal, problems
 
@@ -151,6 +153,35 @@ def test_random_problems(kernels: None, data: st.DataObject) -> None:
     dtype = data.draw(st.sampled_from(DTYPES))
     q, k, v = (each.astype(dtype) for each in (p.q, p.k, p.v))
     check(q, k, v, mask=p.mask, bias=None if p.bias is None else p.bias.astype(dtype), **p.where())
+
+
+@pytest.mark.parametrize(("precision", "error"), [("highest", 4e-6), ("high", 4e-5), ("medium", 5e-2)])
+def test_precision_of_float32(kernels: None, precision: Any, error: float, rng: np.random.Generator) -> None:
+    for q_len in (1, 40):
+        q, k, v = qkv(rng, 1, 4, 2, q_len, 130, 64)
+        want, *_ = oracle.attention(q, k, v, seen_by(Causal(), q, k, {}))
+        got = back(maskattn.attention(*map(lent, (q, k, v)), mask=Causal(), precision=precision))
+        np.testing.assert_allclose(got, want, rtol=0, atol=error)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("q_len", [1, 20])
+def test_keys_in_pages(kernels: None, dtype: Any, q_len: int, rng: np.random.Generator) -> None:
+    """Pages in any order, the last one partly filled: what the decoder's cache gives the module."""
+    page_size, pages, lengths = 32, 5, [150, 70]
+    q = normal(rng, 2, 4, q_len, 16, dtype=dtype)
+    k, v = (normal(rng, 2 * pages, 2, page_size, 16, dtype=dtype) for _ in range(2))
+    table = rng.permutation(2 * pages).astype(np.int32).reshape(2, pages)
+    gathered = [each[table].swapaxes(1, 2).reshape(2, 2, pages * page_size, 16) for each in (k, v)]
+    want = check(q, *gathered, mask=Causal(), bias=ALiBi.for_heads(4), kv_lengths=lengths)
+    place = named_place("cuda")
+    plan = plan_of(place, Causal(), q_len, pages * page_size, 2, 4, None, lengths)
+    slopes = on_device(ALiBi.for_heads(4).slopes.astype(np.float32))
+    out = on_device(np.zeros_like(q))
+    on = [on_device(each) for each in (q, k, v)]
+    rest = None, 0.25, 0.0, None, None, slopes, 0, on_device(table), place.stream
+    place.cuda.attention(*on, out, None, plan, *rest)
+    np.testing.assert_array_equal(back(out), want)
 
 
 # Arrays
