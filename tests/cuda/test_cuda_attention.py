@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from types import SimpleNamespace
 from typing import Any
 
 import ml_dtypes
@@ -15,6 +17,7 @@ import maskattn
 import oracle
 from maskattn import ALiBi, RelativeBias, cuda, masks
 from maskattn.bias import DistanceBias
+from maskattn.cuda.module import load
 from maskattn.cuda.places import named_place
 from maskattn.cuda.plans import plan_of
 from maskattn.masks import Causal, Dense, Documents, Full, KeyPadding, Mask, Padding, PrefixLM, SlidingWindow
@@ -230,6 +233,53 @@ def test_lenders_hear_on_which_stream_their_arrays_are_used(rng: np.random.Gener
     on = [lent(each) for each in qkv(rng, 1, 2, 2, 5, 70)]
     maskattn.attention(*on)
     assert [each.streams for each in on] == [[1], [1], [1]]
+
+
+PER_THREAD_STREAM = 2  # a handle that every device knows
+
+
+class OfALibrary(Lent):
+    """An array of PyTorch or CuPy, as far as it matters."""
+
+    device = "cuda:0"
+
+
+def library(name: str) -> Any:
+    """A stand-in for the library, which works on another stream than the default one, and makes its own arrays."""
+
+    def empty(shape: Any, dtype: Any, device: str = "cuda:0") -> OfALibrary:
+        return OfALibrary(on_device(np.full(shape, np.nan, dtype)))
+
+    if name == "torch":
+        current = SimpleNamespace(current_stream=lambda device: SimpleNamespace(cuda_stream=PER_THREAD_STREAM))
+        return SimpleNamespace(Tensor=OfALibrary, cuda=current, empty=empty, float32=np.float32)
+    current = SimpleNamespace(get_current_stream=lambda device: SimpleNamespace(ptr=PER_THREAD_STREAM))
+    return SimpleNamespace(ndarray=OfALibrary, cuda=current, empty=empty)
+
+
+@pytest.mark.parametrize("name", ["torch", "cupy"])
+def test_libraries_have_their_stream_and_their_memory(
+    name: str, monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator
+) -> None:
+    arrays = qkv(rng, 1, 2, 2, 5, 70)
+    want = back(maskattn.attention(*map(lent, arrays), mask=Causal()))
+    monkeypatch.setitem(sys.modules, name, library(name))
+    on = [OfALibrary(on_device(each)) for each in arrays]
+    out, lse = maskattn.attention(*on, mask=Causal(), return_lse=True)
+    assert type(out) is type(lse) is OfALibrary
+    assert [each.streams for each in (*on, out, lse)] == [[PER_THREAD_STREAM]] * 5
+    load("x").synchronize(PER_THREAD_STREAM)
+    np.testing.assert_array_equal(back(out), want)
+    plan = cuda.plan(Causal(), 5, 70, like=on[0])
+    assert plan.stream == PER_THREAD_STREAM
+
+
+def test_the_stream_of_the_cuda_array_interface(rng: np.random.Generator) -> None:
+    arrays = qkv(rng, 1, 2, 2, 5, 70)
+    on = [Interface(on_device(each), stream=PER_THREAD_STREAM) for each in arrays]
+    out = maskattn.attention(*on)
+    assert out.stream == PER_THREAD_STREAM
+    np.testing.assert_array_equal(back(out), back(maskattn.attention(*map(lent, arrays))))
 
 
 def test_masks_of_the_device(rng: np.random.Generator) -> None:
