@@ -211,6 +211,13 @@ def test_numpy_arrays_go_there_and_back(rng: np.random.Generator) -> None:
     out = np.zeros_like(got)
     assert maskattn.attention(q, k, v, out=out, device="cuda:0", **options) is out
     np.testing.assert_array_equal(out, got)
+    untouched = np.full_like(got, 7)
+    for bad, error in ((untouched.astype(np.float16), TypeError), (untouched[:, :1], ValueError)):
+        with pytest.raises(error, match=r"^out must "):
+            maskattn.attention(q, k, v, out=bad, device="cuda", **options)
+        assert (bad == 7).all()
+    of_the_host = maskattn.attention(*map(lent, (q, k, v)), like="numpy", mask=Causal())
+    np.testing.assert_array_equal(of_the_host, maskattn.attention(q, k, v, device="cuda", mask=Causal()))
 
 
 def test_results_are_of_the_callers_kind(rng: np.random.Generator) -> None:
