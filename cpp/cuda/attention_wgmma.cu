@@ -17,7 +17,7 @@ namespace {
 template <int kDim, bool kModified>
 struct WgmmaShape {
   static constexpr int kConsumers = kDim == 64 && !kModified ? 3 : 2, kThreads = 128 * (1 + kConsumers), kRows = kTile * kConsumers;
-  static constexpr int kConsumerRegisters = kConsumers == 3 ? 160 : 232, kProducerRegisters = kConsumers == 3 ? 32 : 40;
+  static constexpr int kConsumerRegisters = kConsumers == 3 ? 152 : 232, kProducerRegisters = kConsumers == 3 ? 56 : 40;
   static constexpr int kPanels = kDim / kPanelColumns, kTileBytes = kTile * kDim * 2, kStages = kDim == 256 ? 2 : 4;
   static constexpr int kQueryBytes = kDim == 256 ? kConsumers * kTileBytes : 0;  // else in registers
 };
@@ -131,12 +131,14 @@ __device__ void produce(const WgmmaCall& w, const TensorMap& keys, const TensorM
 // One warpgroup and its strip.
 template <class Shape, Dtype kType, int kDim, bool kModified>
 struct Consumer {
+  __device__ Consumer(const WgmmaCall& w_, WgmmaShared<Shape>& shared_, int s_) : w(w_), shared(shared_), s(s_) {}
+
   const WgmmaCall& w;
   WgmmaShared<Shape>& shared;
   int s;  // which consumer
   Ring<Shape::kStages> at{};
   WgmmaPlace place{};
-  WgmmaConsumer<kType, kDim> math{};
+  WgmmaConsumer<kType, kDim> math;
 
   __device__ int lane() const { return static_cast<int>(threadIdx.x) % 32; }
   __device__ int row() const { return static_cast<int>(threadIdx.x) % 128 / 32 * 16 + lane() / 4; }  // the upper of this lane's two
@@ -221,7 +223,8 @@ struct Consumer {
     meet();
   }
 
-  // From a tile that the strip sees on, to the first that it does not see, or the end.
+  // From a tile that the strip sees on, to the first that it does not see, or the end; where scores take registers of their own, to the
+  // next.
   __device__ SharedTile run(SharedTile tile) {
     using Math = WgmmaConsumer<kType, kDim>;
     std::uint64_t hidden = shared.tiles[at.stage].hidden;
@@ -238,7 +241,7 @@ struct Consumer {
       const unsigned parity = at.parity;
       at.advance();
       tile = wait_for_keys();
-      if (tile.none() || !(tile.seen >> s & 1)) {
+      if (kModified || tile.none() || !(tile.seen >> s & 1)) {
         wait_for_values(stage, parity, hidden);
         math.multiply_values(shared.v[stage]);
         math.wait_for_outputs();
@@ -327,7 +330,7 @@ __global__ void __launch_bounds__(WgmmaShape<kDim, kModified>::kThreads, 1)
     if (threadIdx.x < 32) produce(w, keys, values, shared);
   } else {
     take_registers<Shape::kConsumerRegisters>();
-    Consumer<Shape, kType, kDim, kModified>{w, shared, static_cast<int>(threadIdx.x) / 128 - 1}.consume();
+    Consumer<Shape, kType, kDim, kModified>(w, shared, static_cast<int>(threadIdx.x) / 128 - 1).consume();
   }
 #endif
 }
