@@ -86,7 +86,7 @@ class KeyStream {
     const std::int64_t first = call_.page_table ? 0 : row_offset(rows, b_, 0, first_key_ + piece_ * kPiece);
     char* to = memory_ + filling_ * S::kBytes;
     const std::uint32_t seen = seen_[piece_];
-#pragma unroll 4
+#pragma unroll 2
     for (int i = 0; i < S::kUnits; ++i) {
       const int row = (i * 32 + lane) / S::kUnits, unit = (i * 32 + lane) % S::kUnits;
       std::int64_t offset = first + row * rows.stride[2];
