@@ -85,7 +85,7 @@ def qkv(
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("mask", MASKS, ids=range(len(MASKS)))
-def test_masks(dtype: Any, mask: Mask | None, rng: np.random.Generator) -> None:
+def test_masks(kernels: None, dtype: Any, mask: Mask | None, rng: np.random.Generator) -> None:
     arrays = qkv(rng, 2, 4, 2, 40, 90, 24, dtype=dtype)
     check(*arrays, mask=mask)
     check(*arrays, mask=mask, kv_lengths=[90, 31])
@@ -95,7 +95,7 @@ def test_masks(dtype: Any, mask: Mask | None, rng: np.random.Generator) -> None:
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("q_len", [1, 2, 7, 33, 130])
 @pytest.mark.parametrize("kv_len", [1, 63, 64, 65, 257])
-def test_lengths(dtype: Any, q_len: int, kv_len: int, rng: np.random.Generator) -> None:
+def test_lengths(kernels: None, dtype: Any, q_len: int, kv_len: int, rng: np.random.Generator) -> None:
     arrays = qkv(rng, 2, 2, 1, q_len, kv_len, 8, dtype=dtype)
     check(*arrays)
     check(*arrays, mask=Causal())
@@ -103,7 +103,7 @@ def test_lengths(dtype: Any, q_len: int, kv_len: int, rng: np.random.Generator) 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("head_dim", [1, 7, 16, 33, 64, 80, 128, 200, 256])
-def test_head_dims(dtype: Any, head_dim: int, rng: np.random.Generator) -> None:
+def test_head_dims(kernels: None, dtype: Any, head_dim: int, rng: np.random.Generator) -> None:
     check(*qkv(rng, 1, 2, 1, 5, 67, head_dim, dtype=dtype), mask=Causal())
     check(*qkv(rng, 1, 2, 1, 5, 67, 12, head_dim, dtype=dtype), mask=Causal())
 
@@ -123,7 +123,7 @@ def test_decode_past_many_keys(dtype: Any, rng: np.random.Generator) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("q_len", [1, 20])
-def test_everything_that_changes_scores(dtype: Any, q_len: int, rng: np.random.Generator) -> None:
+def test_everything_that_changes_scores(kernels: None, dtype: Any, q_len: int, rng: np.random.Generator) -> None:
     arrays = qkv(rng, 2, 4, 2, q_len, 75, 8, dtype=dtype)
     check(*arrays, scale=0.7, mask=Causal())
     check(*arrays, softcap=5.0, mask=Causal())
@@ -146,7 +146,7 @@ def test_bias_of_every_shape_that_broadcasts(shape: tuple[int, ...], rng: np.ran
 
 @settings(max_examples=25)
 @given(st.data())
-def test_random_problems(data: st.DataObject) -> None:
+def test_random_problems(kernels: None, data: st.DataObject) -> None:
     p = data.draw(problems())
     dtype = data.draw(st.sampled_from(DTYPES))
     q, k, v = (each.astype(dtype) for each in (p.q, p.k, p.v))
@@ -156,7 +156,7 @@ def test_random_problems(data: st.DataObject) -> None:
 # Arrays
 
 
-def test_any_strides_but_the_last(rng: np.random.Generator) -> None:
+def test_any_strides_but_the_last(kernels: None, rng: np.random.Generator) -> None:
     q, k, v = (each.transpose(0, 2, 1, 3) for each in qkv(rng, 2, 9, 70, 4, 2, 8))
     q = q.transpose(0, 2, 1, 3)[:, :4]
     got = check(np.ascontiguousarray(q), *(np.ascontiguousarray(each) for each in (k, v)), mask=Causal())
@@ -224,7 +224,7 @@ def test_a_plan_for_any_number_of_sequences_knows_its_positions(rng: np.random.G
         np.testing.assert_array_equal(back(maskattn.attention(*on, mask=plan, bias=ALiBi.for_heads(4))), want)
 
 
-def test_keys_that_nobody_sees_are_not_read(rng: np.random.Generator) -> None:
+def test_keys_that_nobody_sees_are_not_read(kernels: None, rng: np.random.Generator) -> None:
     for q_len in (1, 40):
         q, k, v = qkv(rng, 2, 4, 2, q_len, 300, 32)
         options: dict[str, Any] = {"mask": Causal() & SlidingWindow(left=20), "kv_lengths": [280, 200]}
