@@ -15,6 +15,7 @@ class MatrixRows {
   static constexpr int kColumns = kMostColumns, kRows = 16;
   using S = Slots<T, kColumns>;
   static constexpr int kParts = kColumns * 2 / S::kPart;  // of the widest values
+  static constexpr int kBlocks = kColumns > 128 ? 2 : 3;  // of a multiprocessor
 
   struct Memory {
     T query[kRows][kMostHeadDim + 8];  // 16 bytes more than a row: 8 rows are in different banks

@@ -150,6 +150,7 @@ __global__ void __launch_bounds__(32 * kMergeWarps)
   const int thread = static_cast<int>(threadIdx.x), warp = thread / 32, lane = thread % 32;
   DecodeBlock block{static_cast<int>(blockIdx.z), static_cast<int>(blockIdx.y), static_cast<int>(blockIdx.x), 1, 0};
   const std::int64_t first = block.partial(call, shape, 0);
+  wait_for_previous_kernel();
   RowState row;
   for (int s = lane; s < shape.splits; s += 32) row.maximum = fmaxf(row.maximum, partials.states[first + s].x);
   row.maximum = warp_maximum(row.maximum);
