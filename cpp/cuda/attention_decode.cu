@@ -49,7 +49,7 @@ __global__ void __launch_bounds__(32 * kDecodeWarps, Rows::kBlocks)
 
 template <class Rows>
 void launch_decode(const AttentionCall& call, const DecodeShape& shape, const Partials& partials, Stream stream) {
-  const dim3 grid(shape.splits, call.kv_heads * ((shape.rows + Rows::kRows - 1) / Rows::kRows), call.batch);
+  const dim3 grid(shape.splits * ((shape.rows + Rows::kRows - 1) / Rows::kRows), call.kv_heads, call.batch);
   launch(decode_kernel<Rows>, grid, dim3(32 * kDecodeWarps), kDecodeWarps * kSlotMemory + sizeof(typename Rows::Memory), stream,
          call, score_terms(call), shape, partials);
   if (shape.splits > 1)
