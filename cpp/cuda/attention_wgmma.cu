@@ -13,11 +13,11 @@ namespace maskattn::cuda {
 namespace {
 
 // Three consumers where the registers of a multiprocessor hold the outputs of three strips; stages as many as shared memory holds, or
-// are of use.
-template <int kDim>
+// are of use. kModified: scores have a softcap or a bias.
+template <int kDim, bool kModified>
 struct WgmmaShape {
-  static constexpr int kConsumers = kDim == 64 ? 3 : 2, kThreads = 128 * (1 + kConsumers), kRows = kTile * kConsumers;
-  static constexpr int kConsumerRegisters = kConsumers == 3 ? 160 : 232, kProducerRegisters = kConsumers == 3 ? 32 : 40;
+  static constexpr int kConsumers = kDim == 64 && !kModified ? 3 : 2, kThreads = 128 * (1 + kConsumers), kRows = kTile * kConsumers;
+  static constexpr int kConsumerRegisters = kConsumers == 3 ? 152 : 232, kProducerRegisters = kConsumers == 3 ? 56 : 40;
   static constexpr int kPanels = kDim / kPanelColumns, kTileBytes = kTile * kDim * 2, kStages = kDim == 256 ? 2 : 4;
   static constexpr int kQueryBytes = kDim == 256 ? kConsumers * kTileBytes : 0;  // else in registers
 };
@@ -131,12 +131,14 @@ __device__ void produce(const WgmmaCall& w, const TensorMap& keys, const TensorM
 // One warpgroup and its strip.
 template <class Shape, Dtype kType, int kDim, bool kModified>
 struct Consumer {
+  __device__ Consumer(const WgmmaCall& w_, WgmmaShared<Shape>& shared_, int s_) : w(w_), shared(shared_), s(s_) {}
+
   const WgmmaCall& w;
   WgmmaShared<Shape>& shared;
   int s;  // which consumer
   Ring<Shape::kStages> at{};
   WgmmaPlace place{};
-  WgmmaConsumer<kType, kDim> math{};
+  WgmmaConsumer<kType, kDim> math;
 
   __device__ int lane() const { return static_cast<int>(threadIdx.x) % 32; }
   __device__ int row() const { return static_cast<int>(threadIdx.x) % 128 / 32 * 16 + lane() / 4; }  // the upper of this lane's two
@@ -192,18 +194,18 @@ struct Consumer {
   }
 
   // Scores of a tile as the softmax takes them, and their weights.
-  __device__ void softmax(SharedTile tile, float (&rescale)[2]) {
+  __device__ void softmax(SharedTile tile, float (&scores)[8][4], float (&rescale)[2]) {
     if (kModified || !(tile.full >> s & 1)) {
       const Strip mine = strip();
       const std::uint64_t upper = visible_keys(w.call, tile, place.b, mine, s, row());
       const std::uint64_t lower = visible_keys(w.call, tile, place.b, mine, s, row() + 8);
       if constexpr (kModified)
-        finish_scores(w.call, w.terms, math.s,
+        finish_scores(w.call, w.terms, scores,
                       {place.b, mine.head, mine.q_tile * kTile + row(), tile.kv_tile * kTile + 2 * (lane() % 4)}, upper, lower);
       else
-        hide(math.s, upper, lower);
+        hide(scores, upper, lower);
     }
-    online_softmax<false>(math.s, w.terms.log2, math.rows, rescale);
+    online_softmax<false>(scores, w.terms.log2, math.rows, rescale);
   }
 
   // Values of keys that no row sees may be anything: a weight of zero does not make them nothing.
@@ -221,50 +223,56 @@ struct Consumer {
     meet();
   }
 
-  // From a tile that the strip sees on, to the first that it does not see, or the end.
+  // From a tile that the strip sees on, to the first that it does not see, or the end; where scores take registers of their own, to the
+  // next.
   __device__ SharedTile run(SharedTile tile) {
-    float rescale[2];
-    math.multiply_keys(queries(), shared.k[at.stage]);
+    using Math = WgmmaConsumer<kType, kDim>;
     std::uint64_t hidden = shared.tiles[at.stage].hidden;
-    math.template wait_for_scores<0>();
-    release(shared.keys_empty, at.stage);
-    softmax(tile, rescale);
-    math.take_weights(rescale);
+    {
+      float scores[8][4], rescale[2];
+      math.multiply_keys(scores, queries(), shared.k[at.stage]);
+      Math::template wait_for_scores<0>(scores);
+      release(shared.keys_empty, at.stage);
+      softmax(tile, scores, rescale);
+      math.take_weights(scores, rescale);
+    }
     for (;;) {
       const int stage = at.stage;
       const unsigned parity = at.parity;
       at.advance();
       tile = wait_for_keys();
-      if (tile.none() || !(tile.seen >> s & 1)) {
+      if (kModified || tile.none() || !(tile.seen >> s & 1)) {
         wait_for_values(stage, parity, hidden);
         math.multiply_values(shared.v[stage]);
         math.wait_for_outputs();
         release(shared.values_empty, stage);
         return tile;
       }
-      math.multiply_keys(queries(), shared.k[at.stage]);
+      float scores[8][4], rescale[2];
+      math.multiply_keys(scores, queries(), shared.k[at.stage]);
       wait_for_values(stage, parity, hidden);
       math.multiply_values(shared.v[stage]);
       hidden = shared.tiles[at.stage].hidden;
-      math.template wait_for_scores<1>();
+      Math::template wait_for_scores<1>(scores);
       release(shared.keys_empty, at.stage);
-      softmax(tile, rescale);
+      softmax(tile, scores, rescale);
       math.wait_for_outputs();
       release(shared.values_empty, stage);
-      math.take_weights(rescale);
+      math.take_weights(scores, rescale);
     }
   }
 
-  __device__ void store() {
+  // Whether all of this warp's outputs are finite.
+  __device__ bool store() {
     const Strip mine = strip();
-    const int query = mine.q_tile * kTile + row();
-    if (mine.q_tile >= w.call.plan.q_tiles) return;
+    if (mine.q_tile >= w.call.plan.q_tiles) return true;
     auto& o = reinterpret_cast<float(&)[kDim / 8][4]>(math.o);
-    const unsigned odd = store_rows<kType>(w.call, place.b, mine.head, query, w.pairs, o, math.rows);
-    repair_rows<kType>(w.call, w.terms, place.b, mine.head, query, odd, shared.rows[s * 4 + threadIdx.x % 128 / 32]);
+    const unsigned odd = store_rows<kType>(w.call, place.b, mine.head, mine.q_tile * kTile + row(), w.pairs, o, math.rows);
+    return __all_sync(0xffffffffu, odd == 0);
   }
 
   __device__ void consume() {
+    bool finite = true;
 #pragma unroll 1
     for (int work = static_cast<int>(blockIdx.x); work < w.works; work += static_cast<int>(gridDim.x)) {
       place = place_of_work<Shape>(w, work);
@@ -280,16 +288,30 @@ struct Consumer {
         }
       }
       skip();  // what says that this was all
-      store();
+      finite = store() && finite;
+    }
+    if (!finite) repair();
+  }
+
+  // The outputs of this warp once more. Here and not where they are made, where it would take the products' registers.
+  __device__ void repair() {
+#pragma unroll 1
+    for (int work = static_cast<int>(blockIdx.x); work < w.works; work += static_cast<int>(gridDim.x)) {
+      place = place_of_work<Shape>(w, work);
+      const Strip mine = strip();
+      const int first = mine.q_tile * kTile + static_cast<int>(threadIdx.x) % 128 / 32 * 16;
+#pragma unroll 1
+      for (int query = first; query < min(first + 16, w.call.q_len); ++query)
+        repair_row<kType>(w.call, w.terms, {place.b, mine.head, place.kv_head, query}, shared.rows[s * 4 + threadIdx.x % 128 / 32]);
     }
   }
 };
 
 template <Dtype kType, int kDim, bool kModified>
-__global__ void __launch_bounds__(WgmmaShape<kDim>::kThreads, 1)
+__global__ void __launch_bounds__(WgmmaShape<kDim, kModified>::kThreads, 1)
     wgmma_kernel(const __grid_constant__ WgmmaCall w, const __grid_constant__ TensorMap keys, const __grid_constant__ TensorMap values) {
 #if !defined(__CUDA_ARCH__) || defined(__CUDA_ARCH_FEAT_SM90_ALL)
-  using Shape = WgmmaShape<kDim>;
+  using Shape = WgmmaShape<kDim, kModified>;
   auto& shared = *dynamic_shared<WgmmaShared<Shape>>();
   if (threadIdx.x == 0) {
     prefetch_map(keys);
@@ -308,7 +330,7 @@ __global__ void __launch_bounds__(WgmmaShape<kDim>::kThreads, 1)
     if (threadIdx.x < 32) produce(w, keys, values, shared);
   } else {
     take_registers<Shape::kConsumerRegisters>();
-    Consumer<Shape, kType, kDim, kModified>{w, shared, static_cast<int>(threadIdx.x) / 128 - 1}.consume();
+    Consumer<Shape, kType, kDim, kModified>(w, shared, static_cast<int>(threadIdx.x) / 128 - 1).consume();
   }
 #endif
 }
@@ -324,7 +346,7 @@ TensorMap map_of(const AttentionCall& call, const Rows<const void>& rows, int co
 
 template <Dtype kType, int kDim, bool kModified>
 void launch_wgmma(const AttentionCall& call, Stream stream) {
-  using Shape = WgmmaShape<kDim>;
+  using Shape = WgmmaShape<kDim, kModified>;
   constexpr std::int64_t kCacheBytes = 24 << 20;
   const int heads = call.batch * call.kv_heads, strips = strips_per_kv_head(call);
   const int blocks = (strips + Shape::kConsumers - 1) / Shape::kConsumers;
@@ -343,7 +365,7 @@ void launch_wgmma(const AttentionCall& call, Stream stream) {
   const bool modified = has_terms(call);
   const auto run = dim <= 64    ? (modified ? launch_wgmma<kType, 64, true> : launch_wgmma<kType, 64, false>)
                    : dim <= 128 ? (modified ? launch_wgmma<kType, 128, true> : launch_wgmma<kType, 128, false>)
-                                : (modified ? launch_wgmma<kType, 256, true> : launch_wgmma<kType, 256, false>);
+                                : launch_wgmma<kType, 256, false>;
   run(call, stream);
 }
 
@@ -359,11 +381,12 @@ bool engine_can_copy(const AttentionCall& call, const Rows<const void>& rows) {
 }  // namespace
 
 bool wgmma_can(const AttentionCall& call, int compute_capability) {
+  const int dim = std::max(call.head_dim, call.v_head_dim);
   const bool pairs = reinterpret_cast<std::uintptr_t>(call.q.data) % 4 == 0 && call.head_dim % 2 == 0 && call.q.stride[0] % 2 == 0 &&
                      call.q.stride[1] % 2 == 0 && call.q.stride[2] % 2 == 0;
   return compute_capability == 90 && (call.dtype == Dtype::bfloat16 || call.dtype == Dtype::float16) && call.kv_len > 0 && pairs &&
          engine_can_copy(call, call.k) && engine_can_copy(call, call.v) && !call.page_table && can_scale(call) &&
-         std::max(call.head_dim, call.v_head_dim) <= 256;
+         dim <= (has_terms(call) ? 128 : 256);  // registers hold no more beside such scores
 }
 
 void attention_wgmma(const AttentionCall& call, Stream stream) {

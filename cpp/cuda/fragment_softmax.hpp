@@ -62,11 +62,20 @@ struct FragmentPlace {
   int b, head, query, key;
 };
 
+// Hides where a number comes from: what is computed of it is not computed ahead, in registers that the kernels have no more.
+__device__ inline int opaque(int x) {
+#if defined(__CUDACC__)
+  asm volatile("" : "+r"(x));
+#endif
+  return x;
+}
+
 // q.k of pairs that are seen become scores as finished_score makes them, others minus infinity.
 template <int kTiles>
 __device__ void finish_scores(const AttentionCall& call, const ScoreTerms& terms, float (&s)[kTiles][4], FragmentPlace place,
                               std::uint64_t upper_row, std::uint64_t lower_row) {
   const int shift = 2 * (threadIdx.x % 4);
+  place.key = opaque(place.key);
 #pragma unroll
   for (int j = 0; j < kTiles; ++j)
 #pragma unroll

@@ -14,9 +14,8 @@ struct WgmmaConsumer {
   static constexpr bool kQueriesInRegisters = kDim <= 128;
   static constexpr int kQuerySteps = kQueriesInRegisters ? kDim / 16 : 1;
 
-  float s[8][4];            // scores, then weights
-  float o[kPanels][8][4];   // the sum of values
-  std::uint32_t p[4][4];    // weights as operands, which products under way still read
+  float o[kPanels][8][4];  // the sum of values
+  std::uint32_t p[4][4];   // weights as operands, which products under way still read
   std::uint32_t q[kQuerySteps][4];
   RowStates rows;
 
@@ -30,8 +29,9 @@ struct WgmmaConsumer {
         for (int i = 0; i < 4; ++i) o[n][j][i] = 0;
   }
 
-  // s = queries times keys; under way when this returns.
-  __device__ void multiply_keys(const char* query_panels, const char* k) {
+  // s = queries times keys; under way when this returns. Whatever was in s before would occupy registers until then: it is an array of
+  // its own for each tile.
+  __device__ void multiply_keys(float (&s)[8][4], const char* query_panels, const char* k) {
     [[maybe_unused]] const std::uint32_t query_address = shared_address(query_panels);
     const std::uint32_t key_address = shared_address(k);
     wgmma_registers(s);
@@ -65,7 +65,7 @@ struct WgmmaConsumer {
     wgmma_commit();
   }
   template <int kGroups>
-  __device__ void wait_for_scores() {
+  __device__ static void wait_for_scores(float (&s)[8][4]) {
     wgmma_wait<kGroups>();
     wgmma_registers(s);
   }
@@ -76,7 +76,7 @@ struct WgmmaConsumer {
   }
 
   // After the products that read the weights before.
-  __device__ void take_weights(const float (&rescale)[2]) {
+  __device__ void take_weights(const float (&s)[8][4], const float (&rescale)[2]) {
 #pragma unroll
     for (int step = 0; step < 4; ++step)
 #pragma unroll
