@@ -12,6 +12,8 @@ void attention(const AttentionCall& call, void* workspace, Stream stream) {
   const int compute_capability = device().compute_capability;
   if (decode_can(call))
     attention_decode(call, workspace, stream);
+  else if (wgmma_can(call, compute_capability))
+    attention_wgmma(call, stream);
   else if (mma_can(call, compute_capability))
     attention_mma(call, stream);
   else
