@@ -381,6 +381,9 @@ bool engine_can_copy(const AttentionCall& call, const Rows<const void>& rows) {
 }  // namespace
 
 bool wgmma_can(const AttentionCall& call, int compute_capability) {
+#if !defined(MASKATTN_SM90A) && !defined(MASKATTN_EMULATE_CUDA)
+  return false;  // not among the architectures that this was built for
+#endif
   const int dim = std::max(call.head_dim, call.v_head_dim);
   const bool pairs = reinterpret_cast<std::uintptr_t>(call.q.data) % 4 == 0 && call.head_dim % 2 == 0 && call.q.stride[0] % 2 == 0 &&
                      call.q.stride[1] % 2 == 0 && call.q.stride[2] % 2 == 0;
