@@ -1,6 +1,7 @@
-// Attention of many rows on sm_90a (arXiv:2407.08608). A block stays on its multiprocessor and takes piece after piece of work. One warp,
-// the producer, has the copy engine bring tiles of keys and values into a ring of stages; two or three warpgroups, the consumers, do a
-// strip each. A consumer's products of the next scores run while it makes weights of the last, and while others multiply.
+// Attention of many rows on sm_90a (arXiv:2407.08608). A block stays on its multiprocessor and takes piece after piece of work.
+// One warp, the producer, has the copy engine bring tiles of keys and values into a ring of stages; two or three warpgroups, the
+// consumers, do a strip each. A consumer's products of the next scores run while it makes weights of the last, and while others
+// multiply.
 #include "cuda/fragment_output.hpp"
 #include "cuda/ptx_bulk.hpp"
 #include "cuda/runtime.hpp"
@@ -12,11 +13,12 @@
 namespace maskattn::cuda {
 namespace {
 
-// Three consumers where the registers of a multiprocessor hold the outputs of three strips; stages as many as shared memory holds, or
-// are of use. kModified: scores have a softcap or a bias.
+// Three consumers where the registers of a multiprocessor hold the outputs of three strips; stages as many as shared memory
+// holds, or are of use. kModified: scores have a softcap or a bias.
 template <int kDim, bool kModified>
 struct WgmmaShape {
-  static constexpr int kConsumers = kDim == 64 && !kModified ? 3 : 2, kThreads = 128 * (1 + kConsumers), kRows = kTile * kConsumers;
+  static constexpr int kConsumers = kDim == 64 && !kModified ? 3 : 2, kThreads = 128 * (1 + kConsumers),
+                       kRows = kTile * kConsumers;
   static constexpr int kConsumerRegisters = kConsumers == 3 ? 152 : 232, kProducerRegisters = kConsumers == 3 ? 56 : 40;
   static constexpr int kPanels = kDim / kPanelColumns, kTileBytes = kTile * kDim * 2, kStages = kDim == 256 ? 2 : 4;
   static constexpr int kQueryBytes = kDim == 256 ? kConsumers * kTileBytes : 0;  // else in registers
@@ -141,7 +143,9 @@ struct Consumer {
   WgmmaConsumer<kType, kDim> math;
 
   __device__ int lane() const { return static_cast<int>(threadIdx.x) % 32; }
-  __device__ int row() const { return static_cast<int>(threadIdx.x) % 128 / 32 * 16 + lane() / 4; }  // the upper of this lane's two
+  __device__ int row() const {
+    return static_cast<int>(threadIdx.x) % 128 / 32 * 16 + lane() / 4;
+  }  // the upper of this lane's two
   __device__ Strip strip() const { return strip_of(w.call, place.kv_head, place.first_strip + s); }
   __device__ char* queries() const { return shared.q + (Shape::kQueryBytes ? s * Shape::kTileBytes : 0); }
   __device__ void meet() const { named_barrier_sync(1 + s, 128); }
@@ -223,8 +227,8 @@ struct Consumer {
     meet();
   }
 
-  // From a tile that the strip sees on, to the first that it does not see, or the end; where scores take registers of their own, to the
-  // next.
+  // From a tile that the strip sees on, to the first that it does not see, or the end; where scores take registers of their own,
+  // to the next.
   __device__ SharedTile run(SharedTile tile) {
     using Math = WgmmaConsumer<kType, kDim>;
     std::uint64_t hidden = shared.tiles[at.stage].hidden;
@@ -266,7 +270,7 @@ struct Consumer {
   __device__ bool store() {
     const Strip mine = strip();
     if (mine.q_tile >= w.call.plan.q_tiles) return true;
-    auto& o = reinterpret_cast<float(&)[kDim / 8][4]>(math.o);
+    auto& o = reinterpret_cast<float (&)[kDim / 8][4]>(math.o);
     const unsigned odd = store_rows<kType>(w.call, place.b, mine.head, mine.q_tile * kTile + row(), w.pairs, o, math.rows);
     return __all_sync(0xffffffffu, odd == 0);
   }
@@ -302,14 +306,16 @@ struct Consumer {
       const int first = mine.q_tile * kTile + static_cast<int>(threadIdx.x) % 128 / 32 * 16;
 #pragma unroll 1
       for (int query = first; query < min(first + 16, w.call.q_len); ++query)
-        repair_row<kType>(w.call, w.terms, {place.b, mine.head, place.kv_head, query}, shared.rows[s * 4 + threadIdx.x % 128 / 32]);
+        repair_row<kType>(w.call, w.terms, {place.b, mine.head, place.kv_head, query},
+                          shared.rows[s * 4 + threadIdx.x % 128 / 32]);
     }
   }
 };
 
 template <Dtype kType, int kDim, bool kModified>
 __global__ void __launch_bounds__(WgmmaShape<kDim, kModified>::kThreads, 1)
-    wgmma_kernel(const __grid_constant__ WgmmaCall w, const __grid_constant__ TensorMap keys, const __grid_constant__ TensorMap values) {
+    wgmma_kernel(const __grid_constant__ WgmmaCall w, const __grid_constant__ TensorMap keys,
+                 const __grid_constant__ TensorMap values) {
 #if !defined(__CUDA_ARCH__) || defined(__CUDA_ARCH_FEAT_SM90_ALL)
   using Shape = WgmmaShape<kDim, kModified>;
   auto& shared = *dynamic_shared<WgmmaShared<Shape>>();
@@ -351,12 +357,13 @@ void launch_wgmma(const AttentionCall& call, Stream stream) {
   const int heads = call.batch * call.kv_heads, strips = strips_per_kv_head(call);
   const int blocks = (strips + Shape::kConsumers - 1) / Shape::kConsumers;
   const std::int64_t head_bytes = 2 * static_cast<std::int64_t>(call.kv_len) * (call.head_dim + call.v_head_dim);
-  const auto at_once = static_cast<int>(std::clamp<std::int64_t>(kCacheBytes / std::max<std::int64_t>(head_bytes, 1), 1, std::max(heads, 1)));
-  const WgmmaCall w{call,   score_terms(call), strips, blocks, blocks * heads, at_once,
-                    rows_have_pairs<2>(call.out, call.v_head_dim)};
+  const auto at_once =
+      static_cast<int>(std::clamp<std::int64_t>(kCacheBytes / std::max<std::int64_t>(head_bytes, 1), 1, std::max(heads, 1)));
+  const WgmmaCall w{
+      call, score_terms(call), strips, blocks, blocks * heads, at_once, rows_have_pairs<2>(call.out, call.v_head_dim)};
   const int grid = std::min(w.works, device().multiprocessors);
-  launch(wgmma_kernel<kType, kDim, kModified>, dim3(static_cast<unsigned>(grid)), dim3(Shape::kThreads), sizeof(WgmmaShared<Shape>),
-         stream, w, map_of(call, call.k, call.head_dim), map_of(call, call.v, call.v_head_dim));
+  launch(wgmma_kernel<kType, kDim, kModified>, dim3(static_cast<unsigned>(grid)), dim3(Shape::kThreads),
+         sizeof(WgmmaShared<Shape>), stream, w, map_of(call, call.k, call.head_dim), map_of(call, call.v, call.v_head_dim));
 }
 
 template <Dtype kType>
@@ -385,10 +392,10 @@ bool wgmma_can(const AttentionCall& call, int compute_capability) {
   return false;  // not among the architectures that this was built for
 #endif
   const int dim = std::max(call.head_dim, call.v_head_dim);
-  const bool pairs = reinterpret_cast<std::uintptr_t>(call.q.data) % 4 == 0 && call.head_dim % 2 == 0 && call.q.stride[0] % 2 == 0 &&
-                     call.q.stride[1] % 2 == 0 && call.q.stride[2] % 2 == 0;
-  return compute_capability == 90 && (call.dtype == Dtype::bfloat16 || call.dtype == Dtype::float16) && call.kv_len > 0 && pairs &&
-         engine_can_copy(call, call.k) && engine_can_copy(call, call.v) && !call.page_table && can_scale(call) &&
+  const bool pairs = reinterpret_cast<std::uintptr_t>(call.q.data) % 4 == 0 && call.head_dim % 2 == 0 &&
+                     call.q.stride[0] % 2 == 0 && call.q.stride[1] % 2 == 0 && call.q.stride[2] % 2 == 0;
+  return compute_capability == 90 && (call.dtype == Dtype::bfloat16 || call.dtype == Dtype::float16) && call.kv_len > 0 &&
+         pairs && engine_can_copy(call, call.k) && engine_can_copy(call, call.v) && !call.page_table && can_scale(call) &&
          dim <= (has_terms(call) ? 128 : 256);  // registers hold no more beside such scores
 }
 

@@ -29,8 +29,8 @@ struct WgmmaConsumer {
         for (int i = 0; i < 4; ++i) o[n][j][i] = 0;
   }
 
-  // s = queries times keys; under way when this returns. Whatever was in s before would occupy registers until then: it is an array of
-  // its own for each tile.
+  // s = queries times keys; under way when this returns. Whatever was in s before would occupy registers until then: it is an
+  // array of its own for each tile.
   __device__ void multiply_keys(float (&s)[8][4], const char* query_panels, const char* k) {
     [[maybe_unused]] const std::uint32_t query_address = shared_address(query_panels);
     const std::uint32_t key_address = shared_address(k);
@@ -42,8 +42,7 @@ struct WgmmaConsumer {
       if constexpr (kQueriesInRegisters) {
         wgmma_64x64x16<kType, PanelDepth::along_rows>(s, q[step], keys, step != 0);
       } else {
-        const std::uint64_t queries =
-            panel_descriptor(query_address, step / 4 * kPanelBytes, PanelDepth::along_rows, step % 4);
+        const std::uint64_t queries = panel_descriptor(query_address, step / 4 * kPanelBytes, PanelDepth::along_rows, step % 4);
         wgmma_64x64x16<kType, PanelDepth::along_rows>(s, queries, keys, step != 0);
       }
     }
