@@ -23,11 +23,7 @@ void attention(const AttentionCall& call, void* workspace, Stream stream) {
   const int compute_capability = device().compute_capability;
   if (decode_can(call))
     attention_decode(call, workspace, stream);
-<<<<<<< HEAD
   else if (kWgmma && wgmma_can(call, compute_capability))
-=======
-  else if (wgmma_can(call, compute_capability))
->>>>>>> s6-prefill
     attention_wgmma(call, stream);
   else if (mma_can(call, compute_capability))
     attention_mma(call, stream);
