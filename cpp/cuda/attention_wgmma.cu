@@ -87,7 +87,7 @@ bool engine_can_copy(const AttentionCall& call, const Rows<const void>& rows) {
 
 bool wgmma_can(const AttentionCall& call, int compute_capability) {
 #if !defined(MASKATTN_SM90A) && !defined(MASKATTN_EMULATE_CUDA)
-  return false;  // not among the architectures that this was built for
+  return false;  // not among the architectures that this was built for: PTX of others has no wgmma
 #endif
   const int dim = std::max(call.head_dim, call.v_head_dim);
   const bool pairs = reinterpret_cast<std::uintptr_t>(call.q.data) % 4 == 0 && call.head_dim % 2 == 0 &&
