@@ -15,7 +15,11 @@ class MatrixRows {
   static constexpr int kColumns = kMostColumns, kRows = 16;
   using S = Slots<T, kColumns>;
   static constexpr int kParts = kColumns * 2 / S::kPart;  // of the widest values
-  static constexpr int kBlocks = kColumns > 128 ? 2 : 3;  // of a multiprocessor
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+  static constexpr int kBlocks = 2;  // of a multiprocessor: those that shared memory has room for
+#else
+  static constexpr int kBlocks = kColumns > 128 ? 2 : 3;
+#endif
 
   struct Memory {
     T query[kRows][kMostHeadDim + 8];  // 16 bytes more than a row: 8 rows are in different banks

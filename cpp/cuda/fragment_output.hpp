@@ -67,8 +67,8 @@ __device__ unsigned store_rows(const AttentionCall& call, int b, int h, int quer
   return odd;
 }
 
-// Computes a row anew without the keys that it does not see: a value that is not finite times a weight of zero is NaN, and infinities
-// have no sum of 11-bit numbers. By a warp.
+// Computes a row anew without the keys that it does not see: a value that is not finite times a weight of zero is NaN, and
+// infinities have no sum of 11-bit numbers. By a warp.
 template <Dtype kType>
 __device__ void compute_again(const AttentionCall& call, const ScoreTerms& terms, PlainRow row, PlainRowMemory& memory) {
   __syncwarp();
