@@ -17,7 +17,7 @@ def test_the_example_runs() -> None:
     text = (Path(__file__).parents[2] / "README.md").read_text()
     (example,) = re.findall(r"^## On a GPU\n.*?^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     q, k, v = (normal(np.random.default_rng(0), 2, 1, 100, 16) for _ in range(3))
-    names: dict[str, Any] = {"maskattn": maskattn, "masks": maskattn.masks}
+    names: dict[str, Any] = {"maskattn": maskattn, "masks": maskattn.masks, "window": maskattn.masks.Causal()}
     names |= {name: lent(array) for name, array in zip("qkv", (q, k, v), strict=True)}
     exec(example.replace("1000", "100").replace("700", "70"), names)
     assert isinstance(names["out"], Lent)
