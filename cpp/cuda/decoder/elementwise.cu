@@ -82,13 +82,15 @@ __global__ void __launch_bounds__(kThreads) embed_rows(int width, const int* tok
     x[std::int64_t{blockIdx.x} * width + i] = scale * as_float(row[i]);
 }
 
-__global__ void __launch_bounds__(kThreads)
-    add_position_rows(int width, const int* positions, PositionTable table, const float* everywhere, float* x) {
-  const int row = min(positions[blockIdx.x] + table.offset, table.count - 1);
+__global__ void __launch_bounds__(kThreads) add_named_rows(int width, AddedRows added, float* x) {
+  const float *segment = added.segments, *position = added.positions;
+  if (segment && added.segment_of) segment += std::int64_t{added.segment_of[blockIdx.x]} * width;
+  if (position)
+    position += std::int64_t{min(added.position_of[blockIdx.x] + added.position_offset, added.position_count - 1)} * width;
   for (int i = static_cast<int>(threadIdx.x); i < width; i += static_cast<int>(blockDim.x)) {
     float value = x[std::int64_t{blockIdx.x} * width + i];
-    if (everywhere) value += everywhere[i];
-    if (table.rows) value += table.rows[std::int64_t{row} * width + i];
+    if (segment) value += segment[i];
+    if (position) value += position[i];
     x[std::int64_t{blockIdx.x} * width + i] = value;
   }
 }
@@ -238,10 +240,9 @@ void embed(int rows, int width, const int* tokens, const void* table, Dtype dtyp
   });
 }
 
-void add_positions(int rows, int width, const int* positions, const PositionTable& table, const float* everywhere, float* x,
-                   Stream stream) {
-  if (!table.rows && !everywhere) return;
-  launch(add_position_rows, grid(rows), grid(threads_of(width)), 0, stream, width, positions, table, everywhere, x);
+void add_rows(int rows, int width, const AddedRows& added, float* x, Stream stream) {
+  if (added.segments || added.positions)
+    launch(add_named_rows, grid(rows), grid(threads_of(width)), 0, stream, width, added, x);
 }
 
 void store_heads(const HeadsCall& call, Dtype dtype, Stream stream) {

@@ -38,13 +38,15 @@ void gather(int count, int width, int element_bytes, const void* from, const int
 
 // x[row] = scale * table[tokens[row]].
 void embed(int rows, int width, const int* tokens, const void* table, Dtype dtype, float scale, float* x, Stream stream);
-// x[row] += everywhere + table[the row of its position, the last one past the end]; either may be null.
-struct PositionTable {
-  const float* rows = nullptr;  // [count][width]
-  int count = 0, offset = 0;    // row = position + offset
+// What is added to embeddings: the row of a token's segment, and the one of its position (the last one past the end).
+struct AddedRows {
+  const float* segments = nullptr;   // [count][width], or null
+  const int* segment_of = nullptr;   // [rows]; null: all 0
+  const float* positions = nullptr;  // [position_count][width], or null
+  const int* position_of = nullptr;  // [rows]
+  int position_count = 0, position_offset = 0;
 };
-void add_positions(int rows, int width, const int* positions, const PositionTable& table, const float* everywhere, float* x,
-                   Stream stream);
+void add_rows(int rows, int width, const AddedRows& added, float* x, Stream stream);
 
 // Where heads go: position p of sequence b and head h to page * strides[0] + h * strides[1] + p % page_size * strides[2], page =
 // table[b * per_sequence + p / page_size]. Without a table the page is b and holds all positions.

@@ -73,7 +73,7 @@ class KVCache:
             per_sequence = min(per_sequence, -(-window // page_size) + 2)
 
         def layer() -> Layer:
-            pages = Pages(batch * per_sequence, kv_heads, page_size, head_dim, v_head_dim, stored)
+            pages = self._pages(batch * per_sequence, kv_heads, page_size, head_dim, v_head_dim, stored)
             return Layer(pages, batch, per_sequence, capacity, window)
 
         self._layers = [layer() for _ in range(size("layers", layers))]
@@ -210,6 +210,9 @@ class KVCache:
         ``reorder`` and another draft are refused; after the commit, everything is as usual.
         """
         return Draft(self)
+
+    def _pages(self, *extents: Any) -> Pages:
+        return Pages(*extents)
 
     @classmethod
     def _of(cls, layers: list[Layer]) -> KVCache:

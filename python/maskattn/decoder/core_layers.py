@@ -47,7 +47,7 @@ class CoreLayers:
         table, slopes = (None, None) if positions.bias is None else positions.bias._lower()
         first = layers[0].placement
         try:
-            described = [_layer(layer, mask) for layer, mask in zip(layers, seen, strict=True)]
+            described = [layer_parts(layer, mask) for layer, mask in zip(layers, seen, strict=True)]
         except Unknown:
             return None
         if slopes is not None or any(layer.placement != first for layer in layers):
@@ -87,32 +87,47 @@ class CoreLayers:
         stored = None
         if cache is not None:
             stored = cache[0].lengths
-            one_each = len(x) == len(counts) and counts.max(initial=0) == 1
-            step = one_each and all(layer.make_room_in_place(1) for layer in cache)
-            if not step:
-                for layer in cache:
-                    layer.make_room(counts)
+            step = make_room(cache, counts)
         read = None if memory is None else (memory.key_values, memory.starts, memory.lengths)
         expressions = None if seen is None else [_expression(mask) for mask in seen]
         self._core.run(x, counts, cache, stored, expressions, read, rotation, threads)
         if cache is not None:
-            ends = cache[0].lengths + counts
-            for layer in cache:
-                layer.took_in_place(ends, 1) if step else layer.took(ends)
+            took(cache, counts, step)
 
 
-def _layer(layer: EncoderLayer | DecoderLayer, mask: masks.Mask) -> tuple[Any, ...]:
+def make_room(cache: KVCache, counts: IntArray) -> bool:
+    """Room for so many tokens more of each sequence, (batch,): whether it is one of each, where it is in place.
+
+    Raises:
+        ValueError: a sequence would be longer than the capacity; nothing has changed then.
+    """
+    if (counts == 1).all() and all(layer.make_room_in_place(1) for layer in cache):
+        return True
+    for layer in cache:
+        layer.make_room(counts)
+    return False
+
+
+def took(cache: KVCache, counts: IntArray, in_place: bool) -> None:
+    """They have been stored; ``in_place`` is what :func:`make_room` said."""
+    ends = cache[0].lengths + counts
+    for layer in cache:
+        layer.took_in_place(ends, 1) if in_place else layer.took(ends)
+
+
+def layer_parts(layer: EncoderLayer | DecoderLayer, mask: masks.Mask) -> tuple[Any, ...]:
+    """A layer as the core takes it: tuples of weights, norms and numbers. Raises Unknown."""
     cross, cross_norm = (layer.cross, layer.cross_norm) if isinstance(layer, DecoderLayer) else (None, None)
     if cross is None or cross_norm is None:
         cross = cross_norm = None
     return (
         _attention(layer.attention, layer.attention._qkv),
-        _norm(layer.attention_norm),
+        norm_parts(layer.attention_norm),
         _optional(layer.attention_inner_norm),
         None if cross is None else _attention(cross, cross.q),
         _optional(cross_norm),
         _feed_forward(layer.feed_forward),
-        _norm(layer.feed_forward_norm),
+        norm_parts(layer.feed_forward_norm),
         _optional(layer.feed_forward_inner_norm),
         _expression(mask),
         isinstance(mask, masks.Causal),
@@ -130,14 +145,14 @@ def _attention(attention: MultiHeadAttention, inputs: Linear | None) -> tuple[An
     scale = 1 / math.sqrt(head_dim) if attention.scale is None else attention.scale
     norms = _optional(attention.q_norm), _optional(attention.k_norm)
     sizes = attention.heads, kv_heads, head_dim
-    return _map(inputs), _map(attention.out), *norms, *sizes, float(scale), float(attention.softcap)
+    return map_parts(inputs), map_parts(attention.out), *norms, *sizes, float(scale), float(attention.softcap)
 
 
 def _feed_forward(part: Any) -> tuple[Any, ...]:
     if isinstance(part, GatedFeedForward) and part.activation is not identity:
-        return _map(part._gate_up), _map(part.down), _function(part.activation), True
+        return map_parts(part._gate_up), map_parts(part.down), _function(part.activation), True
     if isinstance(part, FeedForward):
-        return _map(part.up), _map(part.down), _function(part.activation), False
+        return map_parts(part.up), map_parts(part.down), _function(part.activation), False
     raise Unknown
 
 
@@ -149,17 +164,19 @@ def _function(activation: Any) -> int | None:
     raise Unknown
 
 
-def _map(linear: Linear) -> tuple[PackedWeight, FloatArray | None]:
+def map_parts(linear: Linear) -> tuple[PackedWeight, FloatArray | None]:
+    """Weight and bias. Raises Unknown where the weight is not packed."""
     if not isinstance(linear.weight, PackedWeight):
         raise Unknown
     return linear.weight, linear.bias
 
 
 def _optional(norm: Any) -> tuple[Any, ...] | None:
-    return None if norm is None else _norm(norm)
+    return None if norm is None else norm_parts(norm)
 
 
-def _norm(norm: Any) -> tuple[Any, ...]:
+def norm_parts(norm: Any) -> tuple[Any, ...]:
+    """Whether it is a root mean square's, weight, bias, eps. Raises Unknown."""
     if isinstance(norm, LayerNorm):
         return False, norm.weight, norm.bias, norm.eps
     if isinstance(norm, RMSNorm):

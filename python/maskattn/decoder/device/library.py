@@ -1,0 +1,46 @@
+"""The compiled module for CUDA, and where cuBLASLt may be."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+#: Of NVIDIA's packages, from the newest: nvidia-cublas for CUDA 13, nvidia-cublas-cu12.
+_IN_PACKAGES = ("cu13/lib/libcublasLt.so.13", "cublas/lib/libcublasLt.so.12")
+
+
+def module() -> Any:
+    """``maskattn._cuda``.
+
+    Raises:
+        ImportError: the package was built without it.
+    """
+    try:
+        from maskattn import _cuda  # type: ignore[attr-defined]
+    except ImportError as error:
+        raise ImportError(
+            f'device="cuda" needs the CUDA kernels, got {error}; build them: '
+            "pip install . -C cmake.define.MASKATTN_CUDA=ON"
+        ) from error
+    return _cuda
+
+
+@lru_cache(maxsize=1)
+def open_device() -> Any:
+    """The device that models are loaded to, the current one; all of them share its stream.
+
+    Raises:
+        ImportError: the package was built without CUDA.
+        RuntimeError: there is no device, or no cuBLASLt.
+    """
+    return module().DecoderDevice(_candidates())
+
+
+def _candidates() -> list[str]:
+    """Files of cuBLASLt that NVIDIA's packages have installed."""
+    nvidia = find_spec("nvidia")
+    folders = [] if nvidia is None or nvidia.submodule_search_locations is None else nvidia.submodule_search_locations
+    files = [Path(folder) / name for folder in folders for name in _IN_PACKAGES]
+    return [str(file) for file in files if file.is_file()]
