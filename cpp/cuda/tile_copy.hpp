@@ -1,0 +1,84 @@
+// Rows of an array, and their way into shared memory.
+#pragma once
+
+#include "cuda/attention.hpp"
+#include "cuda/ptx_async.hpp"
+
+namespace maskattn::cuda {
+
+// The rows of one (sequence, head), or of one head in pages.
+struct RowsAt {
+  const char* base;
+  std::int64_t row_bytes, page_bytes;
+  const int* pages;  // of the sequence, or null
+  int page_size, page_count;
+
+  __device__ const char* operator()(int row) const {
+    if (!pages) return base + row * row_bytes;
+    return base + pages[row / page_size % page_count] * page_bytes + row % page_size * row_bytes;
+  }
+};
+
+template <int kElementBytes>
+__device__ RowsAt rows_at(const Rows<const void>& rows, const AttentionCall& call, bool paged, int b, int h) {
+  const bool in_pages = paged && call.page_table;
+  const std::int64_t first = (in_pages ? 0 : b * rows.stride[0] + (rows.starts ? rows.starts[b] * rows.stride[2] : 0)) +
+                             h * rows.stride[1];
+  return {static_cast<const char*>(rows.data) + first * kElementBytes,
+          rows.stride[2] * kElementBytes,
+          rows.stride[0] * kElementBytes,
+          in_pages ? call.page_table + static_cast<std::int64_t>(b) * call.pages_per_sequence : nullptr,
+          call.page_size,
+          call.pages_per_sequence};
+}
+
+// Whether all rows begin at multiples of 16 bytes, as asynchronous copies want it.
+template <int kElementBytes>
+bool rows_are_aligned(const Rows<const void>& rows) {
+  bool aligned = reinterpret_cast<std::uintptr_t>(rows.data) % 16 == 0;
+  for (const std::ptrdiff_t stride : rows.stride) aligned = aligned && stride * kElementBytes % 16 == 0;
+  return aligned;
+}
+
+// Where 16-byte chunk number `chunk` of a row is. The exclusive or puts the chunks of one number of 8 rows into different banks.
+template <int kRowBytes>
+__device__ int swizzled(int row, int chunk) {
+  return row * kRowBytes + ((chunk ^ (row & 7)) << 4);
+}
+
+// The first `bytes` (at most 16) of a chunk, the rest zero, from an address of any alignment.
+template <int kElementBytes>
+__device__ uint4 read_chunk(const char* from, int bytes) {
+  std::uint32_t word[4] = {};
+#pragma unroll
+  for (int i = 0; i < 16 / kElementBytes; ++i)
+    if (i * kElementBytes < bytes) {
+      if constexpr (kElementBytes == 4)
+        word[i] = reinterpret_cast<const std::uint32_t*>(from)[i];
+      else
+        word[i / 2] |= static_cast<std::uint32_t>(reinterpret_cast<const std::uint16_t*>(from)[i]) << (16 * (i % 2));
+    }
+  return {word[0], word[1], word[2], word[3]};
+}
+
+// kRows rows of kRowBytes, of which `bytes` exist, by kThreads threads into swizzled memory. `address(row)` is null for a row of
+// zeros.
+template <int kElementBytes, int kRows, int kRowBytes, int kThreads, class Address>
+__device__ void copy_tile(char* to, int bytes, bool aligned, const Address& address) {
+  constexpr int kChunks = kRowBytes / 16, kRowsAtOnce = kThreads / kChunks;
+  static_assert(kThreads % kChunks == 0 && kRows % kRowsAtOnce == 0);
+  const int chunk = threadIdx.x % kChunks, first = threadIdx.x / kChunks;
+  const int mine = min(max(bytes - chunk * 16, 0), 16);
+#pragma unroll
+  for (int i = 0; i < kRows; i += kRowsAtOnce) {
+    const int row = first + i;
+    const char* const from = address(row);
+    char* const place = to + swizzled<kRowBytes>(row, chunk);
+    if (aligned)
+      copy_async(place, from + (from && mine ? chunk * 16 : 0), from ? mine : 0);
+    else
+      *reinterpret_cast<uint4*>(place) = read_chunk<kElementBytes>(from + (from ? chunk * 16 : 0), from ? mine : 0);
+  }
+}
+
+}  // namespace maskattn::cuda
