@@ -1,0 +1,8 @@
+// The CUDA half of maskattn: arrays in and out, masks and attention on the device. Loaded on first use.
+#include "cuda/bindings/array.hpp"
+
+PYBIND11_MODULE(_cuda, m, pybind11::mod_gil_not_used()) {
+  maskattn::cuda::register_arrays(m);
+  maskattn::cuda::register_plans(m);
+  maskattn::cuda::register_attention(m);
+}

@@ -1,0 +1,146 @@
+"""``attention`` on a device: arguments as people give them, to what the module takes."""
+
+from __future__ import annotations
+
+import math
+import weakref
+from typing import Any
+
+import numpy as np
+
+from maskattn.arguments import is_cuda, modifiers_of, precision_level
+from maskattn.bias import DistanceBias
+from maskattn.cuda.places import Kind, NumPy, Place, kind_of, named_place, place_of
+from maskattn.cuda.plans import plan_of
+from maskattn.interop import borrow
+from maskattn.runtime import get_precision
+
+#: Tables and slopes of biases by distance, by device and stream.
+_biases: weakref.WeakKeyDictionary[DistanceBias, dict[Any, Any]] = weakref.WeakKeyDictionary()
+
+
+def attention(
+    q: Any,
+    k: Any,
+    v: Any,
+    *,
+    mask: Any = None,
+    bias: Any = None,
+    scale: float | None = None,
+    softcap: float = 0.0,
+    sinks: Any = None,
+    kv_lengths: Any = None,
+    q_offset: Any = None,
+    precision: str | None = None,
+    return_lse: bool = False,
+    out: Any = None,
+    like: Any = None,
+    strategy: str = "mask",
+    device: str | None = None,
+) -> Any:
+    """:func:`maskattn.attention` of arrays of a device, or of NumPy's moved there; what differs of its arguments:
+
+    Args:
+        q, k, v: of one dtype, float32, float16 or bfloat16, and head dims from 1 to 256; ``lse`` is float32.
+        mask: also a bool array of the device, or a plan made with ``device=``.
+        sinks: also a float32 array of the device.
+        kv_lengths, q_offset: also int32 or int64 arrays of the device, which the host does not look at: lengths are
+            cut to what there is.
+        strategy: keys stay where they are.
+    """
+    if strategy not in ("mask", "auto"):
+        raise ValueError(f'strategy must be "mask" or "auto" on CUDA, where keys stay where they are, got {strategy!r}')
+    if v is None or hasattr(k, "k_pool"):
+        raise TypeError(f"k and v must be arrays on CUDA, got {type(k).__name__}, whose keys are in the CPU's memory")
+    on_host = not is_cuda(q)
+    place = named_place("cuda" if device is None else device) if on_host else place_of("q", q)
+    modifiers = modifiers_of(bias, softcap, None if is_cuda(sinks) else sinks, None)
+    level = precision_level(get_precision() if precision is None else precision)
+    with place.current():
+        take = _to_device if on_host else Place.borrow
+        kind = NumPy(None) if on_host else kind_of(q if like is None else like)
+        q, k, v = take(place, "q", q), take(place, "k", k), take(place, "v", v)
+        place.cuda.check_arrays(q, k, v)
+        batch, heads, q_len, head_dim = q.shape
+        plan = plan_of(place, mask, q_len, k.shape[2], batch, heads, q_offset, kv_lengths)
+        results = _results(place, kind, q, v.shape[3], None if on_host else out, return_lse)
+        softcap, host_sinks, *_ = modifiers or (0.0, None)
+        extras = (
+            None if bias is None or isinstance(bias, DistanceBias) else take(place, "bias", bias),
+            _scale(scale, head_dim),
+            softcap,
+            place.borrow("sinks", sinks) if is_cuda(sinks) else _floats(place, host_sinks),
+            *_by_distance(place, bias),
+            level,
+        )
+        place.cuda.attention(
+            q, k, v, *(ours for _, ours in results), *[None] * (not return_lse), plan, *extras, None, place.stream
+        )
+        finished = tuple(
+            theirs if out is not None and theirs is out else kind.finished(theirs) for theirs, _ in results
+        )
+    if on_host:
+        finished = tuple(_given(out, array) if i == 0 else array for i, array in enumerate(finished))
+        if like is not None:
+            from maskattn.interop import like as as_kind
+
+            finished = tuple(as_kind(array, like) for array in finished)
+    return finished if return_lse else finished[0]
+
+
+def _results(place: Place, kind: Kind, q: Any, v_head_dim: int, out: Any, return_lse: bool) -> list[Any]:
+    """(what the caller gets, our view of it) of the output and, if asked for, the LSE."""
+    shape = (*q.shape[:3], v_head_dim)
+    results = [kind.empty(shape, q.dtype, place) if out is None else (out, place.borrow("out", out))]
+    if return_lse:
+        results.append(kind.empty(shape[:3], "float32", place))
+    return results
+
+
+def _to_device(place: Place, name: str, array: Any) -> Any:
+    host = borrow(name, array)
+    if host.dtype.name not in ("float32", "float16", "bfloat16"):
+        raise TypeError(f"{name} must be float32, float16 or bfloat16 on CUDA, got {host.dtype}; convert it first")
+    return place.to_device(host)
+
+
+def _given(out: Any, result: Any) -> Any:
+    """``out`` of the host, written."""
+    if out is None:
+        return result
+    to = borrow("out", out)
+    if to.dtype != result.dtype:
+        raise TypeError(f"out must have the dtype of q, {result.dtype}, got {to.dtype}")
+    if to.shape != result.shape or not to.flags.writeable:
+        raise ValueError(f"out must be a writeable array of shape {result.shape}, got shape {to.shape}")
+    to[...] = result
+    return out
+
+
+def _scale(scale: Any, head_dim: int) -> float:
+    if scale is None:
+        return float(head_dim) ** -0.5
+    if not isinstance(scale, (int, float, np.floating, np.integer)):
+        raise TypeError(f"scale must be a number, got {type(scale).__name__}")
+    if not math.isfinite(scale):
+        raise ValueError(f"scale must be finite, got {scale}")
+    return float(scale)
+
+
+def _floats(place: Place, array: Any) -> Any:
+    return None if array is None else place.to_device(np.asarray(array, np.float32))
+
+
+def _by_distance(place: Place, bias: Any) -> tuple[Any, Any]:
+    """(table, slopes) of a bias by distance, kept on the device."""
+    if not isinstance(bias, DistanceBias):
+        return None, None
+    kept = _biases.setdefault(bias, {})
+    key = place.device, place.stream
+    if key in kept:
+        made: tuple[Any, Any] = kept[key]
+        return made
+    table, slopes = (_floats(place, each) for each in bias._lower())
+    if not place.cuda.is_capturing(place.stream):
+        kept[key] = table, slopes
+    return table, slopes
