@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "cuda/decoder/numbers.hpp"
+#include "cuda/numbers.hpp"
 
 namespace maskattn::cuda {
 namespace {
@@ -44,7 +44,7 @@ __global__ void __launch_bounds__(kThreads) normalize_rows(Norm norm, int width,
   const float factor = 1.0f / sqrtf(block_sum(squares) / static_cast<float>(width) + norm.eps);
   for (int i = first; i < width; i += step) {
     const float value = (row[i] - mean) * factor * norm.weight[i];
-    put(out + std::int64_t{blockIdx.x} * width + i, norm.bias ? value + norm.bias[i] : value);
+    out[std::int64_t{blockIdx.x} * width + i] = from_float<T>(norm.bias ? value + norm.bias[i] : value);
   }
 }
 
@@ -53,9 +53,9 @@ __global__ void __launch_bounds__(kThreads)
     activate_rows(Function function, bool gated, int width, std::int64_t count, const float* x, T* out) {
   const std::int64_t i = std::int64_t{blockIdx.x} * kThreads + threadIdx.x;
   if (i >= count) return;
-  if (!gated) return put(out + i, apply(function, x[i]));
-  const std::int64_t first = i / width * 2 * width + i % width;
-  put(out + i, apply(function, x[first]) * x[first + width]);
+  const std::int64_t first = gated ? i / width * 2 * width + i % width : i;
+  const float value = apply(function, x[first]);
+  out[i] = from_float<T>(gated ? value * x[first + width] : value);
 }
 
 __global__ void __launch_bounds__(kThreads) add_elements(std::int64_t count, const float* x, float* to) {
@@ -79,7 +79,7 @@ template <class T>
 __global__ void __launch_bounds__(kThreads) embed_rows(int width, const int* tokens, const T* table, float scale, float* x) {
   const T* row = table + std::int64_t{tokens[blockIdx.x]} * width;
   for (int i = static_cast<int>(threadIdx.x); i < width; i += static_cast<int>(blockDim.x))
-    x[std::int64_t{blockIdx.x} * width + i] = scale * as_float(row[i]);
+    x[std::int64_t{blockIdx.x} * width + i] = scale * to_float(row[i]);
 }
 
 __global__ void __launch_bounds__(kThreads) add_named_rows(int width, AddedRows added, float* x) {
@@ -153,7 +153,7 @@ __global__ void __launch_bounds__(kWarpSize* kHeadsPerBlock) store_head_rows(Hea
       const float other = normed(from, c < half ? c + half : pair);
       value = c < half ? value * cosine - other * sine : value * cosine + other * sine;
     }
-    put(to + c, value);
+    to[c] = from_float<T>(value);
   }
 }
 

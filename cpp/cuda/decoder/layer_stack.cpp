@@ -18,24 +18,35 @@ std::size_t product(std::int64_t a, std::int64_t b, std::size_t bytes) {
   return static_cast<std::size_t>(a) * static_cast<std::size_t>(b) * bytes;
 }
 
-// Arrays of the host, gathered so that one copy takes them to the device.
+// Arrays of the host, which one copy takes to the device; they live until they are packed.
 class Parcel {
  public:
+  // Where it will stand.
   template <class T>
   std::size_t add(const T* data, std::size_t count) {
-    const std::size_t at = bytes_.size();
-    bytes_.resize(at + aligned(count * sizeof(T)));
-    if (count > 0) std::memcpy(bytes_.data() + at, data, count * sizeof(T));
+    const std::size_t at = bytes_;
+    if (count > 0) pieces_.push_back({data, count * sizeof(T), at});
+    bytes_ += aligned(count * sizeof(T));
     return at;
   }
   template <class T>
   std::size_t add(const std::vector<T>& data) {
     return add(data.data(), data.size());
   }
-  const std::vector<unsigned char>& bytes() const { return bytes_; }
+  std::size_t bytes() const { return bytes_; }
+  std::unique_ptr<unsigned char[]> packed() const {
+    auto made = std::make_unique<unsigned char[]>(bytes_);
+    for (const Piece& piece : pieces_) std::memcpy(made.get() + piece.at, piece.data, piece.bytes);
+    return made;
+  }
 
  private:
-  std::vector<unsigned char> bytes_;
+  struct Piece {
+    const void* data;
+    std::size_t bytes, at;
+  };
+  std::vector<Piece> pieces_;
+  std::size_t bytes_ = 0;
 };
 
 // Memory that is kept from call to call and grows.
@@ -135,8 +146,8 @@ class DeviceStack::Pass {
     Key key{pass_.batch, pass_.kv_len, pass_.per_sequence, pass_.page_size, pass_.table_step, pass_.rotary_half, pass_.memory_page};
     key.push_back(call_.segments != nullptr);
     for (const auto& mask : call_.masks) key.push_back(mask.per_row);
-    for (const auto& pool : pass_.pools) key.push_back(address(pool.keys));
-    for (const auto& memory : pass_.memories) key.push_back(address(memory.keys));
+    for (const auto& pool : pass_.pools) key.insert(key.end(), {address(pool.keys), address(pool.values)});
+    for (const auto& memory : pass_.memories) key.insert(key.end(), {address(memory.keys), address(memory.values)});
     return key;
   }
 
@@ -159,11 +170,12 @@ class DeviceStack::Pass {
     std::vector<std::size_t> spans;
     for (const auto& mask : call_.masks)
       spans.push_back(parcel.add(mask.data, batch * static_cast<std::size_t>(pass_.q_len * mask.per_row)));
-    const std::size_t memory = parcel.add(memory_spans());
+    const std::vector<Span> of_memory = memory_spans();
+    const std::size_t memory = parcel.add(of_memory);
 
     Arena& arena = stack_.scratch_->inputs;
-    moved_ |= arena.reserve(parcel.bytes().size(), pass_.stream);
-    copy(arena.data(), parcel.bytes().data(), parcel.bytes().size(), pass_.stream);
+    moved_ |= arena.reserve(parcel.bytes(), pass_.stream);
+    copy(arena.data(), parcel.packed().get(), parcel.bytes(), pass_.stream);
     const auto at = [&]<class T>(const T*, std::size_t offset) { return reinterpret_cast<const T*>(arena.data() + offset); };
     const auto number = [&](std::size_t offset) { return at(static_cast<const int*>(nullptr), offset); };
     const auto real = [&](const float* given, std::size_t offset) { return given ? at(given, offset) : nullptr; };

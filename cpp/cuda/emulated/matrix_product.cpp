@@ -1,6 +1,6 @@
 #include "cuda/decoder/matrix_product.hpp"
 
-#include "cuda/decoder/numbers.hpp"
+#include "cuda/numbers.hpp"
 
 namespace maskattn::cuda {
 
@@ -16,7 +16,7 @@ void MatrixProducts::multiply(const MatrixProduct& p) {
         const T *x = static_cast<const T*>(p.x) + std::int64_t{row} * p.inputs,
                 *weight = static_cast<const T*>(p.weight) + std::int64_t{output} * p.inputs;
         float sum = 0;
-        for (int i = 0; i < p.inputs; ++i) sum += as_float(x[i]) * as_float(weight[i]);
+        for (int i = 0; i < p.inputs; ++i) sum += to_float(x[i]) * to_float(weight[i]);
         float& out = p.out[std::int64_t{row} * p.outputs + output];
         out = p.scale * sum + (p.bias ? p.bias[output] : 0) + (p.added ? out : 0);
       }

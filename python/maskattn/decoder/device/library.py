@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+from maskattn.cuda.module import NotBuilt
 
 #: Of NVIDIA's packages, from the newest: nvidia-cublas for CUDA 13, nvidia-cublas-cu12.
 _IN_PACKAGES = ("cu13/lib/libcublasLt.so.13", "cublas/lib/libcublasLt.so.12")
@@ -18,13 +21,12 @@ def module() -> Any:
         ImportError: the package was built without it.
     """
     try:
-        from maskattn import _cuda  # type: ignore[attr-defined]
+        return import_module("maskattn._cuda")
     except ImportError as error:
-        raise ImportError(
-            f'device="cuda" needs the CUDA kernels, got {error}; build them: '
+        raise NotBuilt(
+            f'device="cuda" needs the CUDA kernels, got {error}; build them with nvcc 12.4 or newer: '
             "pip install . -C cmake.define.MASKATTN_CUDA=ON"
         ) from error
-    return _cuda
 
 
 @lru_cache(maxsize=1)
