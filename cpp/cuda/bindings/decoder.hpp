@@ -6,7 +6,6 @@
 
 #include <cstdint>
 #include <memory>
-#include <mutex>
 #include <string>
 #include <vector>
 
@@ -19,10 +18,8 @@ namespace py = pybind11;
 using DevicePointer = std::shared_ptr<DecoderDevice>;
 using Ints = py::array_t<int, py::array::c_style | py::array::forcecast>;
 using Floats = py::array_t<float, py::array::c_style | py::array::forcecast>;
-using Guard = std::lock_guard<std::mutex>;
 
-// An array in C order. Whoever works on the device holds its lock, and not the GIL while waiting for it: a stream that another
-// thread records a graph on takes nothing else.
+// An array in C order. Nobody holds the GIL while waiting for a turn on the device.
 class DeviceArray {
  public:
   DeviceArray(DevicePointer device, std::vector<std::int64_t> shape, py::dtype dtype);

@@ -21,13 +21,13 @@ std::unique_ptr<DeviceArray> new_floats(const DevicePointer& device, std::int64_
 DeviceArray::DeviceArray(DevicePointer device, std::vector<std::int64_t> shape, py::dtype dtype)
     : device_(std::move(device)), shape_(std::move(shape)), dtype_(std::move(dtype)), kind_(dtype_of(dtype_)) {
   const py::gil_scoped_release unlocked;
-  const Guard hold(device_->lock);
+  const Turn turn(*device_);
   memory_ = std::make_unique<DeviceMemory>(bytes(), stream());
 }
 
 DeviceArray::~DeviceArray() {
   const py::gil_scoped_release unlocked;
-  const Guard hold(device_->lock);
+  const Turn turn(*device_);
   memory_.reset();
 }
 
@@ -48,7 +48,7 @@ void DeviceArray::write(std::int64_t first, const py::array& values) {
           "values must be a contiguous array of the same dtype that fits");
   const void* from = values.data();
   const py::gil_scoped_release unlocked;
-  const Guard hold(device_->lock);
+  const Turn turn(*device_);
   copy(memory_->data<char>() + at, from, count, stream());
   synchronize(stream());
 }
@@ -57,7 +57,7 @@ py::array DeviceArray::numpy() const {
   py::array values(dtype_, shape_);
   void* to = values.mutable_data();
   const py::gil_scoped_release unlocked;
-  const Guard hold(device_->lock);
+  const Turn turn(*device_);
   if (bytes() > 0) copy(to, data(), bytes(), stream());
   synchronize(stream());
   return values;
@@ -69,7 +69,7 @@ std::unique_ptr<DeviceArray> DeviceArray::gathered(const Ints& rows) const {
     require(rows.data()[i] >= -1 && rows.data()[i] < shape_[0], "rows must be there, or -1");
   auto made = std::make_unique<DeviceArray>(device_, std::vector<std::int64_t>{rows.size(), shape_[1]}, dtype_);
   const py::gil_scoped_release unlocked;
-  const Guard hold(device_->lock);
+  const Turn turn(*device_);
   const auto count = static_cast<std::size_t>(rows.size()) * sizeof(int);
   const DeviceMemory names(count, stream());
   if (count > 0) copy(names.data(), rows.data(), count, stream());
@@ -82,7 +82,7 @@ void DeviceArray::copy_pages_within(const Ints& sources, const Ints& targets, in
   require(shape_.size() == 4 && sources.size() == targets.size() && slots <= shape_[2],
           "pages must be copied one to one, up to page_size slots");
   const py::gil_scoped_release unlocked;
-  const Guard hold(device_->lock);
+  const Turn turn(*device_);
   const auto count = static_cast<std::size_t>(sources.size());
   if (count == 0 || slots == 0) return;
   const DeviceMemory names(2 * count * sizeof(int), stream());
@@ -96,13 +96,17 @@ void DeviceArray::copy_pages_within(const Ints& sources, const Ints& targets, in
 void DeviceArray::begin_with(const DeviceArray& other) {
   require(other.bytes() <= bytes(), "the array is larger than what it is copied to");
   const py::gil_scoped_release unlocked;
-  const Guard hold(device_->lock);
+  const Turn turn(*device_);
   if (other.bytes() > 0) copy(data(), other.data(), other.bytes(), stream());
 }
 
 void register_device_arrays(py::module_& m) {
   py::class_<DecoderDevice, DevicePointer>(m, "DecoderDevice")
-      .def(py::init<const std::vector<std::string>&>(), py::arg("libraries"));
+      .def(py::init([](int id, const std::vector<std::string>& libraries) {
+             const OnDevice current(id);
+             return std::make_shared<DecoderDevice>(libraries);
+           }),
+           py::arg("id"), py::arg("libraries"));
   py::class_<DeviceArray>(m, "DeviceArray")
       .def(py::init<DevicePointer, std::vector<std::int64_t>, py::dtype>(), py::arg("device"), py::arg("shape"), py::arg("dtype"))
       .def_property_readonly("shape", [](const DeviceArray& a) { return py::tuple(py::cast(a.shape())); })

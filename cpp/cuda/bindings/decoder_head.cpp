@@ -16,13 +16,18 @@ class HeadHandle {
     const auto& weight = weight_.cast<const DeviceArray&>();
     require(hidden.shape().size() == 2 && hidden.extent(1) == weight.extent(1), "hidden must have shape (rows, width)");
     auto made = new_floats(device_, hidden.extent(0), weight.extent(0));
-    const MatrixProduct product{.rows = hidden.extent(0), .outputs = weight.extent(0), .inputs = weight.extent(1),
-                                .dtype = weight.kind(), .x = nullptr, .weight = weight.data(),
+    const MatrixProduct product{.rows = hidden.extent(0),
+                                .outputs = weight.extent(0),
+                                .inputs = weight.extent(1),
+                                .dtype = weight.kind(),
+                                .x = nullptr,
+                                .weight = weight.data(),
                                 .bias = bias_.is_none() ? nullptr : bias_.cast<const DeviceArray&>().floats(),
-                                .out = made->floats(), .scale = scale_};
+                                .out = made->floats(),
+                                .scale = scale_};
     {
       const py::gil_scoped_release unlocked;
-      const Guard hold(device_->lock);
+      const Turn turn(*device_);
       multiply(product, hidden.floats());
     }
     return py::cast(std::move(made));
@@ -41,7 +46,7 @@ class HeadHandle {
     float* to_sums = sums.mutable_data();
     {
       const py::gil_scoped_release unlocked;
-      const Guard hold(device_->lock);
+      const Turn turn(*device_);
       const Stream stream = device_->stream.get();
       const DeviceMemory chosen(many * sizeof(Candidate), stream), logsumexp(rows * sizeof(float), stream),
           work(best_workspace_bytes(call), stream);
@@ -63,7 +68,8 @@ class HeadHandle {
   void multiply(MatrixProduct product, const float* hidden) const {
     const Stream stream = device_->stream.get();
     const std::int64_t count = std::int64_t{product.rows} * product.inputs;
-    const DeviceMemory narrow(product.dtype == Dtype::float32 ? 0 : static_cast<std::size_t>(count) * size_of(product.dtype), stream);
+    const DeviceMemory narrow(product.dtype == Dtype::float32 ? 0 : static_cast<std::size_t>(count) * size_of(product.dtype),
+                              stream);
     if (product.dtype != Dtype::float32) convert(count, hidden, narrow.data(), product.dtype, stream);
     product.x = product.dtype == Dtype::float32 ? static_cast<const void*>(hidden) : narrow.data();
     device_->products.multiply(product);

@@ -27,7 +27,8 @@ Norm norm(const py::handle& item) {
 class StackHandle {
  public:
   StackHandle(const DevicePointer& device, const py::dtype& dtype, int width, const py::tuple& placement, const py::list& layers,
-              const py::object& bias_table, const py::object& embedding, const py::object& final_norm, const py::object& final_map)
+              const py::object& bias_table, const py::object& embedding, const py::object& final_norm,
+              const py::object& final_map)
       : device_(device), kept_{layers, bias_table, embedding, final_norm, final_map} {
     DeviceParts parts{};
     parts.width = width;
@@ -66,15 +67,22 @@ class StackHandle {
   }
 
   DeviceAttention attention(const py::tuple& a) {
-    return {map(a[0]), map(a[1]), norm(a[2]), norm(a[3]), a[4].cast<int>(), a[5].cast<int>(), a[6].cast<int>(),
-            a[7].cast<float>(), a[8].cast<float>()};
+    return {map(a[0]),        map(a[1]),        norm(a[2]),         norm(a[3]),        a[4].cast<int>(),
+            a[5].cast<int>(), a[6].cast<int>(), a[7].cast<float>(), a[8].cast<float>()};
   }
 
   DeviceEmbedding embedding_of(const py::tuple& e) {
     const auto& table = e[0].cast<const DeviceArray&>();
     const float* positions = floats(e[4]);
-    return {table.data(), table.extent(1), e[1].cast<float>(), map(e[2]), floats(e[3]), positions,
-            positions ? e[4].cast<const DeviceArray&>().extent(0) : 0, e[5].cast<int>(), norm(e[6])};
+    return {table.data(),
+            table.extent(1),
+            e[1].cast<float>(),
+            map(e[2]),
+            floats(e[3]),
+            positions,
+            positions ? e[4].cast<const DeviceArray&>().extent(0) : 0,
+            e[5].cast<int>(),
+            norm(e[6])};
   }
 
   DevicePointer device_;
@@ -85,7 +93,8 @@ class StackHandle {
 // What a call borrows, and what must live until it is launched.
 class CallHandle {
  public:
-  CallHandle(const StackHandle& handle, const Ints& counts, const Ints& stored) : handle_(handle), counts_(counts), stored_(stored) {
+  CallHandle(const StackHandle& handle, const Ints& counts, const Ints& stored)
+      : handle_(handle), counts_(counts), stored_(stored) {
     require(counts.size() == stored.size(), "counts and stored must have one element a sequence");
     for (py::ssize_t b = 0; b < counts.size(); ++b) {
       require(counts.data()[b] >= 0 && stored.data()[b] >= 0, "counts and stored must be 0 or more");
@@ -118,8 +127,8 @@ class CallHandle {
     require(call_.pools.size() == layers(), "pools must be one pair a layer");
     const auto table = tables.cast<Ints>();
     require(table.ndim() == 3 && table.shape(1) == call_.batch &&
-              (table.shape(0) == 1 || table.shape(0) == static_cast<py::ssize_t>(layers())),
-          "tables must have shape (layers or 1, batch, pages of a sequence)");
+                (table.shape(0) == 1 || table.shape(0) == static_cast<py::ssize_t>(layers())),
+            "tables must have shape (layers or 1, batch, pages of a sequence)");
     call_.per_sequence = static_cast<int>(table.shape(2));
     call_.tables.assign(table.data(), table.data() + table.size());
     for (int b = 0; b < call_.batch; ++b)
@@ -130,7 +139,7 @@ class CallHandle {
     for (const py::handle& item : masks) {
       const auto spans = item.cast<Ints>();
       require(spans.ndim() == 4 && spans.shape(0) == call_.batch && spans.shape(1) == longest_ && spans.shape(3) == 2,
-            "masks must be spans (batch, longest count, spans of a row, 2)");
+              "masks must be spans (batch, longest count, spans of a row, 2)");
       kept_.push_back(spans);
       call_.masks.push_back({reinterpret_cast<const Span*>(spans.data()), static_cast<int>(spans.shape(2))});
     }
@@ -141,7 +150,8 @@ class CallHandle {
 
   void take_memory(const py::object& memory) {
     const auto& parts = handle_.stack().parts();
-    const bool reads = std::any_of(parts.layers.begin(), parts.layers.end(), [](const DeviceLayer& l) { return l.cross.has_value(); });
+    const bool reads =
+        std::any_of(parts.layers.begin(), parts.layers.end(), [](const DeviceLayer& l) { return l.cross.has_value(); });
     require(reads == !memory.is_none(), "memory must be given to layers with cross-attention, and to no others");
     if (!reads) return;
     const auto item = memory.cast<py::tuple>();
@@ -158,7 +168,7 @@ class CallHandle {
     call_.memory_lengths = numbers(item[2], call_.batch, "lengths must have one element a sequence");
     for (int b = 0; b < call_.batch; ++b)
       require(call_.memory_sources[b] >= 0 && call_.memory_sources[b] < sources && call_.memory_lengths[b] <= call_.memory_page,
-            "memory must hold what sources and lengths say");
+              "memory must hold what sources and lengths say");
   }
 
   void take_turns(const py::object& turns) {
@@ -215,7 +225,8 @@ class CallHandle {
 
 py::tuple run(const StackHandle& stack, const py::object& tokens, const py::object& segments, const py::object& x,
               const Ints& counts, const Ints& stored, const py::object& pools, const py::object& tables, const py::list& masks,
-              const std::vector<int>& mask_of_layer, const py::object& memory, const py::object& turns, const std::vector<int>& taps) {
+              const std::vector<int>& mask_of_layer, const py::object& memory, const py::object& turns,
+              const std::vector<int>& taps) {
   CallHandle call(stack, counts, stored);
   call.take_rows(tokens, segments, x);
   call.take_cache(pools, tables);
@@ -226,20 +237,21 @@ py::tuple run(const StackHandle& stack, const py::object& tokens, const py::obje
 }
 
 // Keys and values (sources * page, heads, head_dim) of cross-attention, of rows x.
-py::tuple project_memory(const StackHandle& stack, const py::object& description, const py::object& of_keys, int heads, int head_dim,
-                         const DeviceArray& x, const Ints& sources, const Ints& positions, int source_count, int page,
-                         const py::dtype& dtype) {
+py::tuple project_memory(const StackHandle& stack, const py::object& description, const py::object& of_keys, int heads,
+                         int head_dim, const DeviceArray& x, const Ints& sources, const Ints& positions, int source_count,
+                         int page, const py::dtype& dtype) {
   const DeviceMap in = map(description);
   const Norm key_norm = norm(of_keys);
   require(x.extent(1) == in.inputs && sources.size() == x.extent(0) && positions.size() == x.extent(0) &&
-            in.outputs == 2 * heads * head_dim,
-        "rows, sources and positions must belong together");
+              in.outputs == 2 * heads * head_dim,
+          "rows, sources and positions must belong together");
   const std::vector<std::int64_t> shape{std::int64_t{source_count} * page, heads, head_dim};
-  auto keys = std::make_unique<DeviceArray>(stack.device(), shape, dtype), values = std::make_unique<DeviceArray>(stack.device(), shape, dtype);
+  auto keys = std::make_unique<DeviceArray>(stack.device(), shape, dtype),
+       values = std::make_unique<DeviceArray>(stack.device(), shape, dtype);
   {
     const py::gil_scoped_release unlocked;
-    stack.stack().project_memory(in, key_norm, heads, head_dim, x.extent(0), x.floats(),
-                                 sources.data(), positions.data(), keys->data(), values->data(), page);
+    stack.stack().project_memory(in, key_norm, heads, head_dim, x.extent(0), x.floats(), sources.data(), positions.data(),
+                                 keys->data(), values->data(), page);
   }
   return py::make_tuple(py::cast(std::move(keys)), py::cast(std::move(values)));
 }
@@ -252,10 +264,11 @@ void register_device_stacks(py::module_& m) {
                     const py::object&, const py::object&, const py::object&>(),
            py::arg("device"), py::arg("dtype"), py::arg("width"), py::arg("placement"), py::arg("layers"), py::arg("bias_table"),
            py::arg("embedding"), py::arg("final_norm"), py::arg("final_map"))
-      .def("run", &run, py::arg("tokens"), py::arg("segments"), py::arg("x"), py::arg("counts"), py::arg("stored"), py::arg("pools"),
-           py::arg("tables"), py::arg("masks"), py::arg("mask_of_layer"), py::arg("memory"), py::arg("turns"), py::arg("taps"))
-      .def("project_memory", &project_memory, py::arg("map"), py::arg("norm"), py::arg("heads"), py::arg("head_dim"), py::arg("x"),
-           py::arg("sources"), py::arg("positions"), py::arg("source_count"), py::arg("page"), py::arg("dtype"))
+      .def("run", &run, py::arg("tokens"), py::arg("segments"), py::arg("x"), py::arg("counts"), py::arg("stored"),
+           py::arg("pools"), py::arg("tables"), py::arg("masks"), py::arg("mask_of_layer"), py::arg("memory"), py::arg("turns"),
+           py::arg("taps"))
+      .def("project_memory", &project_memory, py::arg("map"), py::arg("norm"), py::arg("heads"), py::arg("head_dim"),
+           py::arg("x"), py::arg("sources"), py::arg("positions"), py::arg("source_count"), py::arg("page"), py::arg("dtype"))
       .def_property_readonly("graphs", [](const StackHandle& s) { return s.stack().graphs(); });
 }
 

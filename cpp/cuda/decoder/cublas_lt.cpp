@@ -158,7 +158,8 @@ class MatrixProducts::Library {
   template <class Function>
   void find(Function*& function, const char* name) {
     function = reinterpret_cast<Function*>(dlsym(module_, name));
-    if (!function) throw std::runtime_error(std::string("libcublasLt must have ") + name + ", got none; install CUDA 12 or newer");
+    if (!function)
+      throw std::runtime_error(std::string("libcublasLt must have ") + name + ", got none; install CUDA 12 or newer");
   }
 
   static void check(Status status, const char* what) {

@@ -241,8 +241,7 @@ void embed(int rows, int width, const int* tokens, const void* table, Dtype dtyp
 }
 
 void add_rows(int rows, int width, const AddedRows& added, float* x, Stream stream) {
-  if (added.segments || added.positions)
-    launch(add_named_rows, grid(rows), grid(threads_of(width)), 0, stream, width, added, x);
+  if (added.segments || added.positions) launch(add_named_rows, grid(rows), grid(threads_of(width)), 0, stream, width, added, x);
 }
 
 void store_heads(const HeadsCall& call, Dtype dtype, Stream stream) {

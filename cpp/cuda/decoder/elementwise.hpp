@@ -65,9 +65,9 @@ struct HeadsCall {
   Norm q_norm, k_norm;
   const float *cosines = nullptr, *sines = nullptr;  // [rows][rotary_half]
   int rotary_half = 0;
-  const int* sequences;      // [rows]
-  const int* indices;        // [rows], of the row among its sequence's: where queries go
-  const int* positions;      // [rows]: where keys and values go
+  const int* sequences;  // [rows]
+  const int* indices;    // [rows], of the row among its sequence's: where queries go
+  const int* positions;  // [rows]: where keys and values go
   HeadsTarget q, keys, values;
 };
 void store_heads(const HeadsCall& call, Dtype dtype, Stream stream);

@@ -59,8 +59,7 @@ void LayerPass::run_layer(std::size_t index) const {
     if (!added) add(elements, to, work.x, stream);
     if (place.after) normalize(norm, rows, width, work.x, work.x, Dtype::float32, stream);
   };
-  branch(layer.self_norm, layer.self_inner,
-         [&](const void* from, float* to, bool added) { attend(index, from, to, added); });
+  branch(layer.self_norm, layer.self_inner, [&](const void* from, float* to, bool added) { attend(index, from, to, added); });
   if (layer.cross)
     branch(layer.cross_norm, {}, [&](const void* from, float* to, bool added) { look_at_memory(index, from, to, added); });
   branch(layer.feed_forward_norm, layer.feed_forward_inner,
@@ -84,10 +83,21 @@ void LayerPass::finish() const {
 void LayerPass::attend(std::size_t index, const void* from, float* to, bool added) const {
   const DeviceAttention& a = parts->layers[index].self;
   multiply(a.in, rows, from, work.joined, false);
-  HeadsCall heads{.rows = rows, .q_heads = a.heads, .kv_heads = a.kv_heads, .head_dim = a.head_dim, .joined = work.joined,
-                  .q_norm = a.q_norm, .k_norm = a.k_norm, .cosines = in.cosines, .sines = in.sines, .rotary_half = rotary_half,
-                  .sequences = in.sequences, .indices = in.indices, .positions = in.positions,
-                  .q = rows_of(work.q, a.heads, a.head_dim), .keys = rows_of(work.keys, a.kv_heads, a.head_dim),
+  HeadsCall heads{.rows = rows,
+                  .q_heads = a.heads,
+                  .kv_heads = a.kv_heads,
+                  .head_dim = a.head_dim,
+                  .joined = work.joined,
+                  .q_norm = a.q_norm,
+                  .k_norm = a.k_norm,
+                  .cosines = in.cosines,
+                  .sines = in.sines,
+                  .rotary_half = rotary_half,
+                  .sequences = in.sequences,
+                  .indices = in.indices,
+                  .positions = in.positions,
+                  .q = rows_of(work.q, a.heads, a.head_dim),
+                  .keys = rows_of(work.keys, a.kv_heads, a.head_dim),
                   .values = rows_of(work.values, a.kv_heads, a.head_dim)};
   if (!pools.empty()) {
     heads.keys = pool_of(pools[index].keys, index, a.kv_heads, a.head_dim);
@@ -100,9 +110,19 @@ void LayerPass::attend(std::size_t index, const void* from, float* to, bool adde
 void LayerPass::look_at_memory(std::size_t index, const void* from, float* to, bool added) const {
   const DeviceAttention& a = *parts->layers[index].cross;
   multiply(a.in, rows, from, work.joined, false);
-  store_heads({.rows = rows, .q_heads = a.heads, .kv_heads = 0, .head_dim = a.head_dim, .joined = work.joined, .q_norm = a.q_norm,
-               .k_norm = {}, .sequences = in.sequences, .indices = in.indices, .positions = in.positions,
-               .q = rows_of(work.q, a.heads, a.head_dim), .keys = {}, .values = {}},
+  store_heads({.rows = rows,
+               .q_heads = a.heads,
+               .kv_heads = 0,
+               .head_dim = a.head_dim,
+               .joined = work.joined,
+               .q_norm = a.q_norm,
+               .k_norm = {},
+               .sequences = in.sequences,
+               .indices = in.indices,
+               .positions = in.positions,
+               .q = rows_of(work.q, a.heads, a.head_dim),
+               .keys = {},
+               .values = {}},
               parts->dtype, stream);
   project(a, memory_call(index), to, added);
 }
@@ -124,7 +144,8 @@ void LayerPass::project(const DeviceAttention& a, const AttentionCall& call, flo
   attention(call, work.attention, stream);
   const void* attended = work.attended;
   if (rows != batch * q_len) {
-    gather(rows, a.heads * a.head_dim, static_cast<int>(size_of(parts->dtype)), work.attended, in.padded_rows, work.packed, stream);
+    gather(rows, a.heads * a.head_dim, static_cast<int>(size_of(parts->dtype)), work.attended, in.padded_rows, work.packed,
+           stream);
     attended = work.packed;
   }
   multiply(a.out, rows, attended, to, added);
@@ -183,8 +204,15 @@ AttentionCall LayerPass::call_of(const DeviceAttention& a, const Mask& mask, int
 }
 
 void LayerPass::multiply(const DeviceMap& map, int count, const void* x, float* out, bool added) const {
-  products->multiply({.rows = count, .outputs = map.outputs, .inputs = map.inputs, .dtype = parts->dtype, .x = x,
-                      .weight = map.weight, .bias = map.bias, .out = out, .added = added});
+  products->multiply({.rows = count,
+                      .outputs = map.outputs,
+                      .inputs = map.inputs,
+                      .dtype = parts->dtype,
+                      .x = x,
+                      .weight = map.weight,
+                      .bias = map.bias,
+                      .out = out,
+                      .added = added});
 }
 
 // Rows as products read them.

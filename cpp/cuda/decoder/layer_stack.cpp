@@ -138,12 +138,15 @@ class DeviceStack::Pass {
 
   const LayerPass& layers() const { return pass_; }
   bool moved() const { return moved_; }
-  bool is_step() const { return pass_.q_len == 1 && pass_.rows == call_.batch && !call_.pools.empty() && call_.tokens && call_.taps.empty(); }
+  bool is_step() const {
+    return pass_.q_len == 1 && pass_.rows == call_.batch && !call_.pools.empty() && call_.tokens && call_.taps.empty();
+  }
 
   // What a recorded step depends on; lengths, tokens and tables are read when it runs.
   Key key() const {
     const auto address = [](const void* p) { return static_cast<std::int64_t>(reinterpret_cast<std::uintptr_t>(p)); };
-    Key key{pass_.batch, pass_.kv_len, pass_.per_sequence, pass_.page_size, pass_.table_step, pass_.rotary_half, pass_.memory_page};
+    Key key{pass_.batch,      pass_.kv_len,      pass_.per_sequence, pass_.page_size,
+            pass_.table_step, pass_.rotary_half, pass_.memory_page};
     key.push_back(call_.segments != nullptr);
     for (const auto& mask : call_.masks) key.push_back(mask.per_row);
     for (const auto& pool : pass_.pools) key.insert(key.end(), {address(pool.keys), address(pool.values)});
@@ -179,9 +182,18 @@ class DeviceStack::Pass {
     const auto at = [&]<class T>(const T*, std::size_t offset) { return reinterpret_cast<const T*>(arena.data() + offset); };
     const auto number = [&](std::size_t offset) { return at(static_cast<const int*>(nullptr), offset); };
     const auto real = [&](const float* given, std::size_t offset) { return given ? at(given, offset) : nullptr; };
-    pass_.in = {number(tokens), call_.segments ? number(segments) : nullptr, number(sequences), number(indices), number(positions),
-                number(padded_rows), number(offsets), number(tables), number(sources),
-                real(call_.x, x), real(call_.cosines, cosines), real(call_.sines, sines)};
+    pass_.in = {number(tokens),
+                call_.segments ? number(segments) : nullptr,
+                number(sequences),
+                number(indices),
+                number(positions),
+                number(padded_rows),
+                number(offsets),
+                number(tables),
+                number(sources),
+                real(call_.x, x),
+                real(call_.cosines, cosines),
+                real(call_.sines, sines)};
     for (std::size_t i = 0; i < spans.size(); ++i)
       pass_.masks.push_back(mask_of(at(static_cast<const Span*>(nullptr), spans[i]), call_.masks[i].per_row, pass_.kv_len));
     pass_.memory_mask = mask_of(at(static_cast<const Span*>(nullptr), memory), 1, pass_.memory_len);
@@ -225,7 +237,8 @@ class DeviceStack::Pass {
     const DeviceParts& parts = stack_.parts_;
     const std::size_t bytes = size_of(parts.dtype);
     const int rows = pass_.rows, padded = pass_.batch * pass_.q_len, inner_rows = std::min(rows, LayerPass::kInnerRows);
-    std::size_t joined = parts.embedding ? product(rows, parts.embedding->table_width, sizeof(float)) : 0, heads = 0, kv_heads = 0;
+    std::size_t joined = parts.embedding ? product(rows, parts.embedding->table_width, sizeof(float)) : 0, heads = 0,
+                kv_heads = 0;
     std::size_t packed = 0, narrow = static_cast<std::size_t>(parts.width);
     if (parts.embedding) narrow = std::max(narrow, static_cast<std::size_t>(parts.embedding->table_width));
     const auto attention = [&](const DeviceAttention& a) {
@@ -275,7 +288,7 @@ DeviceStack::DeviceStack(std::shared_ptr<DecoderDevice> device, DeviceParts part
 DeviceStack::~DeviceStack() = default;
 
 void DeviceStack::run(const DeviceCall& call) {
-  const std::lock_guard<std::mutex> hold(device_->lock);
+  const Turn turn(*device_);
   const Pass pass(*this, call);
   if (pass.layers().rows == 0) return;
   if (pass.moved()) graphs_.clear();  // what was recorded leads to memory that is gone
@@ -301,7 +314,7 @@ void DeviceStack::replay(const Key& key, const Pass& pass) {
 
 void DeviceStack::project_memory(const DeviceMap& in, const Norm& norm, int heads, int head_dim, int rows, const float* x,
                                  const int* sources, const int* positions, void* keys, void* values, int page) {
-  const std::lock_guard<std::mutex> hold(device_->lock);
+  const Turn turn(*device_);
   const Stream stream = device_->stream.get();
   const auto count = static_cast<std::size_t>(rows);
   const DeviceMemory names(2 * count * sizeof(int), stream), joined(product(rows, in.outputs, sizeof(float)), stream);
@@ -310,13 +323,29 @@ void DeviceStack::project_memory(const DeviceMap& in, const Norm& norm, int head
   copy(of_rows, sources, count * sizeof(int), stream);
   copy(of_rows + count, positions, count * sizeof(int), stream);
   convert(std::int64_t{rows} * in.inputs, x, narrow.data(), parts_.dtype, stream);
-  device_->products.multiply({.rows = rows, .outputs = in.outputs, .inputs = in.inputs, .dtype = parts_.dtype,
-                              .x = narrow.data(), .weight = in.weight, .bias = in.bias, .out = joined.data<float>()});
+  device_->products.multiply({.rows = rows,
+                              .outputs = in.outputs,
+                              .inputs = in.inputs,
+                              .dtype = parts_.dtype,
+                              .x = narrow.data(),
+                              .weight = in.weight,
+                              .bias = in.bias,
+                              .out = joined.data<float>()});
   const std::int64_t row = std::int64_t{heads} * head_dim;
   const auto target = [&](void* data) { return HeadsTarget{data, {page * row, head_dim, row}}; };
-  store_heads({.rows = rows, .q_heads = 0, .kv_heads = heads, .head_dim = head_dim, .joined = joined.data<float>(), .q_norm = {},
-               .k_norm = norm, .sequences = of_rows, .indices = of_rows + count, .positions = of_rows + count, .q = {},
-               .keys = target(keys), .values = target(values)},
+  store_heads({.rows = rows,
+               .q_heads = 0,
+               .kv_heads = heads,
+               .head_dim = head_dim,
+               .joined = joined.data<float>(),
+               .q_norm = {},
+               .k_norm = norm,
+               .sequences = of_rows,
+               .indices = of_rows + count,
+               .positions = of_rows + count,
+               .q = {},
+               .keys = target(keys),
+               .values = target(values)},
               parts_.dtype, stream);
 }
 

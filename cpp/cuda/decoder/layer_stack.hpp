@@ -18,19 +18,44 @@
 
 namespace maskattn::cuda {
 
-// What a model's stacks and heads share: a stream, and the products on it. Whoever launches holds the lock.
-struct DecoderDevice {
-  explicit DecoderDevice(const std::vector<std::string>& libraries) : products(libraries, stream.get()) {}
+// Makes a device the thread's current one for a while.
+class OnDevice {
+ public:
+  explicit OnDevice(int id) : before_(current_device()), id_(id) {
+    if (id_ != before_) set_device(id_);
+  }
+  ~OnDevice() {
+    if (id_ != before_) set_device(before_);
+  }
+  OnDevice(const OnDevice&) = delete;
+  OnDevice& operator=(const OnDevice&) = delete;
 
+ private:
+  int before_, id_;
+};
+
+// What models on the current device share: a stream, and the products on it.
+struct DecoderDevice {
+  explicit DecoderDevice(const std::vector<std::string>& libraries) : id(current_device()), products(libraries, stream.get()) {}
+
+  const int id;
   OwnStream stream;
   MatrixProducts products;
   std::mutex lock;
 };
 
+// Whoever works on a device has a turn there meanwhile: a stream on which a thread records a graph takes nothing from others.
+struct Turn {
+  explicit Turn(DecoderDevice& device) : hold(device.lock), current(device.id) {}
+
+  std::lock_guard<std::mutex> hold;
+  OnDevice current;
+};
+
 // Weights, in the device's memory, which whoever makes a stack keeps alive.
 struct DeviceMap {
-  const void* weight = nullptr;   // [outputs][inputs]; null: no map
-  const float* bias = nullptr;    // or null
+  const void* weight = nullptr;  // [outputs][inputs]; null: no map
+  const float* bias = nullptr;   // or null
   int outputs = 0, inputs = 0;
 };
 
@@ -87,8 +112,8 @@ struct DeviceCall {
   struct Pool {  // of the device: keys and values [pages][kv_heads][page_size][head_dim]
     void *keys, *values;
   };
-  std::vector<Pool> pools;     // of each layer; none: rows see the rows of their sequence
-  std::vector<int> tables;     // [layers or 1][batch][per_sequence]
+  std::vector<Pool> pools;  // of each layer; none: rows see the rows of their sequence
+  std::vector<int> tables;  // [layers or 1][batch][per_sequence]
   int per_sequence = 0, page_size = 0;
 
   struct Spans {  // [batch][longest count][per_row] of keys that rows see

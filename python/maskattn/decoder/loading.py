@@ -12,14 +12,11 @@ from maskattn.decoder.hub import download, is_model_id
 from maskattn.decoder.packed import FILE, PackedCheckpoint
 from maskattn.linear import DTYPES
 
-
 #: Of matrices on a CUDA device.
 DEVICE_DTYPES = ("float32", "bfloat16", "float16")
 
 
-def load(
-    path: str | os.PathLike[str] | None = None, *, dtype: str | None = None, device: str | None = None
-) -> Model:
+def load(path: str | os.PathLike[str] | None = None, *, dtype: str | None = None, device: str | None = None) -> Model:
     """Load a Hugging Face checkpoint: config.json, model.safetensors (or its shards) and, if there, the tokenizer.
 
     A folder that ``convert`` wrote is mapped into memory, not read.
@@ -34,7 +31,7 @@ def load(
             folder was converted to, which takes no other. Matrices that the file has in 4-bit groups (GPTQ, AWQ,
             pack-quantized; GGUF's Q4_0) stay as they are unless "float32" or "bfloat16" is asked for; groups that
             packed weights cannot hold without a loss count as floats.
-        device: None, the CPU; or "cuda", the current CUDA device, where layers and head then run (a build with
+        device: None, the CPU; or "cuda", the current CUDA device, or "cuda:1", where layers and head then run (a build with
             ``MASKATTN_CUDA``; cuBLASLt, extra ``cuda``). There ``dtype`` is "float32", whose products are never rounded
             to TF32, "bfloat16" or "float16", and queries, keys, values and the cache have it too; searches, and what
             options do to scores, stay on the host.
@@ -56,17 +53,16 @@ def load(
 
 
 def _load_to(device: str, path: str | os.PathLike[str] | None, dtype: str | None) -> Model:
-    if device != "cuda":
-        raise ValueError(f'device must be None or "cuda", got {device!r}')
     if dtype is not None and dtype not in DEVICE_DTYPES:
         raise ValueError(f'dtype must be one of {", ".join(DEVICE_DTYPES)} with device="cuda", got {dtype!r}')
-    from maskattn.decoder.device import DeviceTransformer
+    from maskattn.decoder.device import DeviceTransformer, open_device
 
+    open_device(device)  # before the files are read
     checkpoint = open_checkpoint(path)
     chosen = dtype or ("bfloat16" if checkpoint.dtype == "bfloat16" else "float32")
     # On the host float16 matrices are kept with all their digits.
     on_host = checkpoint.choose("bfloat16" if chosen == "bfloat16" else "float32")
-    return Model(checkpoint, on_host, lambda forward: DeviceTransformer(forward, chosen))
+    return Model(checkpoint, on_host, lambda forward: DeviceTransformer(forward, chosen, device))
 
 
 def open_checkpoint(path: str | os.PathLike[str] | None) -> Checkpoint:

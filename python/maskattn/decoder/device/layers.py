@@ -40,8 +40,7 @@ class DeviceLayers:
             norm, final_map = _final(stack.final)
             crossed = [layer.cross for layer in stack.layers if isinstance(layer, DecoderLayer) and layer.cross]
             self._memory_maps = [
-                (uploads(map_parts(stacked([cross.k, cross.v]))), uploads(_optional(cross.k_norm)))
-                for cross in crossed
+                (uploads(map_parts(stacked([cross.k, cross.v]))), uploads(_optional(cross.k_norm))) for cross in crossed
             ]
         except Unknown:
             raise _unknown("layers of parts that are the core's own") from None
@@ -97,10 +96,9 @@ class DeviceLayers:
         Raises:
             ValueError: a sequence would be longer than the cache's capacity; nothing is stored then.
         """
-        stored, in_place = np.zeros(len(counts), np.int64), False
-        pools = tables = None
+        stored: IntArray = np.zeros(len(counts), np.int64) if cache is None else cache[0].lengths
+        in_place, pools, tables = False, None, None
         if cache is not None:
-            stored = cache[0].lengths
             in_place = make_room(cache, counts)
             pools, tables = [(layer.k_pool, layer.v_pool) for layer in cache], _tables(cache)
         read = None
@@ -120,9 +118,7 @@ class DeviceLayers:
         sources = np.repeat(np.arange(len(lengths)), lengths)
         positions = np.concatenate([np.arange(length) for length in lengths])
         pairs = tuple(
-            self._stack.project_memory(
-                parts, norm, heads, dim, x, sources, positions, len(lengths), page, self._dtype
-            )
+            self._stack.project_memory(parts, norm, heads, dim, x, sources, positions, len(lengths), page, self._dtype)
             for (parts, norm), (heads, dim) in zip(self._memory_maps, self._sizes, strict=True)
         )
         return DeviceMemory(pairs, np.arange(len(lengths)) * page, np.asarray(lengths), page)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from maskattn.cuda.module import NotBuilt
+from maskattn.cuda.places import named_place
 
 #: Of NVIDIA's packages, from the newest: nvidia-cublas for CUDA 13, nvidia-cublas-cu12.
 _IN_PACKAGES = ("cu13/lib/libcublasLt.so.13", "cublas/lib/libcublasLt.so.12")
@@ -29,15 +30,20 @@ def module() -> Any:
         ) from error
 
 
-@lru_cache(maxsize=1)
-def open_device() -> Any:
-    """The device that models are loaded to, the current one; all of them share its stream.
+def open_device(name: str) -> Any:
+    """The device "cuda", the current one, or "cuda:1"; the models on a device share a stream.
 
     Raises:
+        ValueError: it is called otherwise.
         ImportError: the package was built without CUDA.
-        RuntimeError: there is no device, or no cuBLASLt.
+        RuntimeError: there is no such device, or no cuBLASLt.
     """
-    return module().DecoderDevice(_candidates())
+    return _opened(named_place(name).device)
+
+
+@cache
+def _opened(number: int) -> Any:
+    return module().DecoderDevice(number, _candidates())
 
 
 def _candidates() -> list[str]:

@@ -48,7 +48,7 @@ class DeviceRows:
         chosen = self._places[key]
         return np.asarray(self)[key] if np.ndim(chosen) == 0 else DeviceRows(self._array, chosen)
 
-    def __array__(self, dtype: npt.DTypeLike = None, copy: bool | None = None) -> npt.NDArray[Any]:
+    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> npt.NDArray[Any]:
         if self._copy is None:
             width = int(self._array.shape[1])
             self._copy = self.compact().numpy().reshape(*self._places.shape, width)

@@ -33,14 +33,14 @@ class DeviceTransformer(Transformer):
 
     Raises:
         ImportError: the package was built without CUDA.
-        RuntimeError: there is no device, or no cuBLASLt.
+        RuntimeError: there is no such device, or no cuBLASLt.
         NotImplementedError: a layer is made of something that the device does not know.
     """
 
-    def __init__(self, host: Transformer, dtype: str) -> None:
+    def __init__(self, host: Transformer, dtype: str, device: str = "cuda") -> None:
         self.family, self.encoder, self.decoder = host.family, host.encoder, host.decoder
         self.classifier, self.pooler, self._host = host.classifier, host.pooler, host
-        self._device = open_device()
+        self._device = open_device(device)
         uploads = Uploads(self._device, dtype)
         self._dtype = uploads.dtype
         self._encoder = None if self.encoder is None else DeviceLayers(self.encoder, uploads)
