@@ -30,7 +30,7 @@ struct AttentionCall {
 };
 
 // Bytes of device memory that attention() needs beside its arrays: partial results where keys are split.
-std::size_t workspace_bytes(const AttentionCall& call, int multiprocessors);
+std::size_t workspace_bytes(const AttentionCall& call);
 
 // Launches on the stream and returns; no synchronisation, no allocation. Picks the kernel by the shape and the device. A row's bits
 // depend on its query, the keys that it sees, their positions, and the kernel: splits are at fixed positions.
@@ -42,7 +42,7 @@ void attention_wgmma(const AttentionCall& call, Stream stream);
 bool mma_can(const AttentionCall& call, int compute_capability);     // sm_80 on: attention_mma.cu
 void attention_mma(const AttentionCall& call, Stream stream);
 bool decode_can(const AttentionCall& call);                          // few rows, keys split: attention_decode.cu
-std::size_t decode_workspace_bytes(const AttentionCall& call, int multiprocessors);
+std::size_t decode_workspace_bytes(const AttentionCall& call);
 void attention_decode(const AttentionCall& call, void* workspace, Stream stream);
 void attention_plain(const AttentionCall& call, Stream stream);      // anything, without matrix units: attention_plain.cu
 

@@ -60,7 +60,8 @@ __device__ std::int64_t row_offset(const Rows<Data>& rows, int b, int h, std::in
 // The same of a key or value, wherever its page is. Only for keys that some row sees: others may have no page.
 __device__ inline std::int64_t key_offset(const AttentionCall& call, const Rows<const void>& rows, int b, int h, int key) {
   if (!call.page_table) return row_offset(rows, b, h, key);
-  const int page = call.page_table[static_cast<std::int64_t>(b) * call.pages_per_sequence + key / call.page_size % call.pages_per_sequence];
+  const int page =
+      call.page_table[static_cast<std::int64_t>(b) * call.pages_per_sequence + key / call.page_size % call.pages_per_sequence];
   return page * rows.stride[0] + h * rows.stride[1] + key % call.page_size * rows.stride[2];
 }
 

@@ -42,8 +42,8 @@ inline ScoreTerms score_terms(const AttentionCall& call) {
 // A score with its bias stays where its exponent is finite: float's lowest number, the "minus infinity" of many masks, would not.
 inline constexpr float kLargestScore = 1e38f;
 
-// cap * tanh(s * scale / cap), by way of e = 2^(negative exponent) - 1, tanh |x| = -e / (2 + e). Grouped so that small scores keep
-// their digits.
+// cap * tanh(s * scale / cap), by way of e = 2^(negative exponent) - 1, tanh |x| = -e / (2 + e). Grouped so that small scores
+// keep their digits.
 __device__ inline float capped(float s, const ScoreTerms& terms) {
   if (s != s) return s;
   const float negative = fmaxf(-kLargestScore, -fabsf(s));
@@ -61,7 +61,8 @@ __device__ inline float add_bias(float s, float bias, const ScoreTerms& terms) {
 
 // The bias that an array has for a pair; -inf hides the key from the row.
 __device__ inline float array_bias(const AttentionCall& call, int b, int h, int row, int key) {
-  const std::int64_t at = b * call.bias_stride[0] + h * call.bias_stride[1] + row * call.bias_stride[2] + key * call.bias_stride[3];
+  const std::int64_t at =
+      b * call.bias_stride[0] + h * call.bias_stride[1] + row * call.bias_stride[2] + key * call.bias_stride[3];
   switch (call.bias_dtype) {
     case Dtype::float16: return to_float(static_cast<const Half*>(call.bias)[at]);
     case Dtype::bfloat16: return to_float(static_cast<const Bfloat*>(call.bias)[at]);
@@ -85,7 +86,8 @@ __device__ inline bool hidden_by_bias(const AttentionCall& call, int b, int h, i
 }
 
 // Of a pair that is seen.
-__device__ inline float finished_score(const AttentionCall& call, const ScoreTerms& terms, float dot, int b, int h, int row, int key) {
+__device__ inline float finished_score(const AttentionCall& call, const ScoreTerms& terms, float dot, int b, int h, int row,
+                                       int key) {
   float s = terms.cap != 0 ? capped(dot, terms) : dot;
   if (!terms.biased) return s;
   return add_bias(s, (call.bias ? array_bias(call, b, h, row, key) : 0.f) + distance_bias(call, b, h, row, key), terms);

@@ -1,5 +1,5 @@
-// The online softmax of a row. Its maximum is an integer, as an exponent of 2, and the exponential splits off the integer part of the
-// score itself: so the maximum only moves exponents, and rescaling is exact.
+// The online softmax of a row. Its maximum is an integer, as an exponent of 2, and the exponential splits off the integer part of
+// the score itself: so the maximum only moves exponents, and rescaling is exact.
 #pragma once
 
 #include "cuda/portable.hpp"

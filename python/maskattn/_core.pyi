@@ -103,6 +103,7 @@ def mask_or(terms: list[MaskExpr]) -> MaskExpr: ...
 def mask_not(term: MaskExpr) -> MaskExpr: ...
 def mask_program(expr: MaskExpr) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], int] | None:
     """The expression as flat data (maskattn/mask_program.hpp), for devices; None where a function decides."""
+
 def make_plan(
     expr: MaskExpr, q_len: int, kv_len: int, batch: int, heads: int, q_offset: Any, kv_lengths: Any, threads: int | None
 ) -> MaskPlan: ...
@@ -315,6 +316,9 @@ def activate(function: str, x: npt.NDArray[np.float32], gated: bool, threads: in
 
 def from_dlpack(capsule: object, name: str) -> npt.NDArray[Any]:
     """The array that a fresh capsule of ``__dlpack__`` describes, over its memory; ``name`` is for errors."""
+
+def is_cuda(obj: object) -> bool:
+    """Whether ``obj`` is an array in the memory of a CUDA device."""
 
 def require_host(name: str, device_type: int) -> None:
     """NotImplementedError unless the CPU can read the memory of DLPack's device type."""

@@ -27,9 +27,6 @@ Modifiers = tuple[float, FloatArray | None, FloatArray | None, FloatArray | None
 #: Best first: the core knows them by their place.
 PRECISIONS: tuple[Precision, ...] = ("highest", "high", "medium")
 
-#: DLPack's numbers: memory of a device, and memory that it shares with the host.
-CUDA_DEVICES = 2, 13
-
 
 class Options(TypedDict, total=False):
     """The keyword arguments that all of attention's functions take, for their overloads."""
@@ -119,16 +116,6 @@ def borrowed(name: str, array: Any) -> Any:
     from maskattn.interop import borrow
 
     return borrow(name, array)
-
-
-def is_cuda(array: Any) -> bool:
-    """Whether an array is in the memory of a CUDA device."""
-    if isinstance(array, np.ndarray):
-        return False
-    device = getattr(array, "__dlpack_device__", None)
-    if device is not None:
-        return device()[0] in CUDA_DEVICES
-    return hasattr(array, "__cuda_array_interface__")
 
 
 def _is_foreign(array: object) -> bool:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from maskattn import _core
 from maskattn._core import MaskPlan
-from maskattn.arguments import Arguments, FloatArray, Lengths, MaskLike, Options, Precision, borrowed, is_cuda, prepare, stored
+from maskattn.arguments import Arguments, FloatArray, Lengths, MaskLike, Options, Precision, borrowed, prepare, stored
 from maskattn.strategy import STRATEGIES, Strategy, attention_without_hidden
 
 if TYPE_CHECKING:
@@ -104,10 +104,10 @@ def attention(
             before one that its sequence uses; elsewhere sums are cut at other places, and it agrees to rounding.
             Biases by distance and caches need keys where they are: there it is "mask" always.
         device: "cuda" (or "cuda:1") moves NumPy arrays to that device and the results back. CUDA arrays need no
-            ``device``: they stay where they are, the work is launched on their library's current stream and not waited
-            for, and the results are arrays of their library. There q, k and v have one of float32, float16 and bfloat16,
-            head dims are at most 256, ``mask``, ``sinks``, ``kv_lengths`` and ``q_offset`` may be CUDA arrays too, and
-            the bits of a row depend on the kernel as well, which the shapes decide.
+            ``device``: they stay where they are, the work is launched on their library's current stream and not
+            waited for, and the results are arrays of their library. There q, k and v have one of float32, float16 and
+            bfloat16, head dims are at most 256, ``mask``, ``sinks``, ``kv_lengths`` and ``q_offset`` may be CUDA
+            arrays too, and the bits of a row depend on the kernel as well, which shapes and the device decide.
         threads: at most this many; default :func:`~maskattn.num_threads`. Small calls use one.
 
     Returns:
@@ -138,7 +138,7 @@ def attention(
             rest = Arguments(pages, None, None, scale, kv_lengths, None)
             result = _core.attention(q, keys, values, None, *rest, return_lse, borrowed("out", out), threads)
             return returned(result, out, like)
-    if device is not None or is_cuda(q):
+    if device is not None or _core.is_cuda(q):
         from maskattn.cuda.call import attention as on_device
 
         return on_device(

@@ -1,4 +1,4 @@
-"""What runs on a device: a real one where the package was built with MASKATTN_CUDA, with MASKATTN_EMULATE_CUDA the host."""
+"""What runs on a device: a real one in a build with MASKATTN_CUDA, the host's in one with MASKATTN_EMULATE_CUDA."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Two libraries of arrays on the device: one lends by DLPack, one by the CUDA array interface. Memory is the module's."""
+"""Two libraries of arrays on the device: one lends by DLPack, one by the CUDA array interface; memory is ours."""
 
 from __future__ import annotations
 

@@ -153,7 +153,7 @@ void attention_of(const Array& q, const Array& k, const Array& v, const Array& o
   constexpr std::size_t alignment = 256;
   const std::size_t entries = table || slopes ? static_cast<std::size_t>(call.batch) : 0;
   const std::size_t positions = (entries * 3 * sizeof(std::int64_t) + alignment - 1) / alignment * alignment;
-  const std::size_t workspace = workspace_bytes(call, device().multiprocessors);
+  const std::size_t workspace = workspace_bytes(call);
   const DeviceMemory memory(positions + workspace, stream);
   if (positions) {
     auto* lengths = memory.data<std::int64_t>();

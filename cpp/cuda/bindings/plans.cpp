@@ -85,7 +85,7 @@ Plan make_plan(const std::variant<Program, Words>& source, std::pair<int, int> e
   plan.heads = extents.second;
   const std::int64_t spans = program ? std::max<std::int64_t>(1, program->spans) : 0;
   plan.extents = {stored.first, stored.second, q_len, kv_len, spans <= kMostSpans ? static_cast<int>(spans) : 0};
-  plan.sequences = std::max(entries_of(q_offset), entries_of(kv_lengths));
+  plan.sequences = stored.first;
   const std::size_t arrays = PlanMemory::bytes(plan.extents), positions = static_cast<std::size_t>(plan.sequences) * 8;
   plan.bytes = static_cast<std::int64_t>(arrays + 3 * positions);
   plan.memory = std::make_shared<DeviceMemory>(static_cast<std::size_t>(plan.bytes), stream);

@@ -6,6 +6,15 @@ back. Any array with ``__dlpack__`` or ``__cuda_array_interface__`` will do: PyT
 
 from __future__ import annotations
 
-from maskattn.cuda.module import NotBuilt, device_count, is_available, is_built
+from typing import Any
 
-__all__ = ["NotBuilt", "device_count", "is_available", "is_built"]
+from maskattn.cuda.arrays import plan
+from maskattn.cuda.module import NotBuilt, device_count, is_available, is_built, load
+
+__all__ = ["Array", "NotBuilt", "Plan", "device_count", "is_available", "is_built", "plan"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("Array", "Plan"):  # of the compiled module
+        return getattr(load(name), name)
+    raise AttributeError(f"module 'maskattn.cuda' has no attribute {name!r}")

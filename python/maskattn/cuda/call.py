@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from maskattn.arguments import is_cuda, modifiers_of, precision_level
+from maskattn import _core
+from maskattn.arguments import modifiers_of, precision_level
 from maskattn.bias import DistanceBias
 from maskattn.cuda.places import Kind, NumPy, Place, kind_of, named_place, place_of
 from maskattn.cuda.plans import plan_of
@@ -52,9 +53,9 @@ def attention(
         raise ValueError(f'strategy must be "mask" or "auto" on CUDA, where keys stay where they are, got {strategy!r}')
     if v is None or hasattr(k, "k_pool"):
         raise TypeError(f"k and v must be arrays on CUDA, got {type(k).__name__}, whose keys are in the CPU's memory")
-    on_host = not is_cuda(q)
+    on_host = not _core.is_cuda(q)
     place = named_place("cuda" if device is None else device) if on_host else place_of("q", q)
-    modifiers = modifiers_of(bias, softcap, None if is_cuda(sinks) else sinks, None)
+    modifiers = modifiers_of(bias, softcap, None if _core.is_cuda(sinks) else sinks, None)
     level = precision_level(get_precision() if precision is None else precision)
     with place.current():
         take = _to_device if on_host else Place.borrow
@@ -69,7 +70,7 @@ def attention(
             None if bias is None or isinstance(bias, DistanceBias) else take(place, "bias", bias),
             _scale(scale, head_dim),
             softcap,
-            place.borrow("sinks", sinks) if is_cuda(sinks) else _floats(place, host_sinks),
+            place.borrow("sinks", sinks) if _core.is_cuda(sinks) else _floats(place, host_sinks),
             *_by_distance(place, bias),
             level,
         )
@@ -119,7 +120,7 @@ def _given(out: Any, result: Any) -> Any:
 
 def _scale(scale: Any, head_dim: int) -> float:
     if scale is None:
-        return float(head_dim) ** -0.5
+        return 1 / math.sqrt(head_dim)
     if not isinstance(scale, (int, float, np.floating, np.integer)):
         raise TypeError(f"scale must be a number, got {type(scale).__name__}")
     if not math.isfinite(scale):

@@ -20,8 +20,8 @@ def load(name: str, got: str = "a CUDA array") -> Any:
         if error.name not in (None, "maskattn._cuda"):
             raise
         raise NotBuilt(
-            f"{name} must be a NumPy array or in the CPU's memory, as maskattn was built without CUDA, got {got}; build "
-            f"it with nvcc 12.4 or newer ({_BUILD}), or copy the array to the host (PyTorch: .cpu())"
+            f"{name} must be a NumPy array or in the CPU's memory, as maskattn was built without CUDA, got {got}; "
+            f"build it with nvcc 12.4 or newer ({_BUILD}), or copy the array to the host (PyTorch: .cpu())"
         ) from error
 
 

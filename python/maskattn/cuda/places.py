@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from maskattn.arguments import CUDA_DEVICES
 from maskattn.cuda.module import load
 
+CUDA_DEVICES = 2, 13  # DLPack's numbers: memory of a device, and memory that it shares with the host
 LEGACY_STREAM = 1  # the default stream, in DLPack and in CUDA itself
 
 
@@ -119,8 +119,8 @@ class Place:
             return self._here(name, obj)
         if isinstance(obj, np.ndarray) or not (hasattr(obj, "__dlpack__") or hasattr(obj, "__cuda_array_interface__")):
             raise TypeError(
-                f"{name} must be a CUDA array, as {self.name} is, got {type(obj).__module__}.{type(obj).__name__}; move "
-                f'all arrays to the device, or pass NumPy arrays with device="cuda"'
+                f"{name} must be a CUDA array, as {self.name} is, got {type(obj).__name__}; move all arrays to the "
+                'device, or pass NumPy arrays with device="cuda"'
             )
         if not hasattr(obj, "__dlpack__"):
             interface = obj.__cuda_array_interface__
@@ -128,18 +128,17 @@ class Place:
         kind, device = obj.__dlpack_device__()
         if kind not in CUDA_DEVICES or device != self.device:
             where = f"cuda:{device}" if kind in CUDA_DEVICES else f"DLPack's device {(int(kind), device)}"
-            raise ValueError(
-                f"{name} must be on cuda:{self.device}, where {self.name} is, got an array on {where}; move it there"
-            )
+            raise self._elsewhere(name, where)
         return self.cuda.from_dlpack(self._capsule(name, obj), name, self.stream)
 
     def _here(self, name: str, array: Any) -> Any:
         if array.device != self.device:
-            raise ValueError(
-                f"{name} must be on cuda:{self.device}, where {self.name} is, got an array on cuda:{array.device}; move "
-                "it there"
-            )
+            raise self._elsewhere(name, f"cuda:{array.device}")
         return array
+
+    def _elsewhere(self, name: str, where: str) -> ValueError:
+        here = f"cuda:{self.device}, where {self.name} is"
+        return ValueError(f"{name} must be on {here}, got an array on {where}; move it there")
 
     def _capsule(self, name: str, obj: Any) -> object:
         if hasattr(obj, "is_neg") and obj.is_neg():  # PyTorch's lazy minus sign is not in the memory

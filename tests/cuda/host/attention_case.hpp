@@ -22,7 +22,7 @@ struct Case {
   bool mask_by_batch = false, mask_by_head = false, as_bits = false;
   float scale = 0.125f, softcap = 0, size = 1;  // size: of queries
   bool bias = false, table = false, slopes = false, sinks = false, lse = true, packed = false;
-  int page_size = 0;  // 0: no pages
+  int page_size = 0;   // 0: no pages
   bool poison = true;  // NaN in keys and values that no row sees, and no page for them
   Precision precision = Precision::highest;
 };
@@ -43,11 +43,14 @@ class Arrays {
   std::vector<unsigned char> out;
   std::vector<float> lse;
 
-  std::int64_t q_at(int b, int h, int i) const { return (static_cast<std::int64_t>(b) * c.q_len + i) * c.q_heads * c.head_dim + h * c.head_dim; }
+  std::int64_t q_at(int b, int h, int i) const {
+    return (static_cast<std::int64_t>(b) * c.q_len + i) * c.q_heads * c.head_dim + h * c.head_dim;
+  }
   // (token, head, column) arrays; pages in an order of their own.
   std::int64_t token(int b, int key) const {
     if (c.page_size == 0) return static_cast<std::int64_t>(b) * c.kv_len + key;
-    return static_cast<std::int64_t>(page_of_[static_cast<std::size_t>(b * pages_ + key / c.page_size)]) * c.page_size + key % c.page_size;
+    return static_cast<std::int64_t>(page_of_[static_cast<std::size_t>(b * pages_ + key / c.page_size)]) * c.page_size +
+           key % c.page_size;
   }
   std::int64_t k_at(int b, int h, int key) const { return (token(b, key) * c.kv_heads + h) * c.head_dim; }
   std::int64_t v_at(int b, int h, int key) const { return (token(b, key) * c.kv_heads + h) * c.v_head_dim; }
@@ -100,8 +103,17 @@ class Arrays {
 
 inline void Arrays::make_plan() {
   PlanView& p = call.plan;
-  p = {c.mask_by_batch ? c.batch : 1, c.mask_by_head ? c.q_heads : 1, c.q_len, c.kv_len, (c.q_len + kTile - 1) / kTile,
-       (c.kv_len + kTile - 1) / kTile, nullptr, nullptr, nullptr, nullptr, 0};
+  p = {c.mask_by_batch ? c.batch : 1,
+       c.mask_by_head ? c.q_heads : 1,
+       c.q_len,
+       c.kv_len,
+       (c.q_len + kTile - 1) / kTile,
+       (c.kv_len + kTile - 1) / kTile,
+       nullptr,
+       nullptr,
+       nullptr,
+       nullptr,
+       0};
   std::vector<std::vector<Span>> rows;
   std::size_t most = 1;
   for (int b = 0; b < p.batch; ++b)
@@ -217,8 +229,8 @@ inline void Arrays::fill_call() {
   call.page_size = c.page_size;
   call.bias = c.bias ? bias_.data() : nullptr;
   call.bias_dtype = Dtype::float32;
-  const std::int64_t strides[] = {static_cast<std::int64_t>(c.q_heads) * c.q_len * c.kv_len, static_cast<std::int64_t>(c.q_len) * c.kv_len,
-                                  c.kv_len, 1};
+  const std::int64_t strides[] = {static_cast<std::int64_t>(c.q_heads) * c.q_len * c.kv_len,
+                                  static_cast<std::int64_t>(c.q_len) * c.kv_len, c.kv_len, 1};
   std::copy(strides, strides + 4, call.bias_stride);
   call.scale = c.scale, call.softcap = c.softcap, call.precision = c.precision;
 }
@@ -239,7 +251,8 @@ inline WantedRow wanted_row(const Arrays& a, int b, int h, int i) {
     if (!a.sees(b, h, i, key)) continue;
     double s = 0;
     for (int d = 0; d < c.head_dim; ++d)
-      s += static_cast<double>(a.number(a.q, a.q_at(b, h, i) + d)) * static_cast<double>(a.number(a.k, a.k_at(b, kv_head, key) + d));
+      s += static_cast<double>(a.number(a.q, a.q_at(b, h, i) + d)) *
+           static_cast<double>(a.number(a.k, a.k_at(b, kv_head, key) + d));
     s *= static_cast<double>(c.scale);
     if (c.softcap != 0) s = c.softcap * std::tanh(s / c.softcap);
     if (c.bias) s += static_cast<double>(a.bias_value(b, h, i, key));
@@ -250,8 +263,8 @@ inline WantedRow wanted_row(const Arrays& a, int b, int h, int i) {
     top = std::max(top, s);
     largest = std::max(largest, std::fabs(s));
   }
-  WantedRow row{std::vector<double>(static_cast<std::size_t>(c.v_head_dim)), std::vector<double>(static_cast<std::size_t>(c.v_head_dim)),
-                hidden, largest};
+  WantedRow row{std::vector<double>(static_cast<std::size_t>(c.v_head_dim)),
+                std::vector<double>(static_cast<std::size_t>(c.v_head_dim)), hidden, largest};
   if (top == hidden) return row;
   if (c.sinks) top = std::max(top, static_cast<double>(a.call.sinks[h]));
   for (const double s : scores) sum += std::exp(s - top);
@@ -269,10 +282,12 @@ inline WantedRow wanted_row(const Arrays& a, int b, int h, int i) {
   return row;
 }
 
-// The largest error of an output or LSE, as a multiple of what is allowed: the output's rounding; and of the sum of weight * |value|
-// `weight_error` and what scores of that size lose in float32, 2^-22 of them.
+// The largest error of an output or LSE, as a multiple of what is allowed: the output's rounding; and of the sum of weight *
+// |value| `weight_error` and what scores of that size lose in float32, 2^-22 of them.
 inline double worst_error(const Arrays& a, double weight_error) {
   const double rounding = a.c.dtype == Dtype::float32 ? 0x1p-23 : a.c.dtype == Dtype::float16 ? 0x1p-11 : 0x1p-8;
+  // A weight below float's normal numbers is zero; float16 has subnormal outputs.
+  const double smallest = a.c.dtype == Dtype::float16 ? 0x1p-25 : 0x1p-120;
   double worst = 0;
   const auto take = [&](double error) { worst = error == error ? std::max(worst, error) : INFINITY; };
   for (int b = 0; b < a.c.batch; ++b)
@@ -283,7 +298,7 @@ inline double worst_error(const Arrays& a, double weight_error) {
         for (int d = 0; d < a.c.v_head_dim; ++d) {
           const auto n = static_cast<std::size_t>(d);
           const double error = std::fabs(static_cast<double>(a.output(b, h, i, d)) - want.out[n]);
-          take(error == 0 ? 0 : error / (rounding * std::fabs(want.out[n]) + weights * want.size[n] + (a.c.dtype == Dtype::float16 ? 0x1p-25 : 0)));
+          take(error == 0 ? 0 : error / (rounding * std::fabs(want.out[n]) + weights * want.size[n] + smallest));
         }
         if (!a.c.lse) continue;
         const double got = static_cast<double>(a.lse_of(b, h, i));

@@ -22,7 +22,13 @@ double error_of_case(const Case& c) {
 TEST(every_dtype_and_head_size) {
   for (const Dtype dtype : kDtypes)
     for (const int dim : {1, 20, 64, 100, 256}) {
-      Case c{.batch = 2, .q_heads = 4, .kv_heads = 2, .q_len = 5, .kv_len = 150, .head_dim = dim, .v_head_dim = dim == 20 ? 33 : dim};
+      Case c{.batch = 2,
+             .q_heads = 4,
+             .kv_heads = 2,
+             .q_len = 5,
+             .kv_len = 150,
+             .head_dim = dim,
+             .v_head_dim = dim == 20 ? 33 : dim};
       c.dtype = dtype;
       c.mask = kCausal;
       CHECK(error_of_case(c) < 1);
