@@ -15,11 +15,11 @@ void LayerPass::launch_all() const {
   finish();
 }
 
-std::size_t LayerPass::attention_bytes(int multiprocessors) const {
+std::size_t LayerPass::attention_bytes() const {
   std::size_t most = 0;
   for (std::size_t i = 0; i < parts->layers.size(); ++i) {
-    most = std::max(most, workspace_bytes(self_call(i), multiprocessors));
-    if (parts->layers[i].cross) most = std::max(most, workspace_bytes(memory_call(i), multiprocessors));
+    most = std::max(most, workspace_bytes(self_call(i)));
+    if (parts->layers[i].cross) most = std::max(most, workspace_bytes(memory_call(i)));
   }
   return most;
 }

@@ -45,7 +45,7 @@ class LayerPass {
   Work work;
 
   void launch_all() const;
-  std::size_t attention_bytes(int multiprocessors) const;  // the most that a layer's attention needs to work in
+  std::size_t attention_bytes() const;  // the most that a layer's attention needs to work in
 
   // Of the feed-forward part, which is wide, at a time.
   static constexpr int kInnerRows = 4096;

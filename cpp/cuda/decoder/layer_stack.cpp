@@ -228,7 +228,7 @@ class DeviceStack::Pass {
     moved_ |= arena.reserve(counting.used(), pass_.stream);
     Pieces pieces(arena.data());
     place(pieces);
-    const std::size_t bytes = pass_.attention_bytes(cuda::device().multiprocessors);
+    const std::size_t bytes = pass_.attention_bytes();
     moved_ |= stack_.scratch_->attention.reserve(bytes, pass_.stream);
     pass_.work.attention = stack_.scratch_->attention.data();
   }

@@ -31,9 +31,9 @@ def load(path: str | os.PathLike[str] | None = None, *, dtype: str | None = None
             folder was converted to, which takes no other. Matrices that the file has in 4-bit groups (GPTQ, AWQ,
             pack-quantized; GGUF's Q4_0) stay as they are unless "float32" or "bfloat16" is asked for; groups that
             packed weights cannot hold without a loss count as floats.
-        device: None, the CPU; or "cuda", the current CUDA device, or "cuda:1", where layers and head then run (a build with
-            ``MASKATTN_CUDA``; cuBLASLt, extra ``cuda``). There ``dtype`` is "float32", whose products are never rounded
-            to TF32, "bfloat16" or "float16", and queries, keys, values and the cache have it too; searches, and what
+        device: None, the CPU; or "cuda", the current CUDA device, or "cuda:1": layers and head run there (a build with
+            ``MASKATTN_CUDA``; cuBLASLt, extra ``cuda``). ``dtype`` is then "float32", whose products are never rounded to
+            TF32, "bfloat16" or "float16", and queries, keys, values and the cache have it too; searches, and what
             options do to scores, stay on the host.
 
     Raises:
