@@ -39,7 +39,7 @@ class StackHandle {
       parts.bias_table = floats(bias_table);
       parts.bias_reach = bias_table.cast<const DeviceArray&>().extent(1) / 2;
     }
-    if (!embedding.is_none()) parts.embedding = embedding_of(embedding.cast<py::tuple>());
+    parts.embedding = embedding_of(embedding.cast<py::tuple>());
     parts.final_norm = norm(final_norm);
     parts.final_map = map(final_map);
     stack_ = std::make_unique<DeviceStack>(device, std::move(parts));
@@ -72,10 +72,10 @@ class StackHandle {
   }
 
   DeviceEmbedding embedding_of(const py::tuple& e) {
-    const auto& table = e[0].cast<const DeviceArray&>();
+    const DeviceArray* table = e[0].is_none() ? nullptr : &e[0].cast<const DeviceArray&>();
     const float* positions = floats(e[4]);
-    return {table.data(),
-            table.extent(1),
+    return {table ? table->data() : nullptr,
+            table ? table->extent(1) : 0,
             e[1].cast<float>(),
             map(e[2]),
             floats(e[3]),
@@ -109,10 +109,17 @@ class CallHandle {
   void take_rows(const py::object& tokens, const py::object& segments, const py::object& x) {
     const DeviceParts& parts = handle_.stack().parts();
     require(tokens.is_none() != x.is_none(), "tokens or x must be given, and not both");
-    require(tokens.is_none() || parts.embedding, "tokens need a stack with embeddings");
+    require(tokens.is_none() || parts.embedding.table, "tokens need a stack with embeddings");
     call_.tokens = numbers(tokens, rows_, "tokens must have one element a row");
     call_.segments = numbers(segments, rows_, "segments must have one element a row");
-    call_.x = reals(x, std::int64_t{rows_} * parts.width, "x must have shape (rows, width)");
+    if (!py::isinstance<DeviceArray>(x)) {
+      call_.x = reals(x, std::int64_t{rows_} * parts.width, "x must have shape (rows, width)");
+      return;
+    }
+    const auto& raw = x.cast<const DeviceArray&>();
+    require(raw.shape() == std::vector<std::int64_t>{rows_, parts.width}, "x must have shape (rows, width)");
+    kept_.push_back(x);
+    call_.raw = raw.floats();
   }
 
   void take_cache(const py::object& pools, const py::object& tables) {
@@ -236,6 +243,21 @@ py::tuple run(const StackHandle& stack, const py::object& tokens, const py::obje
   return call.run(taps);
 }
 
+// function(map(x)), float32 (rows, outputs); x has as many rows of the map's inputs as fit.
+py::object apply_map(const StackHandle& stack, const py::object& description, int function, const DeviceArray& x) {
+  const DeviceMap in = map(description);
+  const auto size = static_cast<std::int64_t>(x.bytes() / sizeof(float));
+  require(size % in.inputs == 0, "x must be whole rows");
+  const int rows = static_cast<int>(size / in.inputs);
+  const float* from = x.floats();
+  auto made = new_floats(stack.device(), rows, in.outputs);
+  {
+    const py::gil_scoped_release unlocked;
+    stack.stack().apply(in, static_cast<Function>(function), rows, from, made->floats());
+  }
+  return py::cast(std::move(made));
+}
+
 // Keys and values (sources * page, heads, head_dim) of cross-attention, of rows x.
 py::tuple project_memory(const StackHandle& stack, const py::object& description, const py::object& of_keys, int heads,
                          int head_dim, const DeviceArray& x, const Ints& sources, const Ints& positions, int source_count,
@@ -269,6 +291,7 @@ void register_device_stacks(py::module_& m) {
            py::arg("taps"))
       .def("project_memory", &project_memory, py::arg("map"), py::arg("norm"), py::arg("heads"), py::arg("head_dim"),
            py::arg("x"), py::arg("sources"), py::arg("positions"), py::arg("source_count"), py::arg("page"), py::arg("dtype"))
+      .def("apply", &apply_map, py::arg("map"), py::arg("function"), py::arg("x"))
       .def_property_readonly("graphs", [](const StackHandle& s) { return s.stack().graphs(); });
 }
 

@@ -9,6 +9,7 @@ namespace {
 
 constexpr int kThreads = 256, kWarpSize = 32, kWarps = kThreads / kWarpSize;
 constexpr unsigned kAllLanes = 0xffffffffu;
+constexpr int kMostBlocks = 65535;  // of a grid's second axis
 
 int blocks_of(std::int64_t count) { return static_cast<int>((count + kThreads - 1) / kThreads); }
 // Of a block that does one row: no more than it has elements.
@@ -49,13 +50,18 @@ __global__ void __launch_bounds__(kThreads) normalize_rows(Norm norm, int width,
 }
 
 template <class T>
-__global__ void __launch_bounds__(kThreads)
-    activate_rows(Function function, bool gated, int width, std::int64_t count, const float* x, T* out) {
+__global__ void __launch_bounds__(kThreads) activate_rows(Function function, bool gated, int width, const float* x, T* out) {
+  const int i = static_cast<int>(blockIdx.x) * kThreads + static_cast<int>(threadIdx.x);
+  if (i >= width) return;
+  const float* row = x + std::int64_t{blockIdx.y} * (gated ? 2 : 1) * width;
+  const float value = apply(function, row[i]);
+  out[std::int64_t{blockIdx.y} * width + i] = from_float<T>(gated ? value * row[i + width] : value);
+}
+
+template <class T>
+__global__ void __launch_bounds__(kThreads) convert_elements(std::int64_t count, const float* x, T* out) {
   const std::int64_t i = std::int64_t{blockIdx.x} * kThreads + threadIdx.x;
-  if (i >= count) return;
-  const std::int64_t first = gated ? i / width * 2 * width + i % width : i;
-  const float value = apply(function, x[first]);
-  out[i] = from_float<T>(gated ? value * x[first + width] : value);
+  if (i < count) out[i] = from_float<T>(x[i]);
 }
 
 __global__ void __launch_bounds__(kThreads) add_elements(std::int64_t count, const float* x, float* to) {
@@ -202,16 +208,18 @@ void normalize(const Norm& norm, int rows, int width, const float* x, void* out,
 }
 
 void activate(Function function, bool gated, int rows, int width, const float* x, void* out, Dtype dtype, Stream stream) {
-  const std::int64_t count = std::int64_t{rows} * width;
   with_type(dtype, [&]<class T>(T) {
-    launch(activate_rows<T>, grid(blocks_of(count)), kThreads, 0, stream, function, gated, width, count, x, static_cast<T*>(out));
+    for (int first = 0; first < rows; first += kMostBlocks) {
+      const dim3 blocks(grid(blocks_of(width)), grid(std::min(rows - first, kMostBlocks)));
+      launch(activate_rows<T>, blocks, kThreads, 0, stream, function, gated, width,
+             x + std::int64_t{first} * (gated ? 2 : 1) * width, static_cast<T*>(out) + std::int64_t{first} * width);
+    }
   });
 }
 
 void convert(std::int64_t count, const float* x, void* out, Dtype dtype, Stream stream) {
   with_type(dtype, [&]<class T>(T) {
-    launch(activate_rows<T>, grid(blocks_of(count)), kThreads, 0, stream, Function::identity, false, 1, count, x,
-           static_cast<T*>(out));
+    launch(convert_elements<T>, grid(blocks_of(count)), kThreads, 0, stream, count, x, static_cast<T*>(out));
   });
 }
 

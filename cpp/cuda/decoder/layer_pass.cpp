@@ -5,10 +5,7 @@
 namespace maskattn::cuda {
 
 void LayerPass::launch_all() const {
-  if (in.x)
-    copy(work.x, in.x, static_cast<std::size_t>(rows) * static_cast<std::size_t>(parts->width) * sizeof(float), stream);
-  else
-    embed_tokens();
+  embed_rows();
   for (const Mask& mask : masks) lower_tiles(mask.plan, mask.tiles, mask.tile_counts, stream);
   if (!memories.empty()) lower_tiles(memory_mask.plan, memory_mask.tiles, memory_mask.tile_counts, stream);
   for (std::size_t i = 0; i < parts->layers.size(); ++i) run_layer(i);
@@ -24,11 +21,17 @@ std::size_t LayerPass::attention_bytes() const {
   return most;
 }
 
-void LayerPass::embed_tokens() const {
-  const DeviceEmbedding& e = *parts->embedding;
-  float* rows_of_table = e.project.weight ? work.joined : work.x;
-  embed(rows, e.table_width, in.tokens, e.table, parts->dtype, e.scale, rows_of_table, stream);
-  if (e.project.weight) multiply(e.project, rows, narrowed(rows_of_table, e.table_width), work.x, false);
+void LayerPass::embed_rows() const {
+  const DeviceEmbedding& e = parts->embedding;
+  const std::size_t bytes = static_cast<std::size_t>(rows) * static_cast<std::size_t>(parts->width) * sizeof(float);
+  if (in.x) return copy(work.x, in.x, bytes, stream);
+  if (in.raw) {
+    copy(work.x, in.raw, bytes, stream);
+  } else {
+    float* rows_of_table = e.project.weight ? work.joined : work.x;
+    embed(rows, e.table_width, in.tokens, e.table, parts->dtype, e.scale, rows_of_table, stream);
+    if (e.project.weight) multiply(e.project, rows, narrowed(rows_of_table, e.table_width), work.x, false);
+  }
   add_rows(rows, parts->width, {e.segments, in.segments, e.positions, in.positions, e.position_count, e.position_offset}, work.x,
            stream);
   if (e.norm) normalize(e.norm, rows, parts->width, work.x, work.x, Dtype::float32, stream);

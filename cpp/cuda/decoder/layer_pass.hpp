@@ -20,7 +20,7 @@ class LayerPass {
   };
   struct Inputs {
     const int *tokens, *segments, *sequences, *indices, *positions, *padded_rows, *offsets, *tables, *memory_sources;
-    const float *x, *cosines, *sines;
+    const float *x, *raw, *cosines, *sines;
   };
   // Of `dtype` but for the floats.
   struct Work {
@@ -51,7 +51,7 @@ class LayerPass {
   static constexpr int kInnerRows = 4096;
 
  private:
-  void embed_tokens() const;
+  void embed_rows() const;
   void run_layer(std::size_t index) const;
   void finish() const;
   void attend(std::size_t index, const void* from, float* to, bool added) const;

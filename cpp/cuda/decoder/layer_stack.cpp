@@ -192,6 +192,7 @@ class DeviceStack::Pass {
                 number(tables),
                 number(sources),
                 real(call_.x, x),
+                call_.raw,
                 real(call_.cosines, cosines),
                 real(call_.sines, sines)};
     for (std::size_t i = 0; i < spans.size(); ++i)
@@ -237,10 +238,9 @@ class DeviceStack::Pass {
     const DeviceParts& parts = stack_.parts_;
     const std::size_t bytes = size_of(parts.dtype);
     const int rows = pass_.rows, padded = pass_.batch * pass_.q_len, inner_rows = std::min(rows, LayerPass::kInnerRows);
-    std::size_t joined = parts.embedding ? product(rows, parts.embedding->table_width, sizeof(float)) : 0, heads = 0,
-                kv_heads = 0;
-    std::size_t packed = 0, narrow = static_cast<std::size_t>(parts.width);
-    if (parts.embedding) narrow = std::max(narrow, static_cast<std::size_t>(parts.embedding->table_width));
+    std::size_t joined = product(rows, parts.embedding.table_width, sizeof(float)), heads = 0, kv_heads = 0;
+    std::size_t packed = 0, narrow = static_cast<std::size_t>(std::max(parts.width, parts.embedding.table_width));
+    int branches = parts.placement.parallel ? 2 : 0;
     const auto attention = [&](const DeviceAttention& a) {
       joined = std::max(joined, product(rows, a.in.outputs, sizeof(float)));
       heads = std::max(heads, static_cast<std::size_t>(a.heads) * static_cast<std::size_t>(a.head_dim));
@@ -249,13 +249,15 @@ class DeviceStack::Pass {
     for (const DeviceLayer& layer : parts.layers) {
       attention(layer.self);
       if (layer.cross) attention(*layer.cross);
+      if (layer.cross && parts.placement.parallel) branches = 3;
+      if (layer.self_inner || layer.feed_forward_inner) branches = std::max(branches, 1);
       joined = std::max(joined, product(inner_rows, layer.up.outputs, sizeof(float)));
       packed = std::max(packed, product(inner_rows, layer.down.inputs, bytes));
     }
     LayerPass::Work& work = pass_.work;
     work.x = pieces.take<float>(product(rows, parts.width, sizeof(float)));
     work.out = pieces.take<float>(product(rows, parts.out_width(), sizeof(float)));
-    for (float*& branch : work.branches) branch = pieces.take<float>(product(rows, parts.width, sizeof(float)));
+    for (int b = 0; b < branches; ++b) work.branches[b] = pieces.take<float>(product(rows, parts.width, sizeof(float)));
     work.joined = pieces.take<float>(joined);
     work.narrow = pieces.take(static_cast<std::size_t>(rows) * narrow * bytes);
     work.packed = pieces.take(std::max(packed, static_cast<std::size_t>(rows) * heads * bytes));
@@ -310,6 +312,22 @@ void DeviceStack::replay(const Key& key, const Pass& pass) {
   if (!known->second)
     known->second = std::make_unique<Graph>(device_->stream.get(), [layers = pass.layers()] { layers.launch_all(); });
   known->second->replay();
+}
+
+void DeviceStack::apply(const DeviceMap& map, Function function, int rows, const float* x, float* out) {
+  const Turn turn(*device_);
+  const Stream stream = device_->stream.get();
+  const DeviceMemory narrow(product(rows, map.inputs, size_of(parts_.dtype)), stream);
+  convert(std::int64_t{rows} * map.inputs, x, narrow.data(), parts_.dtype, stream);
+  device_->products.multiply({.rows = rows,
+                              .outputs = map.outputs,
+                              .inputs = map.inputs,
+                              .dtype = parts_.dtype,
+                              .x = narrow.data(),
+                              .weight = map.weight,
+                              .bias = map.bias,
+                              .out = out});
+  activate(function, false, rows, map.outputs, out, out, Dtype::float32, stream);
 }
 
 void DeviceStack::project_memory(const DeviceMap& in, const Norm& norm, int heads, int head_dim, int rows, const float* x,

@@ -78,7 +78,7 @@ struct DeviceLayer {
 };
 
 struct DeviceEmbedding {
-  const void* table;  // [tokens][table_width], of the stack's dtype
+  const void* table;  // [tokens][table_width], of the stack's dtype; null: what comes in is no tokens
   int table_width;
   float scale;
   DeviceMap project;
@@ -94,7 +94,7 @@ struct DeviceParts {
   Dtype dtype;              // of weights, and of queries, keys and values
   const float* bias_table;  // [heads][2 * reach + 1] by distance, or null
   int bias_reach;
-  std::optional<DeviceEmbedding> embedding;  // of tokens
+  DeviceEmbedding embedding;
   Norm final_norm;
   DeviceMap final_map;
 
@@ -108,6 +108,7 @@ struct DeviceCall {
   const int* tokens = nullptr;                     // [rows]
   const int* segments = nullptr;                   // [rows], or null
   const float* x = nullptr;                        // [rows][width]: what the first layer reads, in place of tokens
+  const float* raw = nullptr;                      // of the device: the same before positions are added
 
   struct Pool {  // of the device: keys and values [pages][kv_heads][page_size][head_dim]
     void *keys, *values;
@@ -147,6 +148,9 @@ class DeviceStack {
   // Launches and returns. Steps (a token more of each sequence in a cache) are recorded when a shape comes for the second time,
   // and replayed from then on.
   void run(const DeviceCall& call);
+
+  // function(map(x)) of rows x [rows][inputs] of the device.
+  void apply(const DeviceMap& map, Function function, int rows, const float* x, float* out);
 
   // Keys and values that cross-attention of a layer reads: of rows x [rows][width] of the device, stored at positions[row] of
   // source sources[row] (the host's), in arrays like DeviceCall::Memory. `in` makes keys and values, `norm` is of keys.

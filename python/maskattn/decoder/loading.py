@@ -32,8 +32,8 @@ def load(path: str | os.PathLike[str] | None = None, *, dtype: str | None = None
             pack-quantized; GGUF's Q4_0) stay as they are unless "float32" or "bfloat16" is asked for; groups that
             packed weights cannot hold without a loss count as floats.
         device: None, the CPU; or "cuda", the current CUDA device, or "cuda:1": layers and head run there (a build with
-            ``MASKATTN_CUDA``; cuBLASLt, extra ``cuda``). ``dtype`` is then "float32", whose products are never rounded to
-            TF32, "bfloat16" or "float16", and queries, keys, values and the cache have it too; searches, and what
+            ``MASKATTN_CUDA``; cuBLASLt, extra ``cuda``). ``dtype`` is then "float32", whose products are never rounded
+            to TF32, "bfloat16" or "float16", and queries, keys, values and the cache have it too; searches, and what
             options do to scores, stay on the host.
 
     Raises:

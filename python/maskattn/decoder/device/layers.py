@@ -9,13 +9,14 @@ import numpy as np
 
 from maskattn import masks
 from maskattn.cache import KVCache
-from maskattn.decoder.arrays import FloatArray, IntArray
+from maskattn.decoder.arrays import IntArray
 from maskattn.decoder.core_layers import Unknown, layer_parts, make_room, map_parts, norm_parts, took
 from maskattn.decoder.device.library import module
 from maskattn.decoder.device.memory import DeviceMemory, page_for
+from maskattn.decoder.device.sound import DeviceSound
 from maskattn.decoder.device.spans import spans
 from maskattn.decoder.device.uploading import Uploads
-from maskattn.decoder.inputs import TokenEmbedding
+from maskattn.decoder.inputs import SoundEmbedding, TokenEmbedding
 from maskattn.decoder.layers import DecoderLayer
 from maskattn.decoder.projection import Linear, stacked
 from maskattn.decoder.rotary import Rotation
@@ -59,6 +60,8 @@ class DeviceLayers:
             uploads(norm),
             uploads(final_map),
         )
+        heard = stack.embed if isinstance(stack.embed, SoundEmbedding) else None
+        self.sound = None if heard is None else DeviceSound(heard, uploads, self._stack.apply)
 
     @property
     def graphs(self) -> int:
@@ -71,7 +74,7 @@ class DeviceLayers:
         *,
         tokens: IntArray | None = None,
         segments: IntArray | None = None,
-        x: FloatArray | None = None,
+        x: Any = None,
         cache: KVCache | None = None,
         seen: Sequence[masks.Mask] | None = None,
         memory: DeviceMemory | None = None,
@@ -83,7 +86,8 @@ class DeviceLayers:
         Args:
             counts: shape (batch,): how many of each, from 0 up.
             tokens, segments: shape (rows,); or
-            x: shape (rows, width), what the first layer reads.
+            x: shape (rows, width), what the first layer reads; or, where it is the compiled module's array, the same
+                before positions are added.
             cache: holds the positions before them, and gets their keys and values. None: there are none before them.
             seen: masks in place of the layers'.
             memory: what cross-attention reads.
@@ -96,7 +100,7 @@ class DeviceLayers:
         Raises:
             ValueError: a sequence would be longer than the cache's capacity; nothing is stored then.
         """
-        stored: IntArray = np.zeros(len(counts), np.int64) if cache is None else cache[0].lengths
+        stored: IntArray = np.zeros(len(counts), np.int64) if cache is None else cache[0].lengths.astype(np.int64)
         in_place, pools, tables = False, None, None
         if cache is not None:
             in_place = make_room(cache, counts)
@@ -144,10 +148,11 @@ def _tables(cache: KVCache) -> IntArray:
     return np.maximum(np.stack(tables[:1] if alike else tables), 0)
 
 
-def _embedding(stack: LayerStack[Any], uploads: Uploads) -> tuple[Any, ...] | None:
+def _embedding(stack: LayerStack[Any], uploads: Uploads) -> tuple[Any, ...]:
     embed, positions = stack.embed, stack.positions
     if not isinstance(embed, TokenEmbedding):
-        return None
+        heard: tuple[Any, ...] = uploads((None, 1.0, None, None, positions.table, positions.offset, None))
+        return heard
     project = None if embed.project is None else map_parts(embed.project)
     described = (embed.table, float(embed.scale), project, embed.segments, positions.table, positions.offset)
     made: tuple[Any, ...] = uploads((*described, _optional(embed.norm)))

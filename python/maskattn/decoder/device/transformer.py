@@ -76,8 +76,8 @@ class DeviceTransformer(Transformer):
         else:
             lengths = np.full(len(sources), -(-sources[0].shape[1] // 2))
             positions = np.tile(np.arange(lengths[0]), len(sources))
-            x = stack.embed(np.stack(sources), stack.positions.rows(np.arange(lengths[0])[None]))
-            options["x"] = x.reshape(-1, x.shape[-1])
+            assert layers.sound is not None
+            options["x"] = layers.sound(np.stack(sources))
         rotation = stack.positions.rotation_of_rows(positions, lengths.repeat(lengths))
         states, _ = layers.run(lengths, rotation=rotation, **options)
         return states, lengths

@@ -16,6 +16,7 @@ DTYPES = {
     "bfloat16": np.dtype(ml_dtypes.bfloat16),
     "float16": np.dtype(np.float16),
 }
+_LARGEST_HALF = 65504.0
 #: Numbers that are unpacked and copied at once.
 _PIECE = 1 << 24
 
@@ -51,8 +52,11 @@ class Uploads:
         piece = max(_PIECE // inputs, 1)
         for first in range(0, outputs, piece):
             rows = weight.rows(np.arange(first, min(first + piece, outputs)))
-            with np.errstate(over="ignore"):  # float16 ends at 65504, and what is larger is infinite
-                made.write(first * inputs, rows.astype(self.dtype))
+            if self.dtype == np.float16 and np.abs(rows).max(initial=0) > _LARGEST_HALF:
+                raise ValueError(
+                    f"weights must be at most {_LARGEST_HALF} in float16, got {np.abs(rows).max()}; load as bfloat16"
+                )
+            made.write(first * inputs, rows.astype(self.dtype))
         return made
 
 
