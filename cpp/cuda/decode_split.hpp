@@ -6,6 +6,8 @@
 
 namespace maskattn::cuda {
 
+inline constexpr int kMostHeadDim = 256;
+
 // Rows of a (sequence, key head) are numbered query by query with the heads of the group innermost.
 struct DecodeShape {
   int group, rows, splits;
@@ -47,6 +49,9 @@ __device__ DecodeBlock decode_block(const DecodeShape& shape) {
 template <int kRows>
 struct Sight {
   std::uint32_t row[kRows][kPieces], any[kPieces], all[kPieces];
+
+  // Some row does not see a key of the piece that another sees: to the first, its values may be anything.
+  __device__ bool mixed(int piece) const { return any[piece] != all[piece]; }
 };
 
 // By all threads of a block. Returns whether any row sees a key.
@@ -140,7 +145,7 @@ inline constexpr int kMergeWarps = 8;
 template <class T>
 __global__ void __launch_bounds__(32 * kMergeWarps)
     decode_merge_kernel(AttentionCall call, DecodeShape shape, Partials partials) {
-  MASKATTN_SHARED float sums[kMergeWarps][256];
+  MASKATTN_SHARED float sums[kMergeWarps][kMostHeadDim];
   MASKATTN_SHARED float totals[kMergeWarps];
   const int thread = static_cast<int>(threadIdx.x), warp = thread / 32, lane = thread % 32;
   DecodeBlock block{static_cast<int>(blockIdx.z), static_cast<int>(blockIdx.y), static_cast<int>(blockIdx.x), 1, 0};

@@ -86,7 +86,7 @@ class KeyStream {
     const std::int64_t first = call_.page_table ? 0 : row_offset(rows, b_, 0, first_key_ + piece_ * kPiece);
     char* to = memory_ + filling_ * S::kBytes;
     const std::uint32_t seen = seen_[piece_];
-#pragma unroll
+#pragma unroll 4
     for (int i = 0; i < S::kUnits; ++i) {
       const int row = (i * 32 + lane) / S::kUnits, unit = (i * 32 + lane) % S::kUnits;
       std::int64_t offset = first + row * rows.stride[2];
@@ -94,7 +94,9 @@ class KeyStream {
         offset = __shfl_sync(0xffffffffu, page_, row) * rows.stride[0] + __shfl_sync(0xffffffffu, row_, row) * rows.stride[2];
       const bool wanted = seen >> row & 1;
       const T* from = base + (wanted ? offset : 0) + unit * (16 / static_cast<int>(sizeof(T)));
-      if (unit * 16 < bytes) copy_async(to + S::unit_offset(row, unit), wanted ? from : base, wanted ? 16 : 0);
+      const bool real = wanted && unit * 16 < bytes;
+      // Columns are multiplied 16 at a time: zeros behind an odd number of 8.
+      if (unit * 16 < bytes + 16) copy_async(to + S::unit_offset(row, unit), real ? from : base, real ? 16 : 0);
     }
   }
 

@@ -18,11 +18,22 @@ __device__ inline Strip strip_of(const AttentionCall& call, int kv_head, int num
 }
 inline int strips_per_kv_head(const AttentionCall& call) { return call.plan.q_tiles * (call.q_heads / call.kv_heads); }
 
-// The tiles that some strip of a block sees a key of, ascending. Every thread that walks comes by the same tiles.
+// A tile of keys that some strip of a block sees a key of.
+struct SharedTile {
+  int kv_tile;          // -1: there is none
+  unsigned seen, full;  // bit s: strip s sees a key of the tile; all its rows see 64 keys
+
+  __device__ bool none() const { return kv_tile < 0; }
+};
+
+// The tiles of a block, ascending: the lists of its strips merged.
 template <int kStrips>
 class TileWalk {
  public:
-  __device__ TileWalk(const AttentionCall& call, int b, int kv_head, int first_strip) : kv_len_(call.kv_len) {
+  static constexpr unsigned kAll = (1u << kStrips) - 1;
+
+  __device__ void begin(const AttentionCall& call, int b, int kv_head, int first_strip) {
+    kv_len_ = call.kv_len;
 #pragma unroll
     for (int s = 0; s < kStrips; ++s) {
       const Strip strip = strip_of(call, kv_head, first_strip + s);
@@ -33,28 +44,23 @@ class TileWalk {
     }
   }
 
-  // Goes to the next tile; false: there is none.
-  __device__ bool next() {
+  __device__ SharedTile next() {
     std::uint32_t nearest = kNone;
 #pragma unroll
     for (int s = 0; s < kStrips; ++s) nearest = min(nearest, word_[s] >> 1);
-    if (nearest == kNone) return false;
-    kv_tile = static_cast<int>(nearest);
-    seen = full = 0;
-    const bool whole = (kv_tile + 1) * kTile <= kv_len_;
+    if (nearest == kNone) return {-1, 0, 0};
+    SharedTile tile = {static_cast<int>(nearest), 0, 0};
+    const bool whole = (tile.kv_tile + 1) * kTile <= kv_len_;
 #pragma unroll
     for (int s = 0; s < kStrips; ++s) {
       if (word_[s] >> 1 != nearest) continue;
-      seen |= 1u << s;
-      full |= (whole ? word_[s] & 1 : 0) << s;
+      tile.seen |= 1u << s;
+      tile.full |= (whole ? word_[s] & 1 : 0) << s;
       ++at_[s];
       read(s);
     }
-    return true;
+    return tile;
   }
-
-  int kv_tile = 0;
-  unsigned seen = 0, full = 0;  // bit s: strip s sees a key of the tile; all its rows see 64 keys
 
  private:
   static constexpr std::uint32_t kNone = ~std::uint32_t{0} >> 1;
@@ -65,12 +71,11 @@ class TileWalk {
   int kv_len_;
 };
 
-// The keys of the walk's tile that a row of strip s sees, in bit j key 64 kv_tile + j.
-template <int kStrips>
-__device__ std::uint64_t visible_keys(const AttentionCall& call, const TileWalk<kStrips>& walk, int b, Strip strip, int s, int row) {
+// The keys of a tile that a row of strip number s sees, in bit j key 64 kv_tile + j.
+__device__ inline std::uint64_t visible_keys(const AttentionCall& call, SharedTile tile, int b, Strip strip, int s, int row) {
   const int query = strip.q_tile * kTile + row;
-  if (!(walk.seen >> s & 1) || query >= call.q_len) return 0;
-  return walk.full >> s & 1 ? ~std::uint64_t{0} : call.plan.visible(b, strip.head, query, walk.kv_tile);
+  if (!(tile.seen >> s & 1) || query >= call.q_len) return 0;
+  return tile.full >> s & 1 ? ~std::uint64_t{0} : call.plan.visible(b, strip.head, query, tile.kv_tile);
 }
 
 }  // namespace maskattn::cuda

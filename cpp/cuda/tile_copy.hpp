@@ -1,7 +1,7 @@
 // Rows of an array, and their way into shared memory.
 #pragma once
 
-#include "cuda/attention.hpp"
+#include "cuda/numbers.hpp"
 #include "cuda/ptx_async.hpp"
 
 namespace maskattn::cuda {
@@ -22,8 +22,7 @@ struct RowsAt {
 template <int kElementBytes>
 __device__ RowsAt rows_at(const Rows<const void>& rows, const AttentionCall& call, bool paged, int b, int h) {
   const bool in_pages = paged && call.page_table;
-  const std::int64_t first = (in_pages ? 0 : b * rows.stride[0] + (rows.starts ? rows.starts[b] * rows.stride[2] : 0)) +
-                             h * rows.stride[1];
+  const std::int64_t first = in_pages ? h * rows.stride[1] : row_offset(rows, b, h, 0);
   return {static_cast<const char*>(rows.data) + first * kElementBytes,
           rows.stride[2] * kElementBytes,
           rows.stride[0] * kElementBytes,
@@ -46,6 +45,13 @@ __device__ int swizzled(int row, int chunk) {
   return row * kRowBytes + ((chunk ^ (row & 7)) << 4);
 }
 
+// The same `rows`, a multiple of 8, and `chunks`, which have no bit in common with chunk, further on: where these are constants, few
+// registers hold the addresses of all.
+template <int kRowBytes>
+__device__ int swizzled(int row, int chunk, int rows, int chunks) {
+  return (row + rows) * kRowBytes + (chunks & ~7) * 16 + (((chunks & 7) ^ chunk ^ (row & 7)) << 4);
+}
+
 // The first `bytes` (at most 16) of a chunk, the rest zero, from an address of any alignment.
 template <int kElementBytes>
 __device__ uint4 read_chunk(const char* from, int bytes) {
@@ -62,22 +68,24 @@ __device__ uint4 read_chunk(const char* from, int bytes) {
 }
 
 // kRows rows of kRowBytes, of which `bytes` exist, by kThreads threads into swizzled memory. `address(row)` is null for a row of
-// zeros.
+// zeros; `anywhere` is an address that exists.
 template <int kElementBytes, int kRows, int kRowBytes, int kThreads, class Address>
-__device__ void copy_tile(char* to, int bytes, bool aligned, const Address& address) {
+__device__ void copy_tile(char* to, const void* anywhere, int bytes, bool aligned, const Address& address) {
   constexpr int kChunks = kRowBytes / 16, kRowsAtOnce = kThreads / kChunks;
   static_assert(kThreads % kChunks == 0 && kRows % kRowsAtOnce == 0);
   const int chunk = threadIdx.x % kChunks, first = threadIdx.x / kChunks;
   const int mine = min(max(bytes - chunk * 16, 0), 16);
-#pragma unroll
+#pragma unroll 4
   for (int i = 0; i < kRows; i += kRowsAtOnce) {
     const int row = first + i;
     const char* const from = address(row);
     char* const place = to + swizzled<kRowBytes>(row, chunk);
+    const bool any = from && mine;
+    const void* const source = any ? from + chunk * 16 : anywhere;
     if (aligned)
-      copy_async(place, from + (from && mine ? chunk * 16 : 0), from ? mine : 0);
+      copy_async(place, source, any ? mine : 0);
     else
-      *reinterpret_cast<uint4*>(place) = read_chunk<kElementBytes>(from + (from ? chunk * 16 : 0), from ? mine : 0);
+      *reinterpret_cast<uint4*>(place) = read_chunk<kElementBytes>(static_cast<const char*>(source), any ? mine : 0);
   }
 }
 

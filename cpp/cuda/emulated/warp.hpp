@@ -118,6 +118,10 @@ template <class T>
 T __reduce_min_sync(std::uint32_t mask, T value) {
   return maskattn::cuda::emulated::reduce("__reduce_min_sync", mask, value, [](T a, T b) { return b < a ? b : a; });
 }
+template <class T>
+T __reduce_or_sync(std::uint32_t mask, T value) {
+  return maskattn::cuda::emulated::reduce("__reduce_or_sync", mask, value, [](T a, T b) { return a | b; });
+}
 inline int __syncthreads_or(int vote) {
   // Two barriers, as the device has it: nobody may vote again before all have read.
   static thread_local int any;
