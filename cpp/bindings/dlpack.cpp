@@ -62,8 +62,8 @@ std::string device_name(std::int32_t type) {
 // NotImplementedError unless the CPU can read the device's memory; pinned memory is the CPU's.
 void require_host(const std::string& name, std::int32_t device_type) {
   if (device_type == CPU || device_type == CUDAHost || device_type == ROCMHost) return;
-  PyErr_SetString(PyExc_NotImplementedError, (name + " must be a NumPy array or in the CPU's memory, got " + device_name(device_type) +
-                                              "; copy it to the host (PyTorch: .cpu())")
+  PyErr_SetString(PyExc_NotImplementedError, (name + " must be a NumPy array or in the CPU's memory for this function, got " +
+                                              device_name(device_type) + "; copy it to the host (PyTorch: .cpu())")
                                                  .c_str());
   throw py::error_already_set();
 }

@@ -43,9 +43,11 @@ std::unique_ptr<PlanHandle> make_plan(const MaskHandle& handle, const py::object
 }
 
 // (q_offset, kv_lengths), one or one per sequence, of a plan that could be made.
-std::pair<std::vector<std::int64_t>, std::vector<std::int64_t>> check_geometry(
-    const MaskHandle& handle, const py::object& q_len, const py::object& kv_len, const py::object& batch, const py::object& heads,
-    const py::object& q_offset, const py::object& kv_lengths) {
+std::pair<std::vector<std::int64_t>, std::vector<std::int64_t>> check_geometry(const MaskHandle& handle, const py::object& q_len,
+                                                                               const py::object& kv_len, const py::object& batch,
+                                                                               const py::object& heads,
+                                                                               const py::object& q_offset,
+                                                                               const py::object& kv_lengths) {
   Geometry geometry = geometry_of(q_len, kv_len, batch, heads, q_offset, kv_lengths);
   check_mask(handle.mask, geometry);
   return {std::move(geometry.q_offset), std::move(geometry.kv_lengths)};

@@ -59,7 +59,8 @@ class Combined final : public MaskExpr {
     for (const auto& term : terms_) most = std::max(most, term->height());
     return 1 + most;
   }
-  // Negated, each term is, and `&` and `|` change places (De Morgan). Leaves come last: they are folded into the top of the stack.
+  // Negated, each term is, and `&` and `|` change places (De Morgan). Leaves come last: they are folded into the top of the
+  // stack.
   bool write(ProgramWriter& program, StepUse use) const override {
     const MaskFold own = (step == MaskFold::intersect) != use.negated ? MaskFold::intersect : MaskFold::unite;
     std::vector<const MaskExpr*> terms;

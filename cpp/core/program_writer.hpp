@@ -6,8 +6,8 @@
 #include <optional>
 #include <vector>
 
-#include "maskattn/mask_program.hpp"
 #include "mask_expr.hpp"
+#include "maskattn/mask_program.hpp"
 
 namespace maskattn {
 

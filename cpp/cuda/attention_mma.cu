@@ -170,10 +170,6 @@ __global__ void __launch_bounds__(MmaShape<Operands, kDim, kModified>::kThreads,
   }
 }
 
-bool has_terms(const AttentionCall& call) {
-  return call.softcap != 0 || call.bias || call.bias_table || call.slopes || call.scale < 0;
-}
-
 template <class Operands, int kDim, bool kModified, Dtype kType>
 void launch_mma(const AttentionCall& call, Stream stream) {
   using Shape = MmaShape<Operands, kDim, kModified>;
@@ -214,8 +210,7 @@ bool mma_can(const AttentionCall& call, int compute_capability) {
   const int dim = std::max(call.head_dim, call.v_head_dim);
   const std::size_t bytes =
       call.dtype == Dtype::float32 ? shared_bytes<OperandsTf32<3>>(dim) : shared_bytes<Operands16<Dtype::bfloat16>>(dim);
-  const bool scaled = call.scale > 0 || call.scale < 0;  // by 0, scores of hidden keys would be NaN
-  return compute_capability >= 80 && scaled && dim <= 256 && bytes <= shared_limit(compute_capability);
+  return compute_capability >= 80 && can_scale(call) && dim <= 256 && bytes <= shared_limit(compute_capability);
 }
 
 void attention_mma(const AttentionCall& call, Stream stream) {

@@ -50,6 +50,13 @@ __device__ void hide(float (&s)[kTiles][4], std::uint64_t upper_row, std::uint64
     }
 }
 
+// Whether finish_scores has anything to do that hide has not.
+inline bool has_terms(const AttentionCall& call) {
+  return call.softcap != 0 || call.bias || call.bias_table || call.slopes || call.scale < 0;
+}
+// Times 0, the score of a hidden key would be NaN.
+inline bool can_scale(const AttentionCall& call) { return call.scale > 0 || call.scale < 0; }
+
 // Which rows a fragment has: those at `query` and query + 8 of a head, and the keys from `key` on (this lane's first).
 struct FragmentPlace {
   int b, head, query, key;

@@ -119,7 +119,8 @@ MASKATTN_HD inline Word tree_word(const std::int64_t* a, const std::int64_t* dat
   return node < 0 || node >= a[2] ? before : before | SpanLine(data + a[3], a[2], node).word(first, 1, start);
 }
 
-MASKATTN_HD inline Word block_sparse_word(const std::int64_t* a, const std::int64_t* data, const RowPlace& row, std::int64_t first) {
+MASKATTN_HD inline Word block_sparse_word(const std::int64_t* a, const std::int64_t* data, const RowPlace& row,
+                                          std::int64_t first) {
   if (row.position < 0 || row.position / a[4] >= a[3]) return 0;
   const std::int64_t line = (index_of(row.b, a[1]) * a[2] + index_of(row.h, a[2])) * a[3] + row.position / a[4];
   return SpanLine(data + a[0], a[1] * a[2] * a[3], line).word(first, a[4]);
@@ -155,8 +156,7 @@ MASKATTN_HD inline Word bools_word(const std::int64_t* a, const RowPlace& row, s
   Word word = 0;
   if (stride == 1 && count == 64 && reinterpret_cast<std::uintptr_t>(at) % 8 == 0) {
     constexpr Word gather = 0x0102040810204080u;  // a product with it brings byte j, 0 or 1, to bit 56 + j
-    for (int eight = 0; eight < 8; ++eight)
-      word |= (reinterpret_cast<const Word*>(at)[eight] * gather >> 56) << (8 * eight);
+    for (int eight = 0; eight < 8; ++eight) word |= (reinterpret_cast<const Word*>(at)[eight] * gather >> 56) << (8 * eight);
     return word;
   }
   for (int j = 0; j < count; ++j) word |= Word{at[j * stride] != 0} << j;

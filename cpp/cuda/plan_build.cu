@@ -8,8 +8,8 @@ namespace maskattn::cuda {
 namespace {
 
 constexpr unsigned kAllLanes = 0xffffffffu;
-constexpr int kRowWarps = 4;     // rows that a block lowers at a time
-constexpr int kListThreads = 256;  // key tiles that a block looks at at a time
+constexpr int kMostWarps = 8;            // of a block, which lowers a row
+constexpr int kBlock = 32 * kMostWarps;  // words, or key tiles, that a block looks at at a time
 
 std::size_t round_up(std::size_t bytes) { return (bytes + 15) / 16 * 16; }
 
@@ -18,76 +18,83 @@ __device__ RowPlace place_of(const PlanExtents& plan, const Positions& positions
   return {b, strip % plan.heads, positions.row_base + i, positions.q_offset[b] + i, positions.kv_lengths[b]};
 }
 
-// A warp takes a row, a lane a word; the edges between hidden and visible keys, in order, are the row's spans.
-__global__ void __launch_bounds__(32 * kRowWarps)
-    lower_to_spans(ProgramView program, Positions positions, PlanExtents plan, Span* spans) {
-  const std::int64_t row = std::int64_t{blockIdx.x} * kRowWarps + threadIdx.x / 32;
-  if (row >= plan.rows()) return;
-  const int lane = threadIdx.x % 32, kv_tiles = plan.kv_tiles(), most = 2 * plan.spans_per_row;
-  const RowPlace place = place_of(plan, positions, row);
-  auto* edges = reinterpret_cast<std::int32_t*>(spans + row * plan.spans_per_row);
+// The edges between hidden and visible keys in words [begin, end) of a row, in order: all of them are counted, `most` are
+// written. A warp's lanes take a word each.
+__device__ int find_edges(const ProgramView& program, const RowPlace& place, int begin, int end, int most, int* edges) {
+  const int lane = threadIdx.x % 32;
+  Word carried = begin > 0 ? mask_word(program, place, std::int64_t{begin - 1} * 64) >> 63 : 0;  // is the key before seen?
   int count = 0;
-  Word carried = 0;  // whether the key before these words is seen
-  for (int base = 0; base < kv_tiles; base += 32) {
-    const Word word = base + lane < kv_tiles ? mask_word(program, place, std::int64_t{base + lane} * 64) : 0;
+  for (int base = begin; base < end; base += 32) {
+    const Word word = base + lane < end ? mask_word(program, place, std::int64_t{base + lane} * 64) : 0;
     const Word before = __shfl_up_sync(kAllLanes, word, 1) >> 63;
-    const Word changes = word ^ (word << 1 | (lane == 0 ? carried : before));
+    const Word changes = base + lane < end ? word ^ (word << 1 | (lane == 0 ? carried : before)) : 0;
     carried = __shfl_sync(kAllLanes, word, 31) >> 63;
     for (unsigned who = __ballot_sync(kAllLanes, changes != 0); who; who &= who - 1) {
       const int from = __ffs(static_cast<int>(who)) - 1;
       for (Word left = __shfl_sync(kAllLanes, changes, from); left; left &= left - 1) {
-        const int at = (base + from) * 64 + __ffsll(static_cast<long long>(left)) - 1;
-        if (lane == 0 && count < most) edges[count] = at;
+        if (lane == 0 && count < most) edges[count] = (base + from) * 64 + __ffsll(static_cast<long long>(left)) - 1;
         ++count;
       }
     }
   }
-  if (carried && count < most) {
-    if (lane == 0) edges[count] = plan.kv_len;
-    ++count;
-  }
-  for (int rest = count + lane; rest < most; rest += 32) edges[rest] = 0;
+  return count;
 }
 
-// A warp takes a row, a lane a word.
-__global__ void __launch_bounds__(32 * kRowWarps)
-    lower_to_bits(ProgramView program, Positions positions, PlanExtents plan, Word* bits) {
-  const std::int64_t row = std::int64_t{blockIdx.x} * kRowWarps + threadIdx.x / 32;
-  if (row >= plan.rows()) return;
-  const RowPlace place = place_of(plan, positions, row);
-  const int kv_tiles = plan.kv_tiles();
-  for (int tile = threadIdx.x % 32; tile < kv_tiles; tile += 32)
-    bits[row * kv_tiles + tile] = mask_word(program, place, std::int64_t{tile} * 64);
+// A block takes a row, its warps parts of it; edges are where spans begin and end in turn.
+__global__ void __launch_bounds__(kBlock)
+    lower_to_spans(ProgramView program, Positions positions, PlanExtents plan, Span* spans) {
+  constexpr int room = 2 * kMostSpans;
+  MASKATTN_SHARED int edges[kMostWarps * room];
+  MASKATTN_SHARED int counts[kMostWarps];
+  const int warp = threadIdx.x / 32, warps = blockDim.x / 32, kv_tiles = plan.kv_tiles(), most = 2 * plan.spans_per_row;
+  const int part = (kv_tiles + warps - 1) / warps, begin = min(warp * part, kv_tiles), end = min(begin + part, kv_tiles);
+  const std::int64_t row = blockIdx.x;
+  const int count = find_edges(program, place_of(plan, positions, row), begin, end, most, edges + warp * room);
+  if (threadIdx.x % 32 == 0) counts[warp] = count;
+  __syncthreads();
+  if (threadIdx.x >= room || static_cast<int>(threadIdx.x) >= most) return;
+  int at = threadIdx.x, w = 0;
+  while (w < warps && at >= counts[w]) at -= counts[w++];
+  // Edges come in pairs but for a span that ends with the last key.
+  const bool open = w == warps && at == 0 && threadIdx.x % 2 == 1;
+  reinterpret_cast<int*>(spans + row * plan.spans_per_row)[threadIdx.x] = w < warps ? edges[w * room + at]
+                                                                          : open    ? plan.kv_len
+                                                                                    : 0;
 }
 
-// A block takes the tiles of 64 query rows, 256 at a time: lanes stand for rows while a warp looks at its 32 tiles one by one, and
-// for tiles when these are listed.
-__global__ void __launch_bounds__(kListThreads) list_tiles_of(PlanView plan, TileEntry* tiles, int* tile_counts) {
-  MASKATTN_SHARED int warp_counts[kListThreads / 32];
+// A block takes a row and, by its y, 256 words.
+__global__ void __launch_bounds__(kBlock) lower_to_bits(ProgramView program, Positions positions, PlanExtents plan, Word* bits) {
+  const std::int64_t row = blockIdx.x;
+  const int kv_tiles = plan.kv_tiles(), tile = static_cast<int>(blockIdx.y) * kBlock + static_cast<int>(threadIdx.x);
+  if (tile < kv_tiles) bits[row * kv_tiles + tile] = mask_word(program, place_of(plan, positions, row), std::int64_t{tile} * 64);
+}
+
+// A block lists the tiles of up to 64 query rows, 256 at a time, a tile a thread.
+__global__ void __launch_bounds__(kBlock) list_tiles_of(PlanView plan, TileEntry* tiles, int* tile_counts) {
+  MASKATTN_SHARED int warp_counts[kMostWarps];
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const int q_tile = blockIdx.x % plan.q_tiles, strip = blockIdx.x / plan.q_tiles;
   const int b = strip / plan.heads, h = strip % plan.heads;
-  const int upper = q_tile * kTile + lane, lower = upper + 32;
+  const int first = q_tile * kTile, last = min(first + kTile, plan.q_len);
   TileEntry* to = tiles + std::int64_t{blockIdx.x} * plan.kv_tiles;
   int listed = 0;
-  for (int base = 0; base < plan.kv_tiles; base += kListThreads) {
-    const int first = base + 32 * warp;
-    unsigned seen = 0, full = 0;  // bit s: tile first + s
-    for (int s = 0; s < 32 && first + s < plan.kv_tiles; ++s) {
-      const Word above = upper < plan.q_len ? plan.visible(b, h, upper, first + s) : 0;
-      const Word below = lower < plan.q_len ? plan.visible(b, h, lower, first + s) : 0;
-      const bool all = (above == kAllKeys || upper >= plan.q_len) && (below == kAllKeys || lower >= plan.q_len);
-      seen |= static_cast<unsigned>(__any_sync(kAllLanes, (above | below) != 0) != 0) << s;
-      full |= static_cast<unsigned>(__all_sync(kAllLanes, all) != 0) << s;
+  for (int base = 0; base < plan.kv_tiles; base += kBlock) {
+    const int tile = base + static_cast<int>(threadIdx.x);
+    Word any = 0, all = kAllKeys;
+    for (int row = first; tile < plan.kv_tiles && row < last; ++row) {
+      const Word seen = plan.visible(b, h, row, tile);
+      any |= seen;
+      all &= seen;
     }
-    if (lane == 0) warp_counts[warp] = __popc(seen);
+    const unsigned in_warp = __ballot_sync(kAllLanes, any != 0);
+    if (lane == 0) warp_counts[warp] = __popc(in_warp);
     __syncthreads();
-    int at = listed + __popc(seen & ((1u << lane) - 1));
-    for (int w = 0; w < kListThreads / 32; ++w) {
+    int at = listed + __popc(in_warp & ((1u << lane) - 1));
+    for (int w = 0; w < kMostWarps; ++w) {
       if (w < warp) at += warp_counts[w];
       listed += warp_counts[w];
     }
-    if (seen >> lane & 1) to[at].word = static_cast<std::uint32_t>(first + lane) << 1 | (full >> lane & 1);
+    if (any != 0) to[at].word = static_cast<std::uint32_t>(tile) << 1 | (all == kAllKeys);
     __syncthreads();
   }
   if (threadIdx.x == 0) tile_counts[blockIdx.x] = listed;
@@ -148,27 +155,29 @@ PlanMemory::PlanMemory(const PlanExtents& e, void* memory) : extents(e) {
 
 PlanView PlanMemory::view() const {
   const PlanExtents& e = extents;
-  return {e.batch,  e.heads, e.q_len,     e.kv_len, e.q_tiles(), e.kv_tiles(),
-          tiles, tile_counts, spans, bits, e.spans_per_row};
+  return {e.batch, e.heads, e.q_len, e.kv_len, e.q_tiles(), e.kv_tiles(), tiles, tile_counts, spans, bits, e.spans_per_row};
 }
 
 void lower_rows(const ProgramView& program, const Positions& positions, const PlanMemory& plan, Stream stream) {
   const PlanExtents& e = plan.extents;
-  const unsigned blocks = blocks_for(e.rows(), kRowWarps);
+  const auto rows = static_cast<unsigned>(e.rows());
+  constexpr int words_per_warp = 64;  // two for each lane; with fewer, rows alone keep the device busy
+  const int warps = std::clamp(e.kv_tiles() / words_per_warp, 1, kMostWarps);
   if (e.spans_per_row)
-    launch(lower_to_spans, blocks, 32 * kRowWarps, 0, stream, program, positions, e, plan.spans);
+    launch(lower_to_spans, rows, 32 * warps, 0, stream, program, positions, e, plan.spans);
   else
-    launch(lower_to_bits, blocks, 32 * kRowWarps, 0, stream, program, positions, e, plan.bits);
+    launch(lower_to_bits, dim3(rows, blocks_for(e.kv_tiles(), kBlock)), std::min((e.kv_tiles() + 31) / 32 * 32, kBlock), 0,
+           stream, program, positions, e, plan.bits);
 }
 
 void list_tiles(const PlanMemory& plan, Stream stream) {
   const PlanExtents& e = plan.extents;
   const auto lists = static_cast<unsigned>(e.batch) * static_cast<unsigned>(e.heads) * static_cast<unsigned>(e.q_tiles());
-  launch(list_tiles_of, lists, kListThreads, 0, stream, plan.view(), plan.tiles, plan.tile_counts);
+  launch(list_tiles_of, lists, kBlock, 0, stream, plan.view(), plan.tiles, plan.tile_counts);
 }
 
-void take_positions(const GivenPositions& given, int batch, int q_len, int kv_len, std::int64_t* kv_lengths, std::int64_t* q_offset,
-                    int* near, Stream stream) {
+void take_positions(const GivenPositions& given, int batch, int q_len, int kv_len, std::int64_t* kv_lengths,
+                    std::int64_t* q_offset, int* near, Stream stream) {
   constexpr int threads = 128;
   launch(take_positions_of, blocks_for(batch, threads), threads, 0, stream, given, batch, q_len, kv_len, kv_lengths, q_offset,
          near);

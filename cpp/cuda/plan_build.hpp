@@ -49,11 +49,11 @@ void list_tiles(const PlanMemory& plan, Stream stream);
 // +-2^30.
 struct GivenPositions {
   const void *kv_lengths, *q_offset;
-  bool wide_lengths, wide_offset;    // 64-bit integers
+  bool wide_lengths, wide_offset;         // 64-bit integers
   std::int64_t length_step, offset_step;  // from one sequence to the next; 0: one for all
 };
-void take_positions(const GivenPositions& given, int batch, int q_len, int kv_len, std::int64_t* kv_lengths, std::int64_t* q_offset,
-                    int* near, Stream stream);
+void take_positions(const GivenPositions& given, int batch, int q_len, int kv_len, std::int64_t* kv_lengths,
+                    std::int64_t* q_offset, int* near, Stream stream);
 
 // Host memory into the device's without waiting for the stream, however small pageable memory is treated.
 void upload(void* to, const void* from, std::size_t bytes, Stream stream);

@@ -33,6 +33,25 @@ Device properties_of(int id) {
           static_cast<std::size_t>(ask(cudaDevAttrMaxSharedMemoryPerBlockOptin))};
 }
 
+// Of each device a pool of ours, which is never destroyed. The device's own gives all memory back whenever somebody waits for the
+// stream, and then an allocation takes as long as a kernel.
+cudaMemPool_t pool_of(int id) {
+  static std::mutex lock;
+  static std::vector<cudaMemPool_t> pools;
+  const std::lock_guard<std::mutex> hold(lock);
+  if (pools.size() <= static_cast<std::size_t>(id)) pools.resize(static_cast<std::size_t>(id) + 1);
+  cudaMemPool_t& pool = pools[static_cast<std::size_t>(id)];
+  if (pool) return pool;
+  cudaMemPoolProps wanted{};
+  wanted.allocType = cudaMemAllocationTypePinned;
+  wanted.location.type = cudaMemLocationTypeDevice;
+  wanted.location.id = id;
+  check(cudaMemPoolCreate(&pool, &wanted), "a pool of the device's memory");
+  std::uint64_t kept = std::uint64_t{256} << 20;
+  check(cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &kept), "a pool of the device's memory");
+  return pool;
+}
+
 }  // namespace
 
 int device_count() {
@@ -63,7 +82,7 @@ const Device& device() {
 
 void* device_alloc(std::size_t bytes, Stream stream) {
   void* memory = nullptr;
-  check(cudaMallocAsync(&memory, bytes, of(stream)), "memory of the device");
+  check(cudaMallocFromPoolAsync(&memory, bytes, pool_of(current_device()), of(stream)), "memory of the device");
   return memory;
 }
 void device_free(void* memory, Stream stream) { check(cudaFreeAsync(memory, of(stream)), "freeing memory of the device"); }

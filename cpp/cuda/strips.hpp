@@ -75,7 +75,14 @@ class TileWalk {
 __device__ inline std::uint64_t visible_keys(const AttentionCall& call, SharedTile tile, int b, Strip strip, int s, int row) {
   const int query = strip.q_tile * kTile + row;
   if (!(tile.seen >> s & 1) || query >= call.q_len) return 0;
-  return tile.full >> s & 1 ? ~std::uint64_t{0} : call.plan.visible(b, strip.head, query, tile.kv_tile);
+  if (tile.full >> s & 1) return ~std::uint64_t{0};
+  const PlanView& plan = call.plan;
+  if (plan.spans_per_row == 0) return plan.visible(b, strip.head, query, tile.kv_tile);
+  const Span* const spans = plan.spans + (plan.strip(b, strip.head) * plan.q_len + query) * plan.spans_per_row;
+  std::uint64_t word = 0;
+#pragma unroll 1  // several at once would take registers that the kernels have no more
+  for (int i = 0; i < plan.spans_per_row; ++i) word |= PlanView::keys_between(spans[i], tile.kv_tile);
+  return word;
 }
 
 }  // namespace maskattn::cuda

@@ -37,8 +37,10 @@ void require_q_dtype(const Array& a, const char* name, Dtype want, const Array& 
 
 template <class Data>
 Rows<Data> rows_of(const Array& a, Dtype dtype) {
-  return {a.data, dtype, {static_cast<std::ptrdiff_t>(a.strides[0]), static_cast<std::ptrdiff_t>(a.strides[1]),
-                          static_cast<std::ptrdiff_t>(a.strides[2])}};
+  return {a.data,
+          dtype,
+          {static_cast<std::ptrdiff_t>(a.strides[0]), static_cast<std::ptrdiff_t>(a.strides[1]),
+           static_cast<std::ptrdiff_t>(a.strides[2])}};
 }
 
 // Queries, keys, values: the shapes of the call. Keys and values are pools of pages where there is a table.
@@ -86,7 +88,8 @@ void take_arrays(AttentionCall& call, const Array& q, const Array& k, const Arra
 }
 
 void take_results(AttentionCall& call, const Array& q, const Array& out, const MaybeArray& lse) {
-  if (float_dtype_of(out, "out") != call.dtype) bad_type("out must have the dtype of q, " + q.dtype_name() + ", got " + out.dtype_name());
+  if (float_dtype_of(out, "out") != call.dtype)
+    bad_type("out must have the dtype of q, " + q.dtype_name() + ", got " + out.dtype_name());
   const std::vector<std::int64_t> shape = {call.batch, call.q_heads, call.q_len, call.v_head_dim};
   if (out.shape != shape) bad_value("out must have shape " + shape_text(shape) + ", got " + out.describe());
   if (out.read_only) bad_value("out must be writeable, got a read-only array");
@@ -115,14 +118,16 @@ void take_bias(AttentionCall& call, const MaybeArray& bias) {
     call.bias_stride[to] = bias->shape[axis] == 1 ? 0 : bias->strides[axis];
   }
   if (!fits)
-    bad_value("bias must be broadcastable to (batch, q_heads, q_len, kv_len) = " + shape_text(full) + ", got " + bias->describe());
+    bad_value("bias must be broadcastable to (batch, q_heads, q_len, kv_len) = " + shape_text(full) + ", got " +
+              bias->describe());
   call.bias = bias->data;
 }
 
 // A contiguous float32 array of a row per query head.
 const float* floats_per_head(const AttentionCall& call, const MaybeArray& a, const char* name) {
   if (!a) return nullptr;
-  if (a->dtype.code != dlpack::Float || a->dtype.bits != 32) bad_type(std::string(name) + " must be float32 on CUDA, got " + a->dtype_name());
+  if (a->dtype.code != dlpack::Float || a->dtype.bits != 32)
+    bad_type(std::string(name) + " must be float32 on CUDA, got " + a->dtype_name());
   if (a->ndim() < 1 || a->shape[0] != call.q_heads)
     bad_value(std::string(name) + " must have one entry per query head, " + std::to_string(call.q_heads) + ", got " +
               (a->ndim() < 1 ? a->describe() : std::to_string(a->shape[0])));

@@ -123,8 +123,8 @@ py::object lend(const Array& array, const dlpack::Version* version) {
   Array& a = loan->array;
   loan->managed.context = loan.get();
   loan->managed.deleter = &end_loan<Managed>;
-  loan->managed.tensor = {a.data,         {dlpack::CUDA, a.device}, static_cast<std::int32_t>(a.ndim()), a.dtype, a.shape.data(),
-                          a.strides.data(), 0};
+  loan->managed.tensor = {
+      a.data, {dlpack::CUDA, a.device}, static_cast<std::int32_t>(a.ndim()), a.dtype, a.shape.data(), a.strides.data(), 0};
   if constexpr (requires { loan->managed.version; }) {
     loan->managed.version = *version;
     loan->managed.flags = a.read_only ? dlpack::read_only_flag : 0;

@@ -100,7 +100,8 @@ Plan make_plan(const std::variant<Program, Words>& source, std::pair<int, int> e
   GivenPositions given{};
   take(q_offset, stream, staged, given.q_offset, given.wide_offset, given.offset_step);
   take(kv_lengths, stream, staged, given.kv_lengths, given.wide_lengths, given.length_step);
-  take_positions(given, plan.sequences, q_len, kv_len, lengths, offsets, reinterpret_cast<int*>(offsets + plan.sequences), stream);
+  take_positions(given, plan.sequences, q_len, kv_len, lengths, offsets, reinterpret_cast<int*>(offsets + plan.sequences),
+                 stream);
 
   const PlanMemory memory(plan.extents, plan.memory->data());
   plan.view = memory.view();
@@ -108,7 +109,8 @@ Plan make_plan(const std::variant<Program, Words>& source, std::pair<int, int> e
     lower_rows(program->view, {offsets, lengths, row_base}, memory, stream);
   } else {
     const auto& bits = std::get<Words>(source);
-    if (bits.size() != plan.extents.rows() * plan.extents.kv_tiles()) bad_value("bits must have a word for every 64 keys of a row");
+    if (bits.size() != plan.extents.rows() * plan.extents.kv_tiles())
+      bad_value("bits must have a word for every 64 keys of a row");
     upload(memory.bits, bits.data(), static_cast<std::size_t>(bits.nbytes()), stream);
   }
   list_tiles(memory, stream);
@@ -190,8 +192,8 @@ void register_plans(py::module_& m) {
       .def_property_readonly("stream", [](const Plan& p) { return reinterpret_cast<std::uintptr_t>(p.stream); })
       .def("tiles", &tiles_of)
       .def("__repr__", [](const Plan& p) {
-        return "<Plan of " + shape_text({p.batch, p.heads, p.extents.q_len, p.extents.kv_len}) + " on cuda:" + std::to_string(p.device) +
-               ">";
+        return "<Plan of " + shape_text({p.batch, p.heads, p.extents.q_len, p.extents.kv_len}) +
+               " on cuda:" + std::to_string(p.device) + ">";
       });
   m.def("make_program", &make_program);
   m.def("is_capturing", [](std::uintptr_t stream) { return capturing(stream_of(stream)); });

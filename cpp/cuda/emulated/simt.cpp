@@ -36,7 +36,12 @@ struct Gathering {
   int missing;
   std::array<void*, kWarpgroup> lanes;
 
-  bool names(int lane) const { return size != kWarp || (mask >> lane & 1); }
+  // Whether this lane cannot be elsewhere: of a warp all lanes that are named, of a warpgroup those of the warps that have begun.
+  bool binds(int lane) const {
+    if (size == kWarp) return mask >> lane & 1;
+    const auto warp = lanes.begin() + lane / kWarp * kWarp;
+    return std::any_of(warp, warp + kWarp, [](const void* arrived) { return arrived != nullptr; });
+  }
 };
 
 std::string text(dim3 d) { return "(" + std::to_string(d.x) + ", " + std::to_string(d.y) + ", " + std::to_string(d.z) + ")"; }
@@ -270,7 +275,7 @@ void Block::gather(const char* name, int group, std::uint32_t mask, void* mine, 
     if (current < g.first || current >= g.first + g.size) continue;
     const bool same = std::strcmp(g.name, name) == 0 && g.size == group && g.mask == mask;
     if (same) found = &g;
-    if (!same && g.names(current - g.first))
+    if (!same && g.binds(current - g.first))
       throw std::runtime_error("lanes of a warp meet in different operations: thread " + std::to_string(current) + " of " +
                                where() + " is in " + name + " while others wait for it in " + g.name);
   }
@@ -288,7 +293,7 @@ void Block::gather(const char* name, int group, std::uint32_t mask, void* mine, 
   gatherings_.erase(gatherings_.begin() + (found - gatherings_.data()));
   function(complete.lanes.data());
   for (int i = 0; i < group; ++i)
-    if (i != lane && complete.names(i)) wake(first + i);
+    if (i != lane && complete.lanes[static_cast<std::size_t>(i)]) wake(first + i);
 }
 
 void refuse(const std::string& what) { throw std::invalid_argument("a launch that no device can do: " + what); }

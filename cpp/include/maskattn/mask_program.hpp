@@ -42,8 +42,8 @@ static_assert(sizeof(MaskStep) == 64);
 
 // Steps in postfix order, with no more than kMaskDepth sets on the stack.
 //
-// A table of spans is begin[lines + 1], indices of spans from the first one on, and then the spans, sorted and disjoint in each line:
-// begin in the lower half of an element, end in the upper one.
+// A table of spans is begin[lines + 1], indices of spans from the first one on, and then the spans, sorted and disjoint in each
+// line: begin in the lower half of an element, end in the upper one.
 struct MaskProgram {
   std::vector<MaskStep> steps;
   std::vector<std::int64_t> data;
