@@ -22,7 +22,7 @@ using Floats = py::array_t<float, py::array::c_style | py::array::forcecast>;
 // An array in C order. Nobody holds the GIL while waiting for a turn on the device.
 class DeviceArray {
  public:
-  DeviceArray(DevicePointer device, std::vector<std::int64_t> shape, py::dtype dtype);
+  DeviceArray(DevicePointer device, std::vector<std::int64_t> shape, py::dtype dtype, Dtype kind);
   ~DeviceArray();
   DeviceArray(const DeviceArray&) = delete;
   DeviceArray& operator=(const DeviceArray&) = delete;

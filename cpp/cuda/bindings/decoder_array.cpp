@@ -15,11 +15,11 @@ Dtype dtype_of(const py::dtype& dtype) {
 }
 
 std::unique_ptr<DeviceArray> new_floats(const DevicePointer& device, std::int64_t rows, std::int64_t width) {
-  return std::make_unique<DeviceArray>(device, std::vector<std::int64_t>{rows, width}, py::dtype::of<float>());
+  return std::make_unique<DeviceArray>(device, std::vector<std::int64_t>{rows, width}, py::dtype::of<float>(), Dtype::float32);
 }
 
-DeviceArray::DeviceArray(DevicePointer device, std::vector<std::int64_t> shape, py::dtype dtype)
-    : device_(std::move(device)), shape_(std::move(shape)), dtype_(std::move(dtype)), kind_(dtype_of(dtype_)) {
+DeviceArray::DeviceArray(DevicePointer device, std::vector<std::int64_t> shape, py::dtype dtype, Dtype kind)
+    : device_(std::move(device)), shape_(std::move(shape)), dtype_(std::move(dtype)), kind_(kind) {
   const py::gil_scoped_release unlocked;
   const Turn turn(*device_);
   memory_ = std::make_unique<DeviceMemory>(bytes(), stream());
@@ -67,7 +67,7 @@ std::unique_ptr<DeviceArray> DeviceArray::gathered(const Ints& rows) const {
   require(shape_.size() == 2, "rows are gathered of an array (n, width)");
   for (py::ssize_t i = 0; i < rows.size(); ++i)
     require(rows.data()[i] >= -1 && rows.data()[i] < shape_[0], "rows must be there, or -1");
-  auto made = std::make_unique<DeviceArray>(device_, std::vector<std::int64_t>{rows.size(), shape_[1]}, dtype_);
+  auto made = std::make_unique<DeviceArray>(device_, std::vector<std::int64_t>{rows.size(), shape_[1]}, dtype_, kind_);
   const py::gil_scoped_release unlocked;
   const Turn turn(*device_);
   const auto count = static_cast<std::size_t>(rows.size()) * sizeof(int);
@@ -108,7 +108,10 @@ void register_device_arrays(py::module_& m) {
            }),
            py::arg("id"), py::arg("libraries"));
   py::class_<DeviceArray>(m, "DeviceArray")
-      .def(py::init<DevicePointer, std::vector<std::int64_t>, py::dtype>(), py::arg("device"), py::arg("shape"), py::arg("dtype"))
+      .def(py::init([](const DevicePointer& device, const std::vector<std::int64_t>& shape, const py::dtype& dtype) {
+             return std::make_unique<DeviceArray>(device, shape, dtype, dtype_of(dtype));
+           }),
+           py::arg("device"), py::arg("shape"), py::arg("dtype"))
       .def_property_readonly("shape", [](const DeviceArray& a) { return py::tuple(py::cast(a.shape())); })
       .def_property_readonly("dtype", &DeviceArray::dtype)
       .def_property_readonly("nbytes", &DeviceArray::bytes)

@@ -268,8 +268,10 @@ py::tuple project_memory(const StackHandle& stack, const py::object& description
               in.outputs == 2 * heads * head_dim,
           "rows, sources and positions must belong together");
   const std::vector<std::int64_t> shape{std::int64_t{source_count} * page, heads, head_dim};
-  auto keys = std::make_unique<DeviceArray>(stack.device(), shape, dtype),
-       values = std::make_unique<DeviceArray>(stack.device(), shape, dtype);
+  const Dtype kind = dtype_of(dtype);
+  require(kind == stack.stack().parts().dtype, "dtype must be the stack's");
+  auto keys = std::make_unique<DeviceArray>(stack.device(), shape, dtype, kind),
+       values = std::make_unique<DeviceArray>(stack.device(), shape, dtype, kind);
   {
     const py::gil_scoped_release unlocked;
     stack.stack().project_memory(in, key_norm, heads, head_dim, x.extent(0), x.floats(), sources.data(), positions.data(),

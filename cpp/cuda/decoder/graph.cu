@@ -39,7 +39,10 @@ Graph::Graph(Stream stream, std::function<void()> work) : stream_(stream), work_
   check(made, "making a graph executable");
   executable_ = executable;
 }
-Graph::~Graph() { cudaGraphExecDestroy(static_cast<cudaGraphExec_t>(executable_)); }
+Graph::~Graph() {
+  cudaStreamSynchronize(static_cast<cudaStream_t>(stream_));  // it may be running still
+  cudaGraphExecDestroy(static_cast<cudaGraphExec_t>(executable_));
+}
 
 void Graph::replay() const {
   check(cudaGraphLaunch(static_cast<cudaGraphExec_t>(executable_), static_cast<cudaStream_t>(stream_)), "launch of a graph");

@@ -38,6 +38,8 @@ def open_device(name: str) -> Any:
         ImportError: the package was built without CUDA.
         RuntimeError: there is no such device, or no cuBLASLt.
     """
+    if isinstance(name, str) and name.startswith("cuda"):
+        module()
     return _opened(named_place(name).device)
 
 
