@@ -9,23 +9,25 @@ namespace {
 
 // A block does the pieces of one split for up to kRows rows. `Rows` is VectorRows or MatrixRows.
 template <class Rows>
-__global__ void __launch_bounds__(32 * kDecodeWarps, 2)
+__global__ void __launch_bounds__(32 * kDecodeWarps, Rows::kBlocks)
     decode_kernel(AttentionCall call, ScoreTerms terms, DecodeShape shape, Partials partials) {
   using S = typename Rows::S;
   using T = typename Rows::T;
+  let_next_kernel_begin();
   char* slots = dynamic_shared<char>();
   auto& memory = *reinterpret_cast<typename Rows::Memory*>(slots + kDecodeWarps * kSlotMemory);
   const DecodeBlock block = decode_block<Rows::kRows>(shape);
+  if (!look(call, shape, block, memory.sight)) return finish_unseen_split<T>(call, shape, block, partials);
   const int thread = static_cast<int>(threadIdx.x), warp = thread / 32;
-  for (int n = thread; n < Rows::kRows * kMostHeadDim; n += 32 * kDecodeWarps) {
+  char* const mine = slots + warp * kSlotMemory;
+  KeyStream<T, Rows::kColumns> stream(call, block.b, block.kv_head, block.split * kSplit, memory.sight.any, mine);
+  for (int n = thread; n < Rows::kRows * kMostHeadDim; n += 32 * kDecodeWarps) {  // while the first keys are on their way
     const int r = n / kMostHeadDim, d = n % kMostHeadDim;
     const bool real = r < block.rows && d < call.head_dim;
     const std::int64_t row = real ? row_offset(call.q, block.b, block.head(shape, r), block.query(shape, r)) : 0;
     memory.set_query(r, d, real ? terms.sign * to_float(at<T>(call.q, row)[d]) : 0.f);
   }
-  if (!look(call, shape, block, memory.sight)) return finish_unseen_split<T>(call, shape, block, partials);
-  char* const mine = slots + warp * kSlotMemory;
-  KeyStream<T, Rows::kColumns> stream(call, block.b, block.kv_head, block.split * kSplit, memory.sight.any, mine);
+  __syncthreads();
   Rows rows(call, terms, shape, block, memory);
   const int key_parts = S::parts(call.head_dim), value_parts = S::parts(call.v_head_dim);
 #pragma unroll 1
@@ -47,12 +49,12 @@ __global__ void __launch_bounds__(32 * kDecodeWarps, 2)
 
 template <class Rows>
 void launch_decode(const AttentionCall& call, const DecodeShape& shape, const Partials& partials, Stream stream) {
-  const dim3 grid(shape.splits, call.kv_heads * ((shape.rows + Rows::kRows - 1) / Rows::kRows), call.batch);
+  const dim3 grid(shape.splits * ((shape.rows + Rows::kRows - 1) / Rows::kRows), call.kv_heads, call.batch);
   launch(decode_kernel<Rows>, grid, dim3(32 * kDecodeWarps), kDecodeWarps * kSlotMemory + sizeof(typename Rows::Memory), stream,
          call, score_terms(call), shape, partials);
   if (shape.splits > 1)
-    launch(decode_merge_kernel<typename Rows::T>, dim3(shape.rows, call.kv_heads, call.batch), dim3(32 * kMergeWarps), 0, stream,
-           call, shape, partials);
+    launch_early(decode_merge_kernel<typename Rows::T>, dim3(shape.rows, call.kv_heads, call.batch), dim3(32 * kMergeWarps), 0,
+                 stream, call, shape, partials);
 }
 
 template <int kColumns>

@@ -7,14 +7,15 @@
 namespace maskattn::cuda {
 namespace {
 
-// Sizes of a block: 128 rows (one strip where shared memory holds no more), 64 keys (or fewer) at a time. Two fragments of rows per
-// warp halve the reads of shared memory for keys and values, where registers hold them. kModified: scores have a softcap or a bias.
+// Sizes of a block: 128 rows (one strip where shared memory holds no more), 64 keys (or 16) at a time. Two fragments of rows per
+// warp halve the reads of shared memory for keys and values, where registers hold them. kModified: scores have a softcap or a
+// bias.
 template <class Operands, int kDim, bool kModified>
 struct MmaShape {
   static constexpr int kElementBytes = Operands::kElementBytes, kRowBytes = kDim * kElementBytes;
   static constexpr bool kWide = kElementBytes == 4;
   static constexpr int kStrips = kRowBytes > 512 ? 1 : 2, kRows = kStrips * kTile;
-  static constexpr int kKeys = kRowBytes <= 512 ? 64 : kModified ? 16 : 32, kParts = kTile / kKeys;
+  static constexpr int kKeys = kRowBytes > 512 ? 16 : 64, kParts = kTile / kKeys;
   static constexpr int kRowTiles = !kWide && !kModified && kDim <= 128 ? 2 : 1, kRowsPerWarp = 16 * kRowTiles;
   static constexpr int kWarps = kRows / kRowsPerWarp, kThreads = 32 * kWarps;
 };
@@ -36,8 +37,8 @@ struct MmaCall {
   bool aligned_q, aligned_k, aligned_v, pairs;
 };
 
-// Where a block's strips are. Last strips come first, which see most under a causal mask, and blocks of a key head together, so that
-// its keys stay in the second-level cache.
+// Where a block's strips are. Last strips come first, which see most under a causal mask, and blocks of a key head together, so
+// that its keys stay in the second-level cache.
 struct MmaPlace {
   int b, kv_head, first_strip;
 };
@@ -86,7 +87,8 @@ __device__ void load_tile(const MmaShared<Shape>& shared, char* to, const RowsAt
   seen >>= part * Shape::kKeys;
   const int first = tile.kv_tile * kTile + part * Shape::kKeys;
   copy_tile<Shape::kElementBytes, Shape::kKeys, Shape::kRowBytes, Shape::kThreads>(
-      to, rows.base, columns * Shape::kElementBytes, aligned, [&](int row) { return seen >> row & 1 ? rows(first + row) : nullptr; });
+      to, rows.base, columns * Shape::kElementBytes, aligned,
+      [&](int row) { return seen >> row & 1 ? rows(first + row) : nullptr; });
   commit_copies();
 }
 
@@ -112,7 +114,8 @@ __device__ void show(const MmaCall& mma, MmaPlace place, const MmaShared<Shape>&
 }
 
 template <class Operands, int kDim, bool kModified, Dtype kType>
-__global__ void __launch_bounds__(MmaShape<Operands, kDim, kModified>::kThreads, 1) mma_kernel(const __grid_constant__ MmaCall mma) {
+__global__ void __launch_bounds__(MmaShape<Operands, kDim, kModified>::kThreads, 1)
+    mma_kernel(const __grid_constant__ MmaCall mma) {
   using Shape = MmaShape<Operands, kDim, kModified>;
   const AttentionCall& call = mma.call;
   MmaShared<Shape>& shared = *dynamic_shared<MmaShared<Shape>>();
@@ -142,8 +145,7 @@ __global__ void __launch_bounds__(MmaShape<Operands, kDim, kModified>::kThreads,
       load_tile(shared, shared.v, shared.values, call.v_head_dim, mma.aligned_v, slot, part);
       if (mine) {
         warp.multiply_keys(shared.q, first_row, shared.k);
-        if (kModified || !full)
-          show<Shape, kModified>(mma, place, shared, slot, part, first_row, warp.s);
+        if (kModified || !full) show<Shape, kModified>(mma, place, shared, slot, part, first_row, warp.s);
         warp.template softmax<Shape::kWide>(mma.terms.log2);
       }
       const bool last = part == Shape::kParts - 1;
@@ -174,8 +176,12 @@ template <class Operands, int kDim, bool kModified, Dtype kType>
 void launch_mma(const AttentionCall& call, Stream stream) {
   using Shape = MmaShape<Operands, kDim, kModified>;
   constexpr int kElementBytes = Operands::kElementBytes;
-  const MmaCall mma = {call, score_terms(call), rows_are_aligned<kElementBytes>(call.q), rows_are_aligned<kElementBytes>(call.k),
-                       rows_are_aligned<kElementBytes>(call.v), rows_have_pairs<kElementBytes>(call.out, call.v_head_dim)};
+  const MmaCall mma = {call,
+                       score_terms(call),
+                       rows_are_aligned<kElementBytes>(call.q),
+                       rows_are_aligned<kElementBytes>(call.k),
+                       rows_are_aligned<kElementBytes>(call.v),
+                       rows_have_pairs<kElementBytes>(call.out, call.v_head_dim)};
   const int blocks = (strips_per_kv_head(call) + Shape::kStrips - 1) / Shape::kStrips;
   launch(mma_kernel<Operands, kDim, kModified, kType>, dim3(static_cast<unsigned>(blocks * call.kv_heads * call.batch)),
          dim3(Shape::kThreads), sizeof(MmaShared<Shape>), stream, mma);

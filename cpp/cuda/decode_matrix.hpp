@@ -15,6 +15,11 @@ class MatrixRows {
   static constexpr int kColumns = kMostColumns, kRows = 16;
   using S = Slots<T, kColumns>;
   static constexpr int kParts = kColumns * 2 / S::kPart;  // of the widest values
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+  static constexpr int kBlocks = 2;  // of a multiprocessor: those that shared memory has room for
+#else
+  static constexpr int kBlocks = kColumns > 128 ? 2 : 3;
+#endif
 
   struct Memory {
     T query[kRows][kMostHeadDim + 8];  // 16 bytes more than a row: 8 rows are in different banks
@@ -30,7 +35,8 @@ class MatrixRows {
 
   __device__ void add_products(const char* keys, int part) {
     const int units = call_.head_dim / 8 - part * S::kUnits;
-#pragma unroll 2
+    [[maybe_unused]] constexpr int kAtOnce = kColumns > 128 ? 1 : 2;  // more would not fit into registers
+#pragma unroll kAtOnce
     for (int unit = 0; unit < S::kUnits && unit < units; unit += 2) {  // 16 coordinates
       std::uint32_t q[4];
       load_matrices(q, &memory_.query[(matrix_ & 1) * 8 + lane_ % 8][(part * S::kUnits + unit + (matrix_ >> 1)) * 8]);

@@ -28,7 +28,8 @@ inline std::size_t partial_count(const AttentionCall& call, const DecodeShape& s
          static_cast<std::size_t>(shape.splits);
 }
 
-// The rows and the split of a block: blockIdx is (split, key head * groups of rows, sequence).
+// The rows and the split of a block: blockIdx is (split * groups of rows, key head, sequence), so that blocks that read the same
+// keys run side by side and memory gives them once.
 struct DecodeBlock {
   int b, kv_head, first_row, rows, split;
 
@@ -40,9 +41,9 @@ struct DecodeBlock {
 };
 template <int kRows>
 __device__ DecodeBlock decode_block(const DecodeShape& shape) {
-  const int row_groups = (shape.rows + kRows - 1) / kRows, y = static_cast<int>(blockIdx.y);
-  const int first = y % row_groups * kRows, left = shape.rows - first;
-  return {static_cast<int>(blockIdx.z), y / row_groups, first, left < kRows ? left : kRows, static_cast<int>(blockIdx.x)};
+  const int row_groups = (shape.rows + kRows - 1) / kRows, x = static_cast<int>(blockIdx.x);
+  const int first = x % row_groups * kRows, left = shape.rows - first;
+  return {static_cast<int>(blockIdx.z), static_cast<int>(blockIdx.y), first, left < kRows ? left : kRows, x / row_groups};
 }
 
 // Which keys of each piece a row sees; what some row sees; what all see.
@@ -150,6 +151,7 @@ __global__ void __launch_bounds__(32 * kMergeWarps)
   const int thread = static_cast<int>(threadIdx.x), warp = thread / 32, lane = thread % 32;
   DecodeBlock block{static_cast<int>(blockIdx.z), static_cast<int>(blockIdx.y), static_cast<int>(blockIdx.x), 1, 0};
   const std::int64_t first = block.partial(call, shape, 0);
+  wait_for_previous_kernel();
   RowState row;
   for (int s = lane; s < shape.splits; s += 32) row.maximum = fmaxf(row.maximum, partials.states[first + s].x);
   row.maximum = warp_maximum(row.maximum);

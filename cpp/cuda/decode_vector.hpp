@@ -13,6 +13,7 @@ class VectorRows {
   static constexpr int kColumns = kMostColumns, kRows = kMostRows;
   using S = Slots<T, kColumns>;
   static constexpr int kParts = kColumns * 4 / S::kPart;  // of the widest values
+  static constexpr int kBlocks = 2;                       // of a multiprocessor
 
   struct Memory {
     float query[kRows][kMostHeadDim];

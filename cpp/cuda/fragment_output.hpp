@@ -67,8 +67,16 @@ __device__ unsigned store_rows(const AttentionCall& call, int b, int h, int quer
   return odd;
 }
 
-// Computes rows anew, one by one, without the keys that they do not see: a value that is not finite times a weight of zero is NaN, and
-// infinities have no sum of 11-bit numbers. `odd`, `b`, `h` and `query` as of store_rows.
+// Computes a row anew without the keys that it does not see: a value that is not finite times a weight of zero is NaN, and
+// infinities have no sum of 11-bit numbers. By a warp.
+template <Dtype kType>
+__device__ void compute_again(const AttentionCall& call, const ScoreTerms& terms, PlainRow row, PlainRowMemory& memory) {
+  __syncwarp();
+  attend_row<NumberOf<kType>>(call, terms, row, memory);
+  __syncwarp();
+}
+
+// The rows that are not finite; `odd`, `b`, `h` and `query` as of store_rows.
 template <Dtype kType>
 __device__ void repair_rows(const AttentionCall& call, const ScoreTerms& terms, int b, int h, int query, unsigned odd,
                             PlainRowMemory& memory) {
@@ -79,9 +87,19 @@ __device__ void repair_rows(const AttentionCall& call, const ScoreTerms& terms, 
     while (lanes) {
       const int quad = (__ffs(static_cast<int>(lanes)) - 1) / 4;
       lanes &= ~(0xfu << 4 * quad);
-      attend_row<NumberOf<kType>>(call, terms, {b, h, h / (call.q_heads / call.kv_heads), query - lane / 4 + quad + 8 * r}, memory);
+      compute_again<kType>(call, terms, {b, h, h / (call.q_heads / call.kv_heads), query - lane / 4 + quad + 8 * r}, memory);
     }
   }
+}
+
+// A row that this warp has stored, if it is not finite.
+template <Dtype kType>
+__device__ void repair_row(const AttentionCall& call, const ScoreTerms& terms, PlainRow row, PlainRowMemory& memory) {
+  const auto* const out = at<NumberOf<kType>>(call.out, row_offset(call.out, row.b, row.head, row.query));
+  bool finite = true;
+  __syncwarp();
+  for (int i = static_cast<int>(threadIdx.x) % 32; i < call.v_head_dim; i += 32) finite = finite && is_finite(to_float(out[i]));
+  if (!__all_sync(0xffffffffu, finite)) compute_again<kType>(call, terms, row, memory);
 }
 
 }  // namespace maskattn::cuda

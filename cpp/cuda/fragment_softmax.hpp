@@ -1,5 +1,5 @@
-// The online softmax of scores that lie in the fragments of tensor cores: lane l has, of 8 keys from 8 j on, scores s[j][0], s[j][1]
-// of row l / 4 and s[j][2], s[j][3] of row l / 4 + 8, keys 8 j + 2 (l % 4) and the next.
+// The online softmax of scores that lie in the fragments of tensor cores: lane l has, of 8 keys from 8 j on, scores s[j][0],
+// s[j][1] of row l / 4 and s[j][2], s[j][3] of row l / 4 + 8, keys 8 j + 2 (l % 4) and the next.
 #pragma once
 
 #include "cuda/scores.hpp"
@@ -18,8 +18,8 @@ __device__ inline float fast_exp2(float x) {
 inline float fast_exp2(float x) { return x < -126 ? 0 : std::exp2(x); }
 #endif
 
-// Of the two rows that a lane has in a fragment: the largest score so far, as an exponent of 2; this lane's part of the sum of weights
-// relative to it.
+// Of the two rows that a lane has in a fragment: the largest score so far, as an exponent of 2; this lane's part of the sum of
+// weights relative to it.
 struct RowStates {
   float maximum[2] = {kMinusInfinity, kMinusInfinity}, sum[2] = {};
 };
@@ -62,11 +62,20 @@ struct FragmentPlace {
   int b, head, query, key;
 };
 
+// Hides where a number comes from: what is computed of it is not computed ahead, in registers that the kernels have no more.
+__device__ inline int opaque(int x) {
+#if defined(__CUDACC__)
+  asm volatile("" : "+r"(x));
+#endif
+  return x;
+}
+
 // q.k of pairs that are seen become scores as finished_score makes them, others minus infinity.
 template <int kTiles>
 __device__ void finish_scores(const AttentionCall& call, const ScoreTerms& terms, float (&s)[kTiles][4], FragmentPlace place,
                               std::uint64_t upper_row, std::uint64_t lower_row) {
   const int shift = 2 * (threadIdx.x % 4);
+  place.key = opaque(place.key);
 #pragma unroll
   for (int j = 0; j < kTiles; ++j)
 #pragma unroll
@@ -81,8 +90,8 @@ __device__ void finish_scores(const AttentionCall& call, const ScoreTerms& terms
 }
 
 // Takes the scores of kTiles * 8 keys into the rows' states and leaves weights. What was summed so far must be multiplied with
-// rescale. kExact: by the arithmetic of softmax.hpp; else maxima are not rounded, so that the largest weight has no error when it is
-// rounded to 16 bits, and the special function unit makes the powers.
+// rescale. kExact: by the arithmetic of softmax.hpp; else maxima are not rounded, so that the largest weight has no error when it
+// is rounded to 16 bits, and the special function unit makes the powers.
 template <bool kExact, int kTiles>
 __device__ void online_softmax(float (&s)[kTiles][4], SplitFactor log2, RowStates& rows, float (&rescale)[2]) {
 #pragma unroll

@@ -2,9 +2,10 @@
 // asynchronous copies, and waits for nobody else.
 //
 // How much must be under way: by Little's law bandwidth * latency, on an H200 4.8 TB/s * 0.8 us = 3.8 MB, 29 KB for each of its
-// 132 multiprocessors. A warp has 24 KB of slots, all but one of them being filled: 16 KB (3 slots) or 20 KB (6 slots). Two
-// blocks of 4 warps are at home on a multiprocessor (2 * 109 KB of its 228 KB), so that 128 KB are under way there: four times
-// what is needed, which covers the beginnings and ends of blocks.
+// 132 multiprocessors. A warp has 16 KB of slots, of which all but one are being filled: 8 KB (2 slots) or 12 KB (4 slots). Three
+// blocks of 4 warps are at home on a multiprocessor (3 * 75 KB of its 228 KB), so that 96 KB are under way there. That is three
+// times what is needed, so that one block suffices while others begin or end: their first look at the plan, the first latency,
+// the last sums.
 #pragma once
 
 #include "cuda/numbers.hpp"
@@ -14,7 +15,7 @@ namespace maskattn::cuda {
 
 // A split is 512 keys from a multiple of that; its pieces go to the warps of a block in turn.
 inline constexpr int kSplit = 512, kPiece = 32, kPieces = kSplit / kPiece, kDecodeWarps = 4;
-inline constexpr int kSlotMemory = 24 * 1024;  // of a warp
+inline constexpr int kSlotMemory = 16 * 1024;  // of a warp
 
 // A slot has kPart bytes of 32 rows, a part of their columns. The 16-byte units of row r are exchanged by r % 8, so that 8 lanes
 // that read the same unit of 8 rows find it in different banks.
@@ -86,7 +87,7 @@ class KeyStream {
     const std::int64_t first = call_.page_table ? 0 : row_offset(rows, b_, 0, first_key_ + piece_ * kPiece);
     char* to = memory_ + filling_ * S::kBytes;
     const std::uint32_t seen = seen_[piece_];
-#pragma unroll 4
+#pragma unroll 2
     for (int i = 0; i < S::kUnits; ++i) {
       const int row = (i * 32 + lane) / S::kUnits, unit = (i * 32 + lane) % S::kUnits;
       std::int64_t offset = first + row * rows.stride[2];

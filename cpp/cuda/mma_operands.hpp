@@ -20,9 +20,7 @@ struct Operands16 {
 
   __device__ static A query(const std::uint32_t (&r)[4]) { return {{r[0], r[1], r[2], r[3]}}; }
   __device__ static B key(std::uint32_t b0, std::uint32_t b1) { return {{b0, b1}}; }
-  __device__ static void multiply(float (&d)[4], const A& a, const B& b) {
-    mma_16x8x16<kType>(d, a.word, b.word[0], b.word[1]);
-  }
+  __device__ static void multiply(float (&d)[4], const A& a, const B& b) { mma_16x8x16<kType>(d, a.word, b.word[0], b.word[1]); }
 
   // Weights as they come from the softmax, and as the operands of steps of 16 keys.
   template <int kTiles>

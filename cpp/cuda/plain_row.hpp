@@ -38,8 +38,8 @@ struct PlainScores {
 
 // `visible`: the keys of the tile that the row sees, of which those that a bias hides are taken out.
 template <class T>
-__device__ PlainScores scores_of_tile(const AttentionCall& call, const ScoreTerms& terms, PlainRow row, const float* query, int kv_tile,
-                                     std::uint64_t& visible) {
+__device__ PlainScores scores_of_tile(const AttentionCall& call, const ScoreTerms& terms, PlainRow row, const float* query,
+                                      int kv_tile, std::uint64_t& visible) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
   PlainScores mine;
   std::uint64_t shown = 0;

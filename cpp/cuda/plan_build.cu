@@ -166,7 +166,7 @@ void lower_rows(const ProgramView& program, const Positions& positions, const Pl
   if (e.spans_per_row)
     launch(lower_to_spans, rows, 32 * warps, 0, stream, program, positions, e, plan.spans);
   else
-    launch(lower_to_bits, dim3(rows, blocks_for(e.kv_tiles(), kBlock)), std::min((e.kv_tiles() + 31) / 32 * 32, kBlock), 0,
+    launch(lower_to_bits, dim3(rows, blocks_for(e.kv_tiles(), kBlock)), std::clamp((e.kv_tiles() + 31) / 32 * 32, 32, kBlock), 0,
            stream, program, positions, e, plan.bits);
 }
 

@@ -50,6 +50,33 @@ void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, std::size_t sh
   check(cudaGetLastError(), "launch of a kernel");
 }
 
+// A kernel that begins where it may (sm_90 on) before the one launched last has ended: with wait_for_previous_kernel(), after
+// which it sees what that one has written. That one says let_next_kernel_begin(), when its blocks need no more room.
+template <class... Parameters, class... Arguments>
+void launch_early(void (*kernel)(Parameters...), dim3 grid, dim3 block, std::size_t shared_bytes, Stream stream,
+                  const Arguments&... arguments) {
+  int device = 0, major = 0;
+  check(cudaGetDevice(&device), "the current device");
+  check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), "properties of the device");
+  if (major < 9 || grid.x == 0 || grid.y == 0 || grid.z == 0)
+    return launch(kernel, grid, block, shared_bytes, stream, arguments...);
+  cudaLaunchAttribute early{};
+  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  early.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{grid, block, shared_bytes, static_cast<cudaStream_t>(stream), &early, 1};
+  check(cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...), "launch of a kernel");
+}
+__device__ inline void let_next_kernel_begin() {
+#if __CUDA_ARCH__ >= 900
+  cudaTriggerProgrammaticLaunchCompletion();
+#endif
+}
+__device__ inline void wait_for_previous_kernel() {
+#if __CUDA_ARCH__ >= 900
+  cudaGridDependencySynchronize();
+#endif
+}
+
 template <class T>
 __device__ T* dynamic_shared() {
   extern __shared__ __align__(1024) unsigned char maskattn_dynamic_shared[];
@@ -74,6 +101,14 @@ void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, std::size_t sh
             const Arguments&... arguments) {
   emulated::run_grid(grid, block, shared_bytes, [&] { kernel(static_cast<Parameters>(arguments)...); });
 }
+
+template <class... Parameters, class... Arguments>
+void launch_early(void (*kernel)(Parameters...), dim3 grid, dim3 block, std::size_t shared_bytes, Stream stream,
+                  const Arguments&... arguments) {
+  launch(kernel, grid, block, shared_bytes, stream, arguments...);
+}
+inline void let_next_kernel_begin() {}
+inline void wait_for_previous_kernel() {}
 
 template <class T>
 T* dynamic_shared() {

@@ -1,5 +1,5 @@
-// Barriers in shared memory that count arrivals and bytes, and copies of boxes of a tensor by the copy engine (sm_90): mbarrier and
-// cp.async.bulk.tensor, as PTX and, for tests, as software.
+// Barriers in shared memory that count arrivals and bytes, and copies of boxes of a tensor by the copy engine (sm_90): mbarrier
+// and cp.async.bulk.tensor, as PTX and, for tests, as software.
 #pragma once
 
 #include "cuda/portable.hpp"
@@ -16,8 +16,8 @@ using TensorMap = CUtensorMap;
 
 namespace maskattn::cuda {
 
-// A tensor of 16-bit elements whose first extent is contiguous, seen through boxes of 64 x 64 elements of the first two extents, which
-// come to shared memory as panels (ptx_wgmma.hpp); what is outside is zero. Strides are in bytes.
+// A tensor of 16-bit elements whose first extent is contiguous, seen through boxes of 64 x 64 elements of the first two extents,
+// which come to shared memory as panels (ptx_wgmma.hpp); what is outside is zero. Strides are in bytes.
 struct TensorShape {
   const void* data;
   std::uint64_t extent[4], stride[3];  // stride[i] leads along extent[i + 1]

@@ -1,8 +1,9 @@
 // Tensor core instructions of a warpgroup (sm_90a): wgmma, as PTX and, for tests, as software.
 //
-// A warpgroup multiplies 64 rows: warp w of it has rows 16 w to 16 w + 15 of A and D, in the fragments of mma.m16n8k16 (ptx_mma.hpp),
-// D one after another for 8 columns each. What comes from shared memory are panels: rows of 128 bytes (64 elements), one after another,
-// beginning at a multiple of 1024, the 16-byte chunks of row r at chunk ^ (r % 8) ("128-byte swizzle").
+// A warpgroup multiplies 64 rows: warp w of it has rows 16 w to 16 w + 15 of A and D, in the fragments of mma.m16n8k16
+// (ptx_mma.hpp), D one after another for 8 columns each. What comes from shared memory are panels: rows of 128 bytes (64
+// elements), one after another, beginning at a multiple of 1024, the 16-byte chunks of row r at chunk ^ (r % 8) ("128-byte
+// swizzle").
 #pragma once
 
 #include "cuda/portable.hpp"
@@ -16,13 +17,14 @@ namespace maskattn::cuda {
 
 inline constexpr int kPanelColumns = 64, kPanelRowBytes = 128;
 
-// Which way an operand's coordinate k, over which products are summed, runs in its panel: along a row (keys, for scores), or from row to
-// row (values).
+// Which way an operand's coordinate k, over which products are summed, runs in its panel: along a row (keys, for scores), or from
+// row to row (values).
 enum class PanelDepth { along_rows, across_rows };
 
-// The panel `offset` bytes from `panel` on, from the 16 `step`-th k on, as PTX ISA's "Matrix descriptor format" of wgmma has it: the
-// address, leading and stride byte offset in units of 16 bytes, swizzle mode 1 (128 bytes) in the highest two bits. The stride is that
-// of 8 rows; the leading offset has no meaning for operands of 64. The upper word is a constant, which saves registers.
+// The panel `offset` bytes from `panel` on, from the 16 `step`-th k on, as PTX ISA's "Matrix descriptor format" of wgmma has it:
+// the address, leading and stride byte offset in units of 16 bytes, swizzle mode 1 (128 bytes) in the highest two bits. The
+// stride is that of 8 rows; the leading offset has no meaning for operands of 64. The upper word is a constant, which saves
+// registers.
 __device__ inline std::uint64_t panel_descriptor(std::uint32_t panel, int offset, PanelDepth depth, int step) {
   constexpr std::uint32_t kUpper = 8 * kPanelRowBytes >> 4 | 1u << 30, kLower = 1u << 16;
   const int along = (depth == PanelDepth::along_rows ? 32 : 16 * kPanelRowBytes) * step;
@@ -49,8 +51,9 @@ __device__ inline void wgmma_registers(float (&d)[kTiles][4]) {
 }
 
 #define MASKATTN_D4(j) "+f"(d[j][0]), "+f"(d[j][1]), "+f"(d[j][2]), "+f"(d[j][3])
-#define MASKATTN_D MASKATTN_D4(0), MASKATTN_D4(1), MASKATTN_D4(2), MASKATTN_D4(3), MASKATTN_D4(4), MASKATTN_D4(5), MASKATTN_D4(6), MASKATTN_D4(7)
-#define MASKATTN_WGMMA(types, rest)                                                                                          \
+#define MASKATTN_D \
+  MASKATTN_D4(0), MASKATTN_D4(1), MASKATTN_D4(2), MASKATTN_D4(3), MASKATTN_D4(4), MASKATTN_D4(5), MASKATTN_D4(6), MASKATTN_D4(7)
+#define MASKATTN_WGMMA(types, rest)                                                                                            \
   "{\n.reg .pred p;\nsetp.ne.b32 p, %32, 0;\nwgmma.mma_async.sync.aligned.m64n64k16.f32." types                                \
   " {%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, " \
   "%26, %27, %28, %29, %30, %31}, " rest "\n}"

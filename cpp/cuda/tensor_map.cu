@@ -42,9 +42,9 @@ TensorMap tensor_map(const TensorShape& shape) {
   const cuuint64_t extent[] = {shape.extent[0], shape.extent[1], shape.extent[2], shape.extent[3]};
   const cuuint64_t stride[] = {shape.stride[0], shape.stride[1], shape.stride[2]};
   TensorMap map;
-  const CUresult status = encode(&map, CU_TENSOR_MAP_DATA_TYPE_UINT16, 4, const_cast<void*>(shape.data), extent, stride, box, steps,
-                                 CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-                                 CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  const CUresult status = encode(&map, CU_TENSOR_MAP_DATA_TYPE_UINT16, 4, const_cast<void*>(shape.data), extent, stride, box,
+                                 steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+                                 CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   if (status != CUDA_SUCCESS)
     throw std::runtime_error("CUDA: cuTensorMapEncodeTiled failed with error " + std::to_string(static_cast<int>(status)));
   return map;

@@ -45,8 +45,8 @@ __device__ int swizzled(int row, int chunk) {
   return row * kRowBytes + ((chunk ^ (row & 7)) << 4);
 }
 
-// The same `rows`, a multiple of 8, and `chunks`, which have no bit in common with chunk, further on: where these are constants, few
-// registers hold the addresses of all.
+// The same `rows`, a multiple of 8, and `chunks`, which have no bit in common with chunk, further on: where these are constants,
+// few registers hold the addresses of all.
 template <int kRowBytes>
 __device__ int swizzled(int row, int chunk, int rows, int chunks) {
   return (row + rows) * kRowBytes + (chunks & ~7) * 16 + (((chunks & 7) ^ chunk ^ (row & 7)) << 4);

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
 from maskattn import cuda
+from maskattn.cuda.module import load
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -14,3 +17,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "tests/cuda" in item.path.as_posix():
             item.add_marker(pytest.mark.skip(reason=why))
+
+
+@pytest.fixture(params=[80, 90])
+def kernels(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Runs the test with the kernels of each kind of device, where devices are emulated; else with this device's."""
+    module = load("device")
+    if not module.emulated:
+        if request.param != 80:
+            pytest.skip("a device has its own kernels")
+        yield
+        return
+    before = module.emulate(request.param)
+    yield
+    module.emulate(before)

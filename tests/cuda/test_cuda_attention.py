@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from types import SimpleNamespace
 from typing import Any
 
 import ml_dtypes
@@ -15,6 +17,9 @@ import maskattn
 import oracle
 from maskattn import ALiBi, RelativeBias, cuda, masks
 from maskattn.bias import DistanceBias
+from maskattn.cuda.module import load
+from maskattn.cuda.places import named_place
+from maskattn.cuda.plans import plan_of
 from maskattn.masks import Causal, Dense, Documents, Full, KeyPadding, Mask, Padding, PrefixLM, SlidingWindow
 from strategies import Array, normal, problems
 
@@ -85,7 +90,7 @@ def qkv(
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("mask", MASKS, ids=range(len(MASKS)))
-def test_masks(dtype: Any, mask: Mask | None, rng: np.random.Generator) -> None:
+def test_masks(kernels: None, dtype: Any, mask: Mask | None, rng: np.random.Generator) -> None:
     arrays = qkv(rng, 2, 4, 2, 40, 90, 24, dtype=dtype)
     check(*arrays, mask=mask)
     check(*arrays, mask=mask, kv_lengths=[90, 31])
@@ -95,7 +100,7 @@ def test_masks(dtype: Any, mask: Mask | None, rng: np.random.Generator) -> None:
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("q_len", [1, 2, 7, 33, 130])
 @pytest.mark.parametrize("kv_len", [1, 63, 64, 65, 257])
-def test_lengths(dtype: Any, q_len: int, kv_len: int, rng: np.random.Generator) -> None:
+def test_lengths(kernels: None, dtype: Any, q_len: int, kv_len: int, rng: np.random.Generator) -> None:
     arrays = qkv(rng, 2, 2, 1, q_len, kv_len, 8, dtype=dtype)
     check(*arrays)
     check(*arrays, mask=Causal())
@@ -103,7 +108,7 @@ def test_lengths(dtype: Any, q_len: int, kv_len: int, rng: np.random.Generator) 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("head_dim", [1, 7, 16, 33, 64, 80, 128, 200, 256])
-def test_head_dims(dtype: Any, head_dim: int, rng: np.random.Generator) -> None:
+def test_head_dims(kernels: None, dtype: Any, head_dim: int, rng: np.random.Generator) -> None:
     check(*qkv(rng, 1, 2, 1, 5, 67, head_dim, dtype=dtype), mask=Causal())
     check(*qkv(rng, 1, 2, 1, 5, 67, 12, head_dim, dtype=dtype), mask=Causal())
 
@@ -123,7 +128,7 @@ def test_decode_past_many_keys(dtype: Any, rng: np.random.Generator) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("q_len", [1, 20])
-def test_everything_that_changes_scores(dtype: Any, q_len: int, rng: np.random.Generator) -> None:
+def test_everything_that_changes_scores(kernels: None, dtype: Any, q_len: int, rng: np.random.Generator) -> None:
     arrays = qkv(rng, 2, 4, 2, q_len, 75, 8, dtype=dtype)
     check(*arrays, scale=0.7, mask=Causal())
     check(*arrays, softcap=5.0, mask=Causal())
@@ -146,17 +151,46 @@ def test_bias_of_every_shape_that_broadcasts(shape: tuple[int, ...], rng: np.ran
 
 @settings(max_examples=25)
 @given(st.data())
-def test_random_problems(data: st.DataObject) -> None:
+def test_random_problems(kernels: None, data: st.DataObject) -> None:
     p = data.draw(problems())
     dtype = data.draw(st.sampled_from(DTYPES))
     q, k, v = (each.astype(dtype) for each in (p.q, p.k, p.v))
     check(q, k, v, mask=p.mask, bias=None if p.bias is None else p.bias.astype(dtype), **p.where())
 
 
+@pytest.mark.parametrize(("precision", "error"), [("highest", 4e-6), ("high", 4e-5), ("medium", 5e-2)])
+def test_precision_of_float32(kernels: None, precision: Any, error: float, rng: np.random.Generator) -> None:
+    for q_len in (1, 40):
+        q, k, v = qkv(rng, 1, 4, 2, q_len, 130, 64)
+        want, *_ = oracle.attention(q, k, v, seen_by(Causal(), q, k, {}))
+        got = back(maskattn.attention(*map(lent, (q, k, v)), mask=Causal(), precision=precision))
+        np.testing.assert_allclose(got, want, rtol=0, atol=error)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("q_len", [1, 20])
+def test_keys_in_pages(kernels: None, dtype: Any, q_len: int, rng: np.random.Generator) -> None:
+    """Pages in any order, the last one partly filled: what the decoder's cache gives the module."""
+    page_size, pages, lengths = 32, 5, [150, 70]
+    q = normal(rng, 2, 4, q_len, 16, dtype=dtype)
+    k, v = (normal(rng, 2 * pages, 2, page_size, 16, dtype=dtype) for _ in range(2))
+    table = rng.permutation(2 * pages).astype(np.int32).reshape(2, pages)
+    gathered = [each[table].swapaxes(1, 2).reshape(2, 2, pages * page_size, 16) for each in (k, v)]
+    want = check(q, *gathered, mask=Causal(), bias=ALiBi.for_heads(4), kv_lengths=lengths)
+    place = named_place("cuda")
+    plan = plan_of(place, Causal(), q_len, pages * page_size, 2, 4, None, lengths)
+    slopes = on_device(ALiBi.for_heads(4).slopes.astype(np.float32))
+    out = on_device(np.zeros_like(q))
+    on = [on_device(each) for each in (q, k, v)]
+    rest = None, 0.25, 0.0, None, None, slopes, 0, on_device(table), place.stream
+    place.cuda.attention(*on, out, None, plan, *rest)
+    np.testing.assert_array_equal(back(out), want)
+
+
 # Arrays
 
 
-def test_any_strides_but_the_last(rng: np.random.Generator) -> None:
+def test_any_strides_but_the_last(kernels: None, rng: np.random.Generator) -> None:
     q, k, v = (each.transpose(0, 2, 1, 3) for each in qkv(rng, 2, 9, 70, 4, 2, 8))
     q = q.transpose(0, 2, 1, 3)[:, :4]
     got = check(np.ascontiguousarray(q), *(np.ascontiguousarray(each) for each in (k, v)), mask=Causal())
@@ -177,6 +211,13 @@ def test_numpy_arrays_go_there_and_back(rng: np.random.Generator) -> None:
     out = np.zeros_like(got)
     assert maskattn.attention(q, k, v, out=out, device="cuda:0", **options) is out
     np.testing.assert_array_equal(out, got)
+    untouched = np.full_like(got, 7)
+    for bad, error in ((untouched.astype(np.float16), TypeError), (untouched[:, :1], ValueError)):
+        with pytest.raises(error, match=r"^out must "):
+            maskattn.attention(q, k, v, out=bad, device="cuda", **options)
+        assert (bad == 7).all()
+    of_the_host = maskattn.attention(*map(lent, (q, k, v)), like="numpy", mask=Causal())
+    np.testing.assert_array_equal(of_the_host, maskattn.attention(q, k, v, device="cuda", mask=Causal()))
 
 
 def test_results_are_of_the_callers_kind(rng: np.random.Generator) -> None:
@@ -199,6 +240,53 @@ def test_lenders_hear_on_which_stream_their_arrays_are_used(rng: np.random.Gener
     on = [lent(each) for each in qkv(rng, 1, 2, 2, 5, 70)]
     maskattn.attention(*on)
     assert [each.streams for each in on] == [[1], [1], [1]]
+
+
+PER_THREAD_STREAM = 2  # a handle that every device knows
+
+
+class OfALibrary(Lent):
+    """An array of PyTorch or CuPy, as far as it matters."""
+
+    device = "cuda:0"
+
+
+def library(name: str) -> Any:
+    """A stand-in for the library, which works on another stream than the default one, and makes its own arrays."""
+
+    def empty(shape: Any, dtype: Any, device: str = "cuda:0") -> OfALibrary:
+        return OfALibrary(on_device(np.full(shape, np.nan, dtype)))
+
+    if name == "torch":
+        current = SimpleNamespace(current_stream=lambda device: SimpleNamespace(cuda_stream=PER_THREAD_STREAM))
+        return SimpleNamespace(Tensor=OfALibrary, cuda=current, empty=empty, float32=np.float32)
+    current = SimpleNamespace(get_current_stream=lambda device: SimpleNamespace(ptr=PER_THREAD_STREAM))
+    return SimpleNamespace(ndarray=OfALibrary, cuda=current, empty=empty)
+
+
+@pytest.mark.parametrize("name", ["torch", "cupy"])
+def test_libraries_have_their_stream_and_their_memory(
+    name: str, monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator
+) -> None:
+    arrays = qkv(rng, 1, 2, 2, 5, 70)
+    want = back(maskattn.attention(*map(lent, arrays), mask=Causal()))
+    monkeypatch.setitem(sys.modules, name, library(name))
+    on = [OfALibrary(on_device(each)) for each in arrays]
+    out, lse = maskattn.attention(*on, mask=Causal(), return_lse=True)
+    assert type(out) is type(lse) is OfALibrary
+    assert [each.streams for each in (*on, out, lse)] == [[PER_THREAD_STREAM]] * 5
+    load("x").synchronize(PER_THREAD_STREAM)
+    np.testing.assert_array_equal(back(out), want)
+    plan = cuda.plan(Causal(), 5, 70, like=on[0])
+    assert plan.stream == PER_THREAD_STREAM
+
+
+def test_the_stream_of_the_cuda_array_interface(rng: np.random.Generator) -> None:
+    arrays = qkv(rng, 1, 2, 2, 5, 70)
+    on = [Interface(on_device(each), stream=PER_THREAD_STREAM) for each in arrays]
+    out = maskattn.attention(*on)
+    assert out.stream == PER_THREAD_STREAM
+    np.testing.assert_array_equal(back(out), back(maskattn.attention(*map(lent, arrays))))
 
 
 def test_masks_of_the_device(rng: np.random.Generator) -> None:
@@ -224,7 +312,7 @@ def test_a_plan_for_any_number_of_sequences_knows_its_positions(rng: np.random.G
         np.testing.assert_array_equal(back(maskattn.attention(*on, mask=plan, bias=ALiBi.for_heads(4))), want)
 
 
-def test_keys_that_nobody_sees_are_not_read(rng: np.random.Generator) -> None:
+def test_keys_that_nobody_sees_are_not_read(kernels: None, rng: np.random.Generator) -> None:
     for q_len in (1, 40):
         q, k, v = qkv(rng, 2, 4, 2, q_len, 300, 32)
         options: dict[str, Any] = {"mask": Causal() & SlidingWindow(left=20), "kv_lengths": [280, 200]}

@@ -1,5 +1,5 @@
-// wgmma as software, from the PTX ISA's layouts of registers and of matrices in shared memory (ptx_wgmma.hpp). Products are made where
-// they are issued.
+// wgmma as software, from the PTX ISA's layouts of registers and of matrices in shared memory (ptx_wgmma.hpp). Products are made
+// where they are issued.
 #pragma once
 
 #include <stdexcept>
@@ -15,7 +15,8 @@ namespace emulated {
 // Element (row, column) of the panel that a descriptor names, row counted from there, column from the descriptor's address.
 template <Dtype kType>
 float panel_element(std::uint64_t descriptor, int row, int column) {
-  if (descriptor >> 62 != 1 || (descriptor >> 49 & 7)) throw std::runtime_error("wgmma: the emulation knows 128-byte swizzle only");
+  if (descriptor >> 62 != 1 || (descriptor >> 49 & 7))
+    throw std::runtime_error("wgmma: the emulation knows 128-byte swizzle only");
   const std::uint32_t stride = static_cast<std::uint32_t>(descriptor >> 32 & 0x3fff) << 4;
   std::uint32_t address = static_cast<std::uint32_t>(descriptor & 0x3fff) << 4;
   address += static_cast<std::uint32_t>(row / 8) * stride + static_cast<std::uint32_t>(row % 8 * 128 + column * 2);
@@ -39,7 +40,8 @@ void multiply_panels(const WgmmaLanes& lanes, bool across_rows) {
       const WgmmaLane& lane = *lanes[static_cast<std::size_t>(32 * (row / 16) + 4 * (row % 8) + k % 8 / 2)];
       a[row][k] = lane.a ? float_of_16<kType>(lane.a[row % 16 / 8 + 2 * (k / 8)] >> (16 * (k % 2)))
                          : panel_element<kType>(first.a_descriptor, row, k);
-      b[row][k] = across_rows ? panel_element<kType>(first.b_descriptor, k, row) : panel_element<kType>(first.b_descriptor, row, k);
+      b[row][k] =
+          across_rows ? panel_element<kType>(first.b_descriptor, k, row) : panel_element<kType>(first.b_descriptor, row, k);
     }
   for (int thread = 0; thread < kWarpgroup; ++thread)
     for (int i = 0; i < 32; ++i) {

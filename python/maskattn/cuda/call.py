@@ -14,6 +14,7 @@ from maskattn.bias import DistanceBias
 from maskattn.cuda.places import Kind, NumPy, Place, kind_of, named_place, place_of
 from maskattn.cuda.plans import plan_of
 from maskattn.interop import borrow
+from maskattn.interop import like as as_kind
 from maskattn.runtime import get_precision
 
 #: Tables and slopes of biases by distance, by device and stream.
@@ -55,18 +56,17 @@ def attention(
         raise TypeError(f"k and v must be arrays on CUDA, got {type(k).__name__}, whose keys are in the CPU's memory")
     on_host = not _core.is_cuda(q)
     place = named_place("cuda" if device is None else device) if on_host else place_of("q", q)
+    take = _to_device if on_host else Place.borrow
+    kind = NumPy(None) if on_host else _kind(q, like)
     modifiers = modifiers_of(bias, softcap, None if _core.is_cuda(sinks) else sinks, None)
     level = precision_level(get_precision() if precision is None else precision)
     with place.current():
-        take = _to_device if on_host else Place.borrow
-        kind = NumPy(None) if on_host else kind_of(q if like is None else like)
-        q, k, v = take(place, "q", q), take(place, "k", k), take(place, "v", v)
+        q, k, v = (take(place, name, array) for name, array in (("q", q), ("k", k), ("v", v)))
         place.cuda.check_arrays(q, k, v)
-        batch, heads, q_len, head_dim = q.shape
-        plan = plan_of(place, mask, q_len, k.shape[2], batch, heads, q_offset, kv_lengths)
-        results = _results(place, kind, q, v.shape[3], None if on_host else out, return_lse)
+        (batch, heads, q_len, head_dim), v_head_dim = q.shape, v.shape[3]
+        host_out = _host_out(out, (batch, heads, q_len, v_head_dim), q.dtype) if on_host and out is not None else None
         softcap, host_sinks, *_ = modifiers or (0.0, None)
-        extras = (
+        modified = (
             None if bias is None or isinstance(bias, DistanceBias) else take(place, "bias", bias),
             _scale(scale, head_dim),
             softcap,
@@ -74,28 +74,33 @@ def attention(
             *_by_distance(place, bias),
             level,
         )
-        place.cuda.attention(
-            q, k, v, *(ours for _, ours in results), *[None] * (not return_lse), plan, *extras, None, place.stream
-        )
-        finished = tuple(
-            theirs if out is not None and theirs is out else kind.finished(theirs) for theirs, _ in results
-        )
-    if on_host:
-        finished = tuple(_given(out, array) if i == 0 else array for i, array in enumerate(finished))
-        if like is not None:
-            from maskattn.interop import like as as_kind
+        plan = plan_of(place, mask, q_len, k.shape[2], batch, heads, q_offset, kv_lengths)
+        results = _results(place, kind, q, v_head_dim, None if on_host else out, return_lse)
+        (_, ours), (_, our_lse) = results
+        place.cuda.attention(q, k, v, ours, our_lse, plan, *modified, None, place.stream)
+        finished = [theirs if theirs is None or theirs is out else kind.finished(theirs) for theirs, _ in results]
+    if host_out is not None:
+        host_out[...] = finished[0]
+        finished[0] = out
+    if on_host and like is not None:
+        finished = [None if each is None else as_kind(each, like) for each in finished]
+    return tuple(finished) if return_lse else finished[0]
 
-            finished = tuple(as_kind(array, like) for array in finished)
-    return finished if return_lse else finished[0]
+
+def _kind(q: Any, like: Any) -> Kind:
+    """Whose arrays the results are."""
+    if isinstance(like, str):
+        if like != "numpy":
+            raise TypeError(f"like must be an array or 'numpy', got {like!r}; leave it out for arrays of q's library")
+        return NumPy(None)
+    return kind_of(q if like is None else like)
 
 
 def _results(place: Place, kind: Kind, q: Any, v_head_dim: int, out: Any, return_lse: bool) -> list[Any]:
-    """(what the caller gets, our view of it) of the output and, if asked for, the LSE."""
+    """(what the caller gets, our view of it) of the output and the LSE, which is (None, None) if not asked for."""
     shape = (*q.shape[:3], v_head_dim)
-    results = [kind.empty(shape, q.dtype, place) if out is None else (out, place.borrow("out", out))]
-    if return_lse:
-        results.append(kind.empty(shape[:3], "float32", place))
-    return results
+    output = kind.empty(shape, q.dtype, place) if out is None else (out, place.borrow("out", out))
+    return [output, kind.empty(shape[:3], "float32", place) if return_lse else (None, None)]
 
 
 def _to_device(place: Place, name: str, array: Any) -> Any:
@@ -105,17 +110,14 @@ def _to_device(place: Place, name: str, array: Any) -> Any:
     return place.to_device(host)
 
 
-def _given(out: Any, result: Any) -> Any:
-    """``out`` of the host, written."""
-    if out is None:
-        return result
-    to = borrow("out", out)
-    if to.dtype != result.dtype:
-        raise TypeError(f"out must have the dtype of q, {result.dtype}, got {to.dtype}")
-    if to.shape != result.shape or not to.flags.writeable:
-        raise ValueError(f"out must be a writeable array of shape {result.shape}, got shape {to.shape}")
-    to[...] = result
-    return out
+def _host_out(out: Any, shape: tuple[int, ...], dtype: str) -> Any:
+    """``out`` as an array of the host, checked."""
+    array = borrow("out", out)
+    if array.dtype.name != dtype:
+        raise TypeError(f"out must have the dtype of q, {dtype}, got {array.dtype}")
+    if array.shape != shape or not array.flags.writeable:
+        raise ValueError(f"out must be a writeable array of shape {shape}, got shape {array.shape}")
+    return array
 
 
 def _scale(scale: Any, head_dim: int) -> float:

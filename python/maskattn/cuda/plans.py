@@ -16,6 +16,7 @@ from maskattn.masks.full import Full
 
 #: Plans that are kept with a mask: so many, of up to so many bytes each.
 _KEPT_PLANS, _KEPT_BYTES = 4, 32 << 20
+_EVERY_KEY = Full()
 
 
 @dataclass
@@ -66,7 +67,7 @@ def plan_of(
     if isinstance(mask, _core.MaskPlan):
         return _of_plan(place, mask, q_offset, kv_lengths)
     bools = place.borrow("mask", mask) if _core.is_cuda(mask) else None
-    expr = Full().expr if bools is not None else _expr(mask)
+    expr = _EVERY_KEY.expr if bools is not None else _expr(mask)
     given = [_integers(place, *each, batch) for each in (("q_offset", q_offset), ("kv_lengths", kv_lengths))]
     checked = _core.check_geometry(
         expr, q_len, kv_len, batch, heads, *(None if isinstance(each, place.cuda.Array) else each for each in given)
@@ -80,7 +81,7 @@ def plan_of(
 
 def _expr(mask: Any) -> _core.MaskExpr:
     if mask is None or isinstance(mask, Mask):
-        return (mask or Full()).expr
+        return (mask or _EVERY_KEY).expr
     if isinstance(mask, np.ndarray):
         return _core.mask_dense(four_axes(mask))
     raise TypeError(

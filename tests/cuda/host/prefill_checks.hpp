@@ -36,7 +36,8 @@ inline double error_of_case(const Kernel& kernel, const Case& c) {
 
 inline void check_head_sizes(const Kernel& kernel, Dtype dtype, const std::vector<int>& sizes) {
   for (const int dim : sizes) {
-    Case c{.batch = 2, .q_heads = 4, .kv_heads = 2, .q_len = 70, .kv_len = 150, .head_dim = dim, .v_head_dim = dim == 40 ? 24 : dim};
+    Case c{
+        .batch = 2, .q_heads = 4, .kv_heads = 2, .q_len = 70, .kv_len = 150, .head_dim = dim, .v_head_dim = dim == 40 ? 24 : dim};
     c.dtype = dtype;
     c.mask = kCausal;
     CHECK(error_of_case(kernel, c) < 1);
@@ -62,7 +63,12 @@ inline void check_shapes(const Kernel& kernel, Dtype dtype) {
   for (const int q_len : {1, 64, 129, 300})
     for (const int kv_len : {1, 64, 300})
       for (const int q_heads : {1, 3, 4}) {
-        Case c{.q_heads = q_heads, .kv_heads = q_heads == 4 ? 2 : 1, .q_len = q_len, .kv_len = kv_len, .head_dim = 64, .v_head_dim = 64};
+        Case c{.q_heads = q_heads,
+               .kv_heads = q_heads == 4 ? 2 : 1,
+               .q_len = q_len,
+               .kv_len = kv_len,
+               .head_dim = 64,
+               .v_head_dim = 64};
         c.dtype = dtype;
         c.mask = q_len == 300 && kv_len == 300 ? kWindow : kCausal;
         c.sinks = q_heads == 3;
