@@ -12,10 +12,6 @@ namespace {
 constexpr std::size_t kMostGraphs = 64;
 constexpr int kLeastKeys = 128;  // that a recorded step reaches
 
-std::size_t product(std::int64_t a, std::int64_t b, std::size_t bytes) {
-  return static_cast<std::size_t>(a) * static_cast<std::size_t>(b) * bytes;
-}
-
 // What rows are, one sequence behind the other.
 struct RowNames {
   std::vector<int> sequences, indices, positions, padded_rows;

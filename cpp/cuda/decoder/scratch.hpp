@@ -16,6 +16,10 @@ inline std::size_t aligned(std::size_t bytes) {
   return (bytes + unit - 1) / unit * unit;
 }
 
+inline std::size_t product(std::int64_t a, std::int64_t b, std::size_t bytes) {
+  return static_cast<std::size_t>(a) * static_cast<std::size_t>(b) * bytes;
+}
+
 // Arrays of the host, which one copy takes to the device; they live until they are packed.
 class Parcel {
  public:
