@@ -5,17 +5,6 @@
 
 namespace maskattn::cuda {
 
-namespace {
-
-// Kernels of sm_90a are there only where the package was built for it: PTX of sm_90 has none.
-#if defined(MASKATTN_WITHOUT_WGMMA)
-constexpr bool kWgmma = false;
-#else
-constexpr bool kWgmma = true;
-#endif
-
-}  // namespace
-
 std::size_t workspace_bytes(const AttentionCall& call) { return decode_can(call) ? decode_workspace_bytes(call) : 0; }
 
 void attention(const AttentionCall& call, void* workspace, Stream stream) {
@@ -23,7 +12,7 @@ void attention(const AttentionCall& call, void* workspace, Stream stream) {
   const int compute_capability = device().compute_capability;
   if (decode_can(call))
     attention_decode(call, workspace, stream);
-  else if (kWgmma && wgmma_can(call, compute_capability))
+  else if (wgmma_can(call, compute_capability))
     attention_wgmma(call, stream);
   else if (mma_can(call, compute_capability))
     attention_mma(call, stream);

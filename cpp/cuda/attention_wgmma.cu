@@ -74,6 +74,13 @@ void launch_wgmma(const AttentionCall& call, Stream stream) {
   run(call, stream);
 }
 
+// Whether sm_90a is among the architectures that this is built for; PTX of others has no wgmma.
+#if defined(MASKATTN_SM90A) || defined(MASKATTN_EMULATE_CUDA)
+constexpr bool kBuilt = true;
+#else
+constexpr bool kBuilt = false;
+#endif
+
 // Extents of 1 may have any stride.
 bool engine_can_copy(const AttentionCall& call, const Rows<const void>& rows) {
   const int extent[] = {call.batch, call.kv_heads, call.kv_len};
@@ -86,15 +93,12 @@ bool engine_can_copy(const AttentionCall& call, const Rows<const void>& rows) {
 }  // namespace
 
 bool wgmma_can(const AttentionCall& call, int compute_capability) {
-#if !defined(MASKATTN_SM90A) && !defined(MASKATTN_EMULATE_CUDA)
-  return false;  // not among the architectures that this was built for
-#endif
   const int dim = std::max(call.head_dim, call.v_head_dim);
   const bool pairs = reinterpret_cast<std::uintptr_t>(call.q.data) % 4 == 0 && call.head_dim % 2 == 0 &&
                      call.q.stride[0] % 2 == 0 && call.q.stride[1] % 2 == 0 && call.q.stride[2] % 2 == 0;
-  return compute_capability == 90 && (call.dtype == Dtype::bfloat16 || call.dtype == Dtype::float16) && call.kv_len > 0 &&
-         pairs && engine_can_copy(call, call.k) && engine_can_copy(call, call.v) && !call.page_table && can_scale(call) &&
-         dim <= (has_terms(call) ? 128 : 256);  // registers hold no more beside such scores
+  return kBuilt && compute_capability == 90 && (call.dtype == Dtype::bfloat16 || call.dtype == Dtype::float16) &&
+         call.kv_len > 0 && pairs && engine_can_copy(call, call.k) && engine_can_copy(call, call.v) && !call.page_table &&
+         can_scale(call) && dim <= (has_terms(call) ? 128 : 256);  // registers hold no more beside such scores
 }
 
 void attention_wgmma(const AttentionCall& call, Stream stream) {

@@ -66,7 +66,8 @@ struct OperandsTf32 {
   // To nearest, and what is left, of which the unit reads 11 bits. Of numbers that are not finite at least one is not.
   __device__ static Number split(std::uint32_t word) {
     const std::uint32_t high = (word + 0x1000u) & 0xffffe000u;
-    return {high, kProducts == 1 ? 0 : __float_as_uint(__fsub_rn(__uint_as_float(word), __uint_as_float(high)))};
+    if constexpr (kProducts == 1) return {(word & 0x7fffffffu) > 0x7f800000u ? word : high, 0};  // 0x7fffffff + 0x1000 is no NaN
+    return {high, __float_as_uint(__fsub_rn(__uint_as_float(word), __uint_as_float(high)))};
   }
   __device__ static A query(const std::uint32_t (&r)[4]) {
     A a;

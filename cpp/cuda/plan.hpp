@@ -21,10 +21,10 @@ struct TileEntry {
 // Extents are those stored: 1 where sequences (heads) agree. Rows are spans, or bits where spans_per_row is 0.
 struct PlanView {
   int batch, heads, q_len, kv_len, q_tiles, kv_tiles;
-  const TileEntry* tiles;    // [batch][heads][q_tiles][kv_tiles], ascending, the first tile_counts of each list
-  const int* tile_counts;    // [batch][heads][q_tiles]
-  const Span* spans;         // [batch][heads][q_len][spans_per_row], ascending, empty ones ({0, 0}) last
-  const std::uint64_t* bits; // [batch][heads][q_len][kv_tiles]: bit j of word t for key 64 t + j
+  const TileEntry* tiles;     // [batch][heads][q_tiles][kv_tiles], ascending, the first tile_counts of each list
+  const int* tile_counts;     // [batch][heads][q_tiles]
+  const Span* spans;          // [batch][heads][q_len][spans_per_row], ascending, empty ones ({0, 0}) last
+  const std::uint64_t* bits;  // [batch][heads][q_len][kv_tiles]: bit j of word t for key 64 t + j
   int spans_per_row;
 
   MASKATTN_HD std::int64_t strip(int b, int h) const {

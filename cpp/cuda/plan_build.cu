@@ -1,6 +1,7 @@
 #include "cuda/plan_build.hpp"
 
 #include <algorithm>
+#include <cstring>
 
 #include "cuda/runtime.hpp"
 
@@ -124,8 +125,11 @@ constexpr int kUploadWords = 440;
 struct UploadWords {
   std::uint64_t words[kUploadWords];
 };
-__global__ void write_words(UploadWords from, int count, std::uint64_t* to) {
-  for (int i = threadIdx.x; i < count; i += blockDim.x) to[i] = from.words[i];
+__global__ void write_words(UploadWords from, int bytes, std::uint64_t* to) {
+  const int whole = bytes / 8, tail = bytes % 8, thread = static_cast<int>(threadIdx.x);
+  for (int i = thread; i < whole; i += static_cast<int>(blockDim.x)) to[i] = from.words[i];
+  if (thread < tail)
+    reinterpret_cast<unsigned char*>(to + whole)[thread] = static_cast<unsigned char>(from.words[whole] >> (8 * thread));
 }
 constexpr std::size_t kUploadByCopy = 8 * sizeof(UploadWords);  // from here on, a copy takes less time
 
@@ -184,12 +188,12 @@ void take_positions(const GivenPositions& given, int batch, int q_len, int kv_le
 }
 
 void upload(void* to, const void* from, std::size_t bytes, Stream stream) {
-  if (bytes > kUploadByCopy || bytes % sizeof(std::uint64_t) != 0) return copy(to, from, bytes, stream);
+  if (bytes > kUploadByCopy && !capturing(stream)) return copy(to, from, bytes, stream);
   for (std::size_t done = 0; done < bytes; done += sizeof(UploadWords)) {
     UploadWords words;
     const std::size_t part = std::min(bytes - done, sizeof words);
-    std::copy_n(static_cast<const char*>(from) + done, part, reinterpret_cast<char*>(words.words));
-    launch(write_words, 1, 128, 0, stream, words, static_cast<int>(part / sizeof(std::uint64_t)),
+    std::memcpy(words.words, static_cast<const char*>(from) + done, part);
+    launch(write_words, 1, 128, 0, stream, words, static_cast<int>(part),
            reinterpret_cast<std::uint64_t*>(static_cast<char*>(to) + done));
   }
 }

@@ -120,8 +120,12 @@ void* device_alloc(std::size_t bytes, Stream) {
   return std::memset(memory, 0xff, bytes);  // NaN: nothing may count on zeros
 }
 void device_free(void* memory, Stream) { std::free(memory); }
-void copy(void* to, const void* from, std::size_t bytes, Stream) { std::memcpy(to, from, bytes); }
-void set_bytes(void* to, int value, std::size_t bytes, Stream) { std::memset(to, value, bytes); }
+void copy(void* to, const void* from, std::size_t bytes, Stream) {
+  if (bytes) std::memcpy(to, from, bytes);  // or both may be null
+}
+void set_bytes(void* to, int value, std::size_t bytes, Stream) {
+  if (bytes) std::memset(to, value, bytes);
+}
 void synchronize(Stream) {}
 void wait_for(Stream, Stream) {}
 

@@ -24,7 +24,11 @@ Array to_device(const py::array& host, const std::string& dtype, std::uintptr_t 
   Array a = new_array({host.shape(), host.shape() + host.ndim()}, dtype_named(dtype), stream_of(stream));
   if (host.nbytes() != a.size() * a.item_bytes() || !(host.flags() & py::array::c_style))
     bad_value("host must be a C-contiguous array of " + dtype);
-  if (a.data) upload(a.data, host.data(), static_cast<std::size_t>(host.nbytes()), a.stream);
+  if (!a.data) return a;
+  const void* data = host.data();
+  const auto bytes = static_cast<std::size_t>(host.nbytes());
+  const py::gil_scoped_release unlocked;
+  upload(a.data, data, bytes, a.stream);
   return a;
 }
 

@@ -44,7 +44,7 @@ def attention(
 
     Args:
         q, k, v: of one dtype, float32, float16 or bfloat16, and head dims from 1 to 256; ``lse`` is float32.
-        mask: also a bool array of the device, or a plan made with ``device=``.
+        mask: also a bool array of the device, or a plan of :func:`maskattn.cuda.plan`.
         sinks: also a float32 array of the device.
         kv_lengths, q_offset: also int32 or int64 arrays of the device, which the host does not look at: lengths are
             cut to what there is.

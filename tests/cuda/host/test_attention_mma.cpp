@@ -43,6 +43,19 @@ TEST(precisions_of_float32) {
   CHECK(error[0] < 1 && error[1] <= error[0] && error[2] > 100);
 }
 
+TEST(every_nan_of_float32_shows) {
+  for (const Precision precision : {Precision::highest, Precision::medium})
+    for (const std::uint32_t bits : {0x7fffffffu, 0xffffffffu, 0x7f800001u}) {
+      Case c{.q_len = 20, .kv_len = 70, .head_dim = 64, .v_head_dim = 64};
+      c.precision = precision;
+      Arrays keys(c), values(c);
+      keys.set(keys.k, keys.k_at(0, 0, 3) + 7, std::bit_cast<float>(bits));
+      values.set(values.v, values.v_at(0, 0, 69) + 9, std::bit_cast<float>(bits));
+      for (Arrays* a : {&keys, &values}) attention_mma(a->call, nullptr);
+      for (int i = 0; i < c.q_len; ++i) CHECK(std::isnan(keys.output(0, 0, i, 0)) && std::isnan(values.output(0, 0, i, 9)));
+    }
+}
+
 TEST(large_scores) {
   for (const Dtype dtype : kDtypes) check_large_scores(kMma, dtype);
 }
