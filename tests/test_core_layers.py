@@ -18,7 +18,7 @@ from maskattn.decoder.model import Transformer, pad
 from maskattn.decoder.norms import PLACEMENTS, LayerNorm
 from maskattn.families import FAMILIES
 from maskattn.linear import DTYPES
-from tiny_families import VOCAB, config, write
+from tiny_families import VOCAB, WIDTH, config, write
 
 LENGTHS, STEPS = (5, 1, 9, 3), 7
 WRITES = [name for name, family in FAMILIES.items() if family.decoder]
@@ -120,6 +120,66 @@ def test_what_does_not_belong_together(marian: Transformer) -> None:
         run(x, np.array([2]), memory=replace(memory, lengths=np.array([3])))
 
 
+@pytest.mark.parametrize("dtype", ["float32", "int8"])
+@pytest.mark.parametrize("name", WRITES)
+def test_steps_in_one_call(name: str, dtype: str, tmp_path: Path) -> None:
+    """Embedding, layers and last norm in one call have the bits of a pass over the same tokens."""
+    unprojected = {"word_embed_proj_dim": WIDTH} if name == "opt" else {}
+    forward = maskattn.load(write(tmp_path, config(name) | unprojected), dtype=dtype)._forward
+    rng, memory = np.random.default_rng(5), None
+    if forward.encoder is not None:
+        features = [rng.standard_normal((7, 20), dtype=np.float32) for _ in LENGTHS]
+        memory = forward.encode(features if name == "whisper" else [rng.integers(2, VOCAB, n) for n in (4, 9, 2, 6)])
+    prompts, lengths = pad([rng.integers(2, VOCAB, n) for n in LENGTHS])
+    caches = [forward.new_cache(len(LENGTHS), 20) for _ in range(2)]
+    for cache in caches:
+        forward.decode(prompts, memory, cache, new_lengths=lengths)
+    steps = forward.steps(memory, caches[0])
+    assert steps is not None
+    for _ in range(4):
+        tokens = rng.integers(2, VOCAB, len(LENGTHS))
+        assert steps.go_on()
+        np.testing.assert_array_equal(steps(tokens), forward.decode(tokens[:, None], memory, caches[1])[:, 0])
+        np.testing.assert_array_equal(caches[0].lengths, caches[1].lengths)
+    for got, want in zip(caches[0], caches[1], strict=True):
+        np.testing.assert_array_equal(got.arrays()[0].view(np.uint8), want.arrays()[0].view(np.uint8))
+
+
+def test_steps_end_where_the_cache_is_another(marian: Transformer, tmp_path: Path) -> None:
+    memory = marian.encode([np.array([3, 4])] * 2)
+
+    def begun() -> tuple[KVCache, Any]:
+        cache = marian.new_cache(2, 4)
+        marian.decode(np.full((2, 2), 5), memory, cache)
+        return cache, marian.steps(memory, cache)
+
+    tokens = np.array([5, 6])
+    for change in (
+        lambda cache: cache.truncate(1),
+        lambda cache: cache.reorder([1, 0]),
+        lambda cache: cache.fork(),
+        lambda cache: cache[1].append(np.ones((2, 2, 1, 12)), np.ones((2, 2, 1, 12))),
+        lambda cache: cache.truncate([2, 1]),
+    ):
+        cache, steps = begun()
+        steps(tokens)
+        assert steps.go_on()
+        change(cache)
+        assert not steps.go_on()
+    cache, steps = begun()
+    steps(tokens)
+    steps(tokens)
+    assert not steps.go_on()  # it is full
+    with pytest.raises(ValueError, match=f"tokens must be from 0 to {VOCAB - 1}, got {VOCAB}"):
+        begun()[1](np.array([5, VOCAB]))
+    opt: Transformer = maskattn.load(write(tmp_path / "opt", config("opt")))._forward
+    cache = opt.new_cache(1, 4)
+    opt.decode(np.full((1, 2), 5), None, cache)
+    assert opt.steps(None, cache) is None  # its embeddings are projected
+    assert marian.steps(memory, marian.new_cache(2, 4)) is None  # nobody has a page yet
+    assert marian.steps(memory, marian.new_cache(2, 4, page_size=16)) is None
+
+
 def test_a_ring_is_left_to_the_layers(marian: Transformer) -> None:
     assert CoreLayers.takes(marian.new_cache(1))
     assert not CoreLayers.takes(KVCache(1, 1, 1, 64, 8, window=16))
@@ -147,18 +207,20 @@ def test_shared_pages_are_copied_first(marian: Transformer, monkeypatch: pytest.
 
 def test_parts_that_the_core_does_not_know(marian: Transformer) -> None:
     assert marian.decoder is not None
-    layer, rest = marian.decoder.layers[0], (marian.decoder.masks[:1], marian.decoder.positions)
+    one = replace(marian.decoder, layers=marian.decoder.layers[:1], masks=marian.decoder.masks[:1])
+    layer = one.layers[0]
     feed_forward: Any = layer.feed_forward
     for known in (layer, replace(layer, attention_norm=LayerNorm(np.ones(24, np.float32)))):
-        assert CoreLayers.of([known], *rest) is not None
+        assert CoreLayers.of(replace(one, layers=(known,))) is not None
     for strange in (
         replace(layer, feed_forward_norm=lambda x: x),
         replace(layer, feed_forward=lambda x: x),
         replace(layer, feed_forward=replace(feed_forward, activation=np.tanh)),
         replace(layer, feed_forward=FeedForward(*unpacked(feed_forward), ACTIVATIONS["relu"])),
     ):
-        assert CoreLayers.of([strange], *rest) is None
-    assert CoreLayers.of([layer, replace(layer, placement=PLACEMENTS["pre"])], 2 * rest[0], rest[1]) is None
+        assert CoreLayers.of(replace(one, layers=(strange,))) is None
+    mixed = (layer, replace(layer, placement=PLACEMENTS["pre"]))
+    assert CoreLayers.of(replace(one, layers=mixed, masks=2 * one.masks)) is None
 
 
 def unpacked(part: Any) -> list[Any]:

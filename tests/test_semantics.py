@@ -115,7 +115,9 @@ def close(got: Array, want: Array, atol: Any) -> None:
     with np.errstate(invalid="ignore"):  # inf - inf, and 0 * inf
         allowed = atol + HALF_ULP[got.dtype] * np.abs(want) + (6e-8 if got.dtype == np.float16 else 0)
         error = np.abs(got.astype(np.float64) - want)
-    assert ((got == want) | (error <= allowed)).all(), np.nanmax(error - allowed)
+        # From 65520 on, float16 rounds to infinity. No other dtype ends where scores can come.
+        overflows = (got == np.copysign(np.inf, want)) & (np.abs(want) + atol >= 65520) & (got.dtype == np.float16)
+    assert ((got == want) | overflows | (error <= allowed)).all(), np.nanmax(error - allowed)
 
 
 @given(calls())

@@ -15,9 +15,9 @@ namespace {
 class StackHandle {
  public:
   StackHandle(const py::list& layers, std::int64_t width, bool before, bool after, bool parallel, const py::object& bias_table,
-              bool rounds)
+              bool rounds, const py::object& ends)
       : stack_(take_layers(layers), width, {before, after, parallel}, take_bias(bias_table),
-               rounds ? Dtype::bfloat16 : Dtype::float32) {}
+               rounds ? Dtype::bfloat16 : Dtype::float32, take_ends(ends, width)) {}
 
   const LayerStack& stack() const { return stack_; }
 
@@ -43,6 +43,7 @@ class StackHandle {
     const auto a = item.cast<py::tuple>();
     return {map(a[0]),
             map(a[1]),
+            a[9].is_none() ? std::nullopt : std::optional(map(a[9])),
             norm(a[2]),
             norm(a[3]),
             a[4].cast<std::int64_t>(),
@@ -77,14 +78,46 @@ class StackHandle {
     return {array.data(), array.shape(1) / 2, nullptr};
   }
 
+  std::optional<StackEnds> take_ends(const py::object& ends, std::int64_t width) {
+    if (ends.is_none()) return {};
+    const auto parts = ends.cast<py::tuple>(), norms = parts[5].cast<py::tuple>();
+    StackEnds taken{{parts[0].cast<const PackedWeight&>(), parts[1].cast<float>(), floats(parts[2]), floats(parts[3]),
+                     parts[3].is_none() ? 0 : parts[3].cast<Floats>().shape(0), parts[4].cast<std::int64_t>(), norm(parts[6])},
+                    {}};
+    if (taken.embedding.table.inputs() != width)
+      bad_value("embeddings must be " + std::to_string(width) + " wide, got " + std::to_string(taken.embedding.table.inputs()));
+    for (const py::handle& each : norms) taken.norms.push_back(*norm(each));
+    return taken;
+  }
+
   std::vector<py::object> kept_;
   LayerStack stack_;
 };
+
+// float32, or bfloat16, whose type NumPy does not know by itself: who calls gives no other.
+Dtype dtype_of(const py::array& a) { return a.itemsize() == 4 ? Dtype::float32 : Dtype::bfloat16; }
 
 // Strides in elements.
 std::ptrdiff_t stride(const py::array& a, int axis) { return a.strides(axis) / a.itemsize(); }
 
 using Counts = py::array_t<std::int64_t, py::array::c_style>;
+
+// Cosines and sines of rows, or of none.
+struct Turns {
+  Turns(const py::object& turns, std::int64_t rows) {
+    if (turns.is_none()) return;
+    const auto both = turns.cast<py::tuple>();
+    cosines = both[0].cast<Floats>();
+    sines = both[1].cast<Floats>();
+    for (const Floats& each : {cosines, sines})
+      if (each.ndim() != 2 || each.shape(0) != rows || each.shape(1) != cosines.shape(1))
+        bad_value("turns must be two arrays (" + std::to_string(rows) + ", rotary_dim / 2), got " + describe(each));
+    half = cosines.shape(1);
+  }
+
+  Floats cosines, sines;
+  std::int64_t half = 0;
+};
 
 // What a call borrows, and what must live until it is over.
 class CallHandle {
@@ -104,9 +137,20 @@ class CallHandle {
     call_.x = x.mutable_data();
   }
 
-  void take_caches(const py::object& caches, const py::object& stored) {
+  // One row of each sequence, whose values are not there yet.
+  void take_steps(std::int64_t batch) {
+    call_.batch = batch;
+    py::array_t<std::int64_t> ones(batch);
+    std::fill_n(ones.mutable_data(), batch, 1);
+    call_.counts = static_cast<const Counts&>(keep(ones)).data();
+  }
+
+  void take_stored(const py::object& stored) {
+    if (!stored.is_none()) call_.stored = of_batch(stored, "stored").data();
+  }
+
+  void take_caches(const py::object& caches) {
     if (caches.is_none()) return;
-    call_.stored = of_batch(stored, "stored").data();
     for (const py::handle& layer : caches) call_.caches.push_back(cache_of(layer));
     of_every_layer(call_.caches.size(), "caches");
   }
@@ -128,16 +172,29 @@ class CallHandle {
     for (std::int64_t b = 0; b < call_.batch; ++b) call_.memory_len = std::max(call_.memory_len, lengths.data()[b]);
   }
 
-  void take_turns(const py::object& turns, std::int64_t rows) {
-    if (turns.is_none()) return;
-    const auto both = turns.cast<py::tuple>();
-    const Floats &cosines = keep(both[0].cast<Floats>()), &sines = keep(both[1].cast<Floats>());
-    for (const Floats& each : {cosines, sines})
-      if (each.ndim() != 2 || each.shape(0) != rows || each.shape(1) != cosines.shape(1))
-        bad_value("turns must be two arrays (" + std::to_string(rows) + ", rotary_dim / 2), got " + describe(each));
-    call_.cosines = cosines.data();
-    call_.sines = sines.data();
-    call_.rotary_half = cosines.shape(1);
+  // The turns live as long as the caller keeps them.
+  void take_turns(const Turns& turns) {
+    call_.cosines = turns.cosines.data();
+    call_.sines = turns.sines.data();
+    call_.rotary_half = turns.half;
+  }
+
+  // The states behind a token of each sequence.
+  py::array_t<float> step(const Counts& tokens, const Counts& stored, const py::object& turns, int threads) {
+    check_batch(tokens, "tokens");
+    check_batch(stored, "stored");
+    for (std::int64_t b = 0; b < call_.batch; ++b)
+      if (tokens.data()[b] < 0 || tokens.data()[b] >= stack_.vocab())
+        bad_value("tokens must be from 0 to " + std::to_string(stack_.vocab() - 1) + ", got " + std::to_string(tokens.data()[b]));
+    const Turns turned(turns, call_.batch);
+    py::array_t<float> x({call_.batch, stack_.width()});
+    take_turns(turned);
+    call_.x = x.mutable_data();
+    call_.stored = stored.data();
+    call_.threads = threads;
+    const py::gil_scoped_release unlocked;
+    stack_.step(call_, tokens.data());
+    return x;
   }
 
   void run(int threads) {
@@ -155,18 +212,19 @@ class CallHandle {
 
   const Counts& of_batch(const py::handle& item, const char* name) {
     const Counts& array = keep(item.cast<Counts>());
+    check_batch(array, name);
+    return array;
+  }
+
+  void check_batch(const Counts& array, const char* name) const {
     if (array.ndim() != 1 || array.size() != call_.batch)
       bad_value(std::string(name) + " must have shape (" + std::to_string(call_.batch) + ",), got " + describe(array));
-    return array;
   }
 
   void of_every_layer(std::size_t count, const char* name) const {
     if (count != stack_.layers())
       bad_value(std::string(name) + " must be of " + std::to_string(stack_.layers()) + " layers, got " + std::to_string(count));
   }
-
-  // float32, or bfloat16, whose type NumPy does not know by itself: who calls gives no other.
-  static Dtype dtype_of(const py::array& a) { return a.itemsize() == 4 ? Dtype::float32 : Dtype::bfloat16; }
 
   StackCache cache_of(const py::handle& layer) {
     const py::array &keys = keep(layer.attr("k_pool").cast<py::array>()), &values = keep(layer.attr("v_pool").cast<py::array>());
@@ -206,21 +264,63 @@ void run(const StackHandle& handle, py::array_t<float, py::array::c_style>& x, c
          const py::object& threads) {
   CallHandle call(handle.stack());
   call.take_rows(x, counts);
-  call.take_caches(caches, stored);
+  call.take_stored(stored);
+  call.take_caches(caches);
   call.take_masks(masks);
   call.take_memory(memory);
-  call.take_turns(turns, x.shape(0));
+  const Turns turned(turns, x.shape(0));
+  call.take_turns(turned);
   call.run(thread_count(threads));
 }
+
+// Keys and values of the encoder's output x (rows, width), to `out` (layers, 2, heads, rows, head_dim) of float32 or bfloat16.
+void remember(const StackHandle& handle, const py::array_t<float, py::array::c_style>& x, py::array& out,
+              const py::object& threads) {
+  const LayerStack& stack = handle.stack();
+  const auto [inputs, outputs] = stack.memory_sizes();
+  if (x.ndim() != 2 || x.shape(1) != inputs)
+    bad_value("x must have shape (rows, " + std::to_string(inputs) + "), got " + describe(x));
+  if (out.size() != x.shape(0) * outputs || !(out.flags() & py::array::c_style))
+    bad_value("out must be contiguous, " + std::to_string(outputs) + " elements a row of x, got " + describe(out));
+  const int team = thread_count(threads);
+  void* to = out.mutable_data();
+  const py::gil_scoped_release unlocked;
+  stack.remember(x.data(), x.shape(0), dtype_of(out), to, team);
+}
+
+// Steps of one token behind each sequence: caches and memory are looked at once, and not again for each.
+class Steps {
+ public:
+  Steps(const StackHandle& handle, std::int64_t batch, const py::object& caches, const py::object& memory)
+      : call_(handle.stack()) {
+    if (!handle.stack().has_ends()) bad_value("steps must be of a stack with embeddings, got one without");
+    call_.take_steps(batch);
+    call_.take_caches(caches);
+    call_.take_memory(memory);
+  }
+
+  py::array_t<float> run(const Counts& tokens, const Counts& stored, const py::object& turns, const py::object& threads) {
+    return call_.step(tokens, stored, turns, thread_count(threads));
+  }
+
+ private:
+  CallHandle call_;
+};
 
 }  // namespace
 
 void register_layer_stack(py::module_& m) {
   py::class_<StackHandle>(m, "LayerStack")
-      .def(py::init<const py::list&, std::int64_t, bool, bool, bool, const py::object&, bool>(), py::arg("layers"),
-           py::arg("width"), py::arg("before"), py::arg("after"), py::arg("parallel"), py::arg("bias_table"), py::arg("rounds"))
+      .def(py::init<const py::list&, std::int64_t, bool, bool, bool, const py::object&, bool, const py::object&>(),
+           py::arg("layers"), py::arg("width"), py::arg("before"), py::arg("after"), py::arg("parallel"), py::arg("bias_table"),
+           py::arg("rounds"), py::arg("ends"))
       .def("run", &run, py::arg("x").noconvert(), py::arg("counts"), py::arg("caches"), py::arg("stored"), py::arg("masks"),
-           py::arg("memory"), py::arg("turns"), py::arg("threads"));
+           py::arg("memory"), py::arg("turns"), py::arg("threads"))
+      .def("remember", &remember, py::arg("x").noconvert(), py::arg("out").noconvert(), py::arg("threads"));
+  py::class_<Steps>(m, "Steps")
+      .def(py::init<const StackHandle&, std::int64_t, const py::object&, const py::object&>(), py::keep_alive<1, 2>(),
+           py::arg("stack"), py::arg("batch"), py::arg("caches"), py::arg("memory"))
+      .def("run", &Steps::run, py::arg("tokens"), py::arg("stored"), py::arg("turns"), py::arg("threads"));
 }
 
 }  // namespace maskattn

@@ -30,6 +30,27 @@ struct Workspace {
   Buffer joined, attended, rounded, normed, branch[3];
 };
 
+void apply(const StackNorm& norm, const RowsOf& rows) {
+  if (norm.root)
+    rms_norm(rows, norm.weight, norm.eps);
+  else
+    layer_norm(rows, norm.weight, norm.bias, norm.eps);
+}
+
+// In the order in which decoder/inputs.py adds, so that it rounds alike.
+void embed(const StackEmbedding& e, std::int64_t width, std::int64_t token, std::int64_t position, float* x) {
+  e.table.row(token, x);
+  if (e.scale != 1)
+    for (std::int64_t i = 0; i < width; ++i) x[i] *= e.scale;
+  if (e.segment)
+    for (std::int64_t i = 0; i < width; ++i) x[i] += e.segment[i];
+  if (e.positions) {
+    const float* row = e.positions + std::clamp<std::int64_t>(position + e.offset, 0, e.position_rows - 1) * width;
+    for (std::int64_t i = 0; i < width; ++i) x[i] += row[i];
+  }
+  if (e.norm) apply(*e.norm, {1, width, x, width, x, width, 1});
+}
+
 class Pass {
  public:
   Pass(const StackCall& call, std::int64_t width, DistanceBias bias, Dtype attended, Workspace& work)
@@ -138,13 +159,6 @@ class Pass {
   std::int64_t rows() const { return rows_; }
 
  private:
-  static void apply(const StackNorm& norm, const RowsOf& rows) {
-    if (norm.root)
-      rms_norm(rows, norm.weight, norm.eps);
-    else
-      layer_norm(rows, norm.weight, norm.bias, norm.eps);
-  }
-
   float* linear_of(const StackMap& map, const float* from, Buffer& buffer) const {
     float* to = buffer.at_least(rows_ * map.weight.outputs());
     linear({&map.weight, rows_, from, map.weight.inputs(), map.bias, to, map.weight.outputs(), call_.threads});
@@ -254,8 +268,13 @@ class Pass {
 }  // namespace
 
 LayerStack::LayerStack(std::vector<StackLayer> layers, std::int64_t width, StackPlacement placement, DistanceBias bias,
-                       Dtype attended)
-    : layers_(std::move(layers)), width_(width), placement_(placement), bias_(bias), attended_(attended) {}
+                       Dtype attended, std::optional<StackEnds> ends)
+    : layers_(std::move(layers)),
+      width_(width),
+      placement_(placement),
+      bias_(bias),
+      attended_(attended),
+      ends_(std::move(ends)) {}
 
 bool LayerStack::reads_memory() const {
   return std::any_of(layers_.begin(), layers_.end(), [](const StackLayer& layer) { return layer.cross.has_value(); });
@@ -296,6 +315,44 @@ void LayerStack::run(const StackCall& call) const {
     pass.add(call.x, pass.branch(branches - 1));
   }
   if (pass.rows() > kKeptRows) work = {};
+}
+
+std::pair<std::int64_t, std::int64_t> LayerStack::memory_sizes() const {
+  std::pair<std::int64_t, std::int64_t> sizes{0, 0};
+  for (const StackLayer& layer : layers_)
+    if (layer.cross) sizes = {layer.cross->memory->weight.inputs(), sizes.second + layer.cross->memory->weight.outputs()};
+  return sizes;
+}
+
+void LayerStack::remember(const float* x, std::int64_t rows, Dtype dtype, void* out, int threads) const {
+  const auto write = current_kernels().f32.write_row[static_cast<int>(dtype)];
+  Buffer buffer;
+  auto* to = static_cast<char*>(out);
+  for (const StackLayer& layer : layers_) {
+    if (!layer.cross) continue;
+    const StackAttention& a = *layer.cross;
+    const std::int64_t all = 2 * a.kv_heads * a.head_dim, inputs = a.memory->weight.inputs();
+    const std::int64_t row_bytes = a.head_dim * static_cast<std::int64_t>(size_of(dtype));
+    for (std::int64_t first = 0; first < rows; first += kInnerRows) {
+      const std::int64_t count = std::min(kInnerRows, rows - first);
+      float* both = buffer.at_least(count * all);
+      linear({&a.memory->weight, count, x + first * inputs, inputs, a.memory->bias, both, all, threads});
+      parallel_for(2 * a.kv_heads, count * all < 2 * kShare ? 1 : threads, [&](std::int64_t head) {
+        for (std::int64_t r = 0; r < count; ++r) {
+          float* from = both + r * all + head * a.head_dim;
+          if (a.k_norm && head < a.kv_heads) apply(*a.k_norm, {1, a.head_dim, from, a.head_dim, from, a.head_dim, 1});
+          write(from, static_cast<int>(a.head_dim), to + (head * rows + first + r) * row_bytes);
+        }
+      });
+    }
+    to += 2 * a.kv_heads * rows * row_bytes;
+  }
+}
+
+void LayerStack::step(const StackCall& call, const std::int64_t* tokens) const {
+  for (std::int64_t b = 0; b < call.batch; ++b) embed(ends_->embedding, width_, tokens[b], call.stored[b], call.x + b * width_);
+  run(call);
+  for (const StackNorm& norm : ends_->norms) apply(norm, {call.batch, width_, call.x, width_, call.x, width_, call.threads});
 }
 
 }  // namespace maskattn

@@ -101,12 +101,6 @@ struct BlockSpan {
         end(std::min(origin + kBlockOutputs, weight.outputs())) {}
 };
 
-// To the sums of a row, where they are.
-void add_bias(const PackedLinear& call, const BlockSpan& span, float* tile) {
-  if (!call.bias) return;
-  for (std::int64_t o = span.begin; o < span.end; ++o) tile[o - span.origin] += call.bias[o];
-}
-
 void multiply(const PackedLinear& call, const LinearTable& kernels, const Rows& rows, std::int64_t first_row,
               std::int64_t block) {
   alignas(kAlign) float tile[kBlockRows * kBlockOutputs], other[kBlockRows * kBlockOutputs];
@@ -115,22 +109,18 @@ void multiply(const PackedLinear& call, const LinearTable& kernels, const Rows& 
   multiply_block(call, kernels, rows, first_row, count, block, tile);
   const std::int64_t half = call.weight->outputs() / 2 / kBlockOutputs;
   if (call.finish.gated) multiply_block(call, kernels, rows, first_row, count, block + half, other);
-  const auto width = static_cast<int>(span.end - span.begin);
+  const std::int64_t skipped = span.begin - span.origin, factors = span.begin + half * kBlockOutputs;
+  FinishArgs finish{};
+  finish.bias = call.bias ? call.bias + span.begin : nullptr;
+  finish.function = call.finish.activation ? static_cast<int>(*call.finish.activation) : -1;
+  finish.factor_bias = call.bias && call.finish.gated ? call.bias + factors : nullptr;
+  finish.added = call.finish.added;
+  finish.count = static_cast<int>(span.end - span.begin);
   for (int r = 0; r < count; ++r) {
-    float* from = tile + r * kBlockOutputs;
-    float* factor = call.finish.gated ? other + r * kBlockOutputs : nullptr;
-    float* to = call.out + (first_row + r) * call.out_stride + span.begin;
-    add_bias(call, span, from);
-    if (factor) add_bias(call, BlockSpan(*call.weight, block + half), factor);
-    from += span.begin - span.origin;
-    if (call.finish.activation) {
-      const int function = static_cast<int>(*call.finish.activation);
-      kernels.activate(function, from, factor, width, call.finish.added ? from : to);
-    }
-    if (call.finish.added)
-      for (int o = 0; o < width; ++o) to[o] += from[o];
-    else if (!call.finish.activation)
-      std::copy_n(from, width, to);
+    finish.x = tile + r * kBlockOutputs + skipped;
+    finish.factor = call.finish.gated ? other + r * kBlockOutputs + skipped : nullptr;
+    finish.out = call.out + (first_row + r) * call.out_stride + span.begin;
+    kernels.finish(finish);
   }
 }
 
@@ -272,7 +262,8 @@ void linear_best(const PackedLinear& call, const BestOutputs& best) {
           float* x = tile + r * kBlockOutputs;
           std::fill(x, x + (span.begin - span.origin), -std::numeric_limits<float>::infinity());
           std::fill(x + (span.end - span.origin), x + kBlockOutputs, -std::numeric_limits<float>::infinity());
-          add_bias(call, span, x);
+          if (call.bias)
+            for (std::int64_t o = span.begin; o < span.end; ++o) x[o - span.origin] += call.bias[o];
           const BlockSummary summary = kernels.summarize(x, best.logsumexp);
           if (best.logsumexp) summaries[static_cast<std::size_t>((first + r) * blocks.count + b)] = summary;
           Largest& kept = largest[static_cast<std::size_t>(task)][static_cast<std::size_t>(first + r)];

@@ -125,5 +125,21 @@ inline void activate(int function, const float* x, const float* factor, int coun
   functions[function](x, factor, count, out);
 }
 
+inline void add_row(const float* __restrict x, int count, float* __restrict to) {
+  for (int i = 0; i < count; ++i) to[i] += x[i];
+}
+
+inline void finish(const FinishArgs& args) {
+  if (args.bias) add_row(args.bias, args.count, args.x);
+  if (args.function >= 0) {
+    if (args.factor && args.factor_bias) add_row(args.factor_bias, args.count, args.factor);
+    activate(args.function, args.x, args.factor, args.count, args.added ? args.x : args.out);
+  }
+  if (args.added)
+    add_row(args.x, args.count, args.out);
+  else if (args.function < 0)
+    std::memcpy(args.out, args.x, sizeof(float) * static_cast<std::size_t>(args.count));
+}
+
 }  // namespace
 }  // namespace maskattn::MASKATTN_ISA

@@ -80,6 +80,9 @@ struct ProductTile {
   }
 };
 
+// Sums of so many rows, 16 bytes x 768, what a chain has of them and of the weights: half of a first-level cache.
+inline constexpr int kRowsInCache = 8 * kRowGroup;
+
 template <class Products>
 void multiply(const LinearArgs& args) {
   constexpr int n = kLanes<float>, most = MASKATTN_KEY_VECTORS, chain = Products::kChain / Products::kGroup;
@@ -87,16 +90,20 @@ void multiply(const LinearArgs& args) {
   const auto* block = static_cast<const float*>(args.block);
   const int groups = args.inputs / Products::kGroup;
   const std::ptrdiff_t next = args.chain ? args.chain : chain * Products::kElements;
-  std::ptrdiff_t at = 0;
-  for (int begin = 0; begin < groups; begin += chain, at += next) {  // outermost: a chain's weights stay in the first-level cache
-    const int count = groups - begin < chain ? groups - begin : chain;
-    for (int row = 0; row < args.rows; row += kRowGroup) {
-      const int rows = args.rows - row < kRowGroup ? args.rows - row : kRowGroup;
-      for (int v = 0; v < kBlockOutputs / n; v += most) {
-        const auto tile = row == 0 ? TileTable<ProductTile<Products, true>>::of(rows, most)
-                                   : TileTable<ProductTile<Products, false>>::of(rows, most);
-        tile(x + row, at, block + static_cast<std::ptrdiff_t>(begin) * kBlockOutputs + v * n, count, begin == 0,
-             args.out + row * args.stride + v * n, args.stride);
+  // A chain's weights, and the sums of the rows that meet them in turn, stay in the first-level cache.
+  for (int first = 0; first < args.rows; first += kRowsInCache) {
+    const int end = args.rows - first < kRowsInCache ? args.rows : first + kRowsInCache;
+    std::ptrdiff_t at = 0;
+    for (int begin = 0; begin < groups; begin += chain, at += next) {
+      const int count = groups - begin < chain ? groups - begin : chain;
+      for (int row = first; row < end; row += kRowGroup) {
+        const int rows = end - row < kRowGroup ? end - row : kRowGroup;
+        for (int v = 0; v < kBlockOutputs / n; v += most) {
+          const auto tile = row == 0 ? TileTable<ProductTile<Products, true>>::of(rows, most)
+                                     : TileTable<ProductTile<Products, false>>::of(rows, most);
+          tile(x + row, at, block + static_cast<std::ptrdiff_t>(begin) * kBlockOutputs + v * n, count, begin == 0,
+               args.out + row * args.stride + v * n, args.stride);
+        }
       }
     }
   }

@@ -41,6 +41,7 @@ constexpr LinearTable linears{{multiply<FloatProducts>, bfloats, integers, multi
                               layer_norm,
                               rms_norm,
                               activate,
+                              finish,
                               summarize};
 
 }  // namespace

@@ -275,9 +275,21 @@ class LayerStack:
     """Layers, for rows of several sequences; see decoder/core_layers.py, which describes them."""
 
     def __init__(
-        self, layers: list[Any], width: int, before: bool, after: bool, parallel: bool, bias_table: object, rounds: bool
+        self,
+        layers: list[Any],
+        width: int,
+        before: bool,
+        after: bool,
+        parallel: bool,
+        bias_table: object,
+        rounds: bool,
+        ends: tuple[Any, ...] | None,
     ) -> None:
-        """``rounds``: whether queries, keys and values are rounded to bfloat16, and what attention makes of them is."""
+        """
+        Args:
+            rounds: whether queries, keys and values are rounded to bfloat16, and what attention makes of them is.
+            ends: embeddings and norms, for :class:`Steps`.
+        """
 
     def run(
         self,
@@ -299,6 +311,31 @@ class LayerStack:
             memory: keys and values (tokens, heads, head_dim) of each layer, and where each sequence's begin and how
                 many they are.
             turns: cosines and sines of each row.
+        """
+
+    def remember(self, x: npt.NDArray[np.float32], out: npt.NDArray[Any], threads: int | None) -> None:
+        """Keys and values of the encoder's output (rows, width), to (layers, 2, heads, rows, head_dim)."""
+
+class Steps:
+    """One token behind each sequence at a time, by one thread.
+
+    Args:
+        caches, memory: as of :meth:`LayerStack.run`; they must stay where they are.
+    """
+
+    def __init__(self, stack: LayerStack, batch: int, caches: object, memory: object) -> None: ...
+    def run(
+        self,
+        tokens: npt.NDArray[Any],
+        stored: npt.NDArray[Any],
+        turns: tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]] | None,
+        threads: int | None,
+    ) -> npt.NDArray[np.float32]:
+        """Tokens (batch,) to the states behind the layers and the last norms, (batch, width).
+
+        Args:
+            stored: how many positions the caches hold of each sequence; they have room for one more.
+            turns: cosines and sines of each token.
         """
 
 def layer_norm(

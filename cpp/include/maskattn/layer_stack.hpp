@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "maskattn/attention.hpp"
@@ -29,6 +30,7 @@ struct StackMap {
 struct StackAttention {
   StackMap in;  // queries, keys and values of self-attention; queries of cross-attention
   StackMap out;
+  std::optional<StackMap> memory;           // keys and values of cross-attention
   std::optional<StackNorm> q_norm, k_norm;  // of each head
   std::int64_t heads, kv_heads, head_dim;
   double scale, softcap;
@@ -52,6 +54,22 @@ struct StackLayer {
   StackFeedForward feed_forward;
   StackNorm feed_forward_norm;
   std::optional<StackNorm> feed_forward_inner;
+};
+
+// What makes rows of tokens: those of a table times a scale, plus others of their positions.
+struct StackEmbedding {
+  PackedWeight table;
+  float scale;
+  const float* segment;    // added to every row, or null
+  const float* positions;  // [position_rows][width], or null; position p has row p + offset, the last one if there is none
+  std::int64_t position_rows, offset;
+  std::optional<StackNorm> norm;
+};
+
+// What stands before the layers and behind them, for tokens in and states out.
+struct StackEnds {
+  StackEmbedding embedding;
+  std::vector<StackNorm> norms;  // of the states
 };
 
 // Where norms stand around a residual branch: see maskattn/decoder/norms.py.
@@ -93,13 +111,24 @@ struct StackCall {
 
 class LayerStack {
  public:
-  // `attended`: what queries, keys, values and what comes of them are rounded to around attention, float32 or bfloat16.
-  LayerStack(std::vector<StackLayer> layers, std::int64_t width, StackPlacement placement, DistanceBias bias, Dtype attended);
+  // `ends`: for step(). `attended`: what queries, keys, values and what comes of them are rounded to around attention, float32 or
+  // bfloat16.
+  LayerStack(std::vector<StackLayer> layers, std::int64_t width, StackPlacement placement, DistanceBias bias, Dtype attended,
+             std::optional<StackEnds> ends);
 
   std::size_t layers() const { return layers_.size(); }
   std::int64_t width() const { return width_; }
   bool reads_memory() const;  // whether some layer has cross-attention
+  bool has_ends() const { return ends_.has_value(); }
+  std::int64_t vocab() const { return ends_->embedding.table.outputs(); }
   void run(const StackCall& call) const;
+  // (width of the encoder's output, keys and values that all layers make of a row of it).
+  std::pair<std::int64_t, std::int64_t> memory_sizes() const;
+  // Keys and values of the layers with cross-attention from `rows` of the encoder's output x [rows][width], as `dtype`, float32
+  // or bfloat16: out [layers][2][heads][rows][head_dim].
+  void remember(const float* x, std::int64_t rows, Dtype dtype, void* out, int threads) const;
+  // One token behind each sequence, tokens[batch]: call.x, which need not hold anything, becomes the normalised states.
+  void step(const StackCall& call, const std::int64_t* tokens) const;
 
  private:
   std::vector<StackLayer> layers_;
@@ -107,6 +136,7 @@ class LayerStack {
   StackPlacement placement_;
   DistanceBias bias_;
   Dtype attended_;
+  std::optional<StackEnds> ends_;
 };
 
 }  // namespace maskattn

@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from maskattn.cache.int8 import HALF_STEP
 from maskattn.cache.pages import Array, IntArray, Pages
+
+
+class Lengths(NamedTuple):
+    """How many tokens each sequence has, (batch,), the fewest and the most; layers written together share one."""
+
+    each: npt.NDArray[np.int64]
+    extremes: tuple[int, int]
+
+    @classmethod
+    def of(cls, each: IntArray) -> Lengths:
+        extremes = (int(each.min()), int(each.max())) if each.size else (0, 0)
+        return cls(each.astype(np.int64, copy=False), extremes)
+
+    def grown(self, n: int) -> Lengths:
+        """With ``n`` tokens more of each sequence."""
+        return Lengths(self.each + n, (self.extremes[0] + n, self.extremes[1] + n))
 
 
 class Layer:
@@ -27,8 +43,7 @@ class Layer:
     def __init__(self, pages: Pages, batch: int, pages_per_sequence: int, capacity: int, window: int | None) -> None:
         self._pages = pages
         self._draft_start: IntArray | None = None
-        self._extremes: tuple[int, int] | None = None
-        self.capacity = capacity
+        self.capacity, self.page_size = capacity, int(pages.arrays[0].shape[2])
         self.window = window
         self.tables = np.full((batch, pages_per_sequence), -1, np.int32)
         self.lengths = np.zeros(batch, np.int64)
@@ -59,23 +74,17 @@ class Layer:
         return self._pages.dtype
 
     @property
-    def page_size(self) -> int:
-        return int(self.k_pool.shape[2])
-
-    @property
-    def lengths(self) -> IntArray:
-        return self._lengths
+    def lengths(self) -> npt.NDArray[np.int64]:
+        return self.filled.each
 
     @lengths.setter
     def lengths(self, lengths: IntArray) -> None:
-        self._lengths, self._extremes = lengths, None
+        self.filled = Lengths.of(lengths)
 
     @property
     def extremes(self) -> tuple[int, int]:
-        """The smallest and the largest of ``lengths``; kept, since each step of a decoder asks several times."""
-        if self._extremes is None:
-            self._extremes = int(self.lengths.min(initial=self.capacity)), int(self.lengths.max(initial=0))
-        return self._extremes
+        """The smallest and the largest of ``lengths``; zeros of no sequences."""
+        return self.filled.extremes
 
     @property
     def kv_len(self) -> int:
@@ -139,9 +148,9 @@ class Layer:
         first, last = self.extremes
         if not k.dtype == v.dtype == self.dtype or not n:
             return False
-        if last == 0 and self._has_own_page_each and n <= self.capacity:  # nobody has a page yet
+        if last == 0 and self.has_own_page_each and n <= self.capacity:  # nobody has a page yet
             self.tables[:, 0] = self._pages.allocate(len(self.tables))
-        elif not self.make_room_in_place(n):
+        elif not self._make_room_in_place(n):
             return False
         pages = self.tables[:, 0]
         if first == last:
@@ -149,21 +158,21 @@ class Layer:
         else:
             slots = self.lengths[:, None] + np.arange(n)
             self._pages.write(pages[:, None], slots, [k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)])
-        self.took_in_place(self.lengths + n, n)
+        self.filled = self.filled.grown(n)
         return True
 
     @property
-    def _has_own_page_each(self) -> bool:
+    def has_own_page_each(self) -> bool:
         batch, pages = self.tables.shape
         return pages == 1 and batch > 0 and self.window is None
 
-    def make_room_in_place(self, n: int) -> bool:
+    def _make_room_in_place(self, n: int) -> bool:
         """Whether ``n`` tokens more of each sequence are nothing but rows behind its last one, in a page of its own.
 
         A page that others share is copied first, as for any append.
         """
         first, last = self.extremes
-        if not self._has_own_page_each or first == 0 or last + n > self.capacity:
+        if not self.has_own_page_each or first == 0 or last + n > self.capacity:
             return False
         if self._pages.sharing and self._pages.must_copy(self.tables[:, 0]).any():
             self._make_room(self.lengths + n)
@@ -184,16 +193,15 @@ class Layer:
             return
         self._make_room(ends)
 
-    def took(self, lengths: IntArray) -> None:
-        """All rows up to ``lengths`` have been written."""
-        self.lengths = lengths
-        self._pages.wrote_up_to(min(self.kv_len, self.page_size))
+    def took(self, filled: Lengths) -> None:
+        """All rows of these lengths have been written."""
+        self.filled = filled
+        self._pages.wrote_up_to(min(filled.extremes[1], self.page_size))
 
-    def took_in_place(self, lengths: IntArray, n: int) -> None:
-        """``n`` rows of each sequence have been written there; ``lengths`` are the new ones."""
-        first, last = self.extremes
-        self._lengths, self._extremes = lengths, (first + n, last + n)
-        self._pages.wrote_up_to(last + n)
+    @property
+    def shares(self) -> bool:
+        """Whether pages may be others' as well."""
+        return self._pages.sharing
 
     def arrays(self) -> tuple[Array, Array]:
         """Copies of all keys and values, shape (batch, kv_heads, kv_len, dim), for tests and for debugging.

@@ -8,12 +8,15 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
+import numpy.typing as npt
 
-from maskattn import masks
+from maskattn import _core, masks
 from maskattn._core import LayerStack, PackedWeight
 from maskattn.cache import KVCache
+from maskattn.cache.layer import Lengths
 from maskattn.decoder.activations import CoreActivation, identity
 from maskattn.decoder.arrays import FloatArray, IntArray
+from maskattn.decoder.inputs import TokenEmbedding
 from maskattn.decoder.layers import DecoderLayer, EncoderLayer, FeedForward, GatedFeedForward
 from maskattn.decoder.memory import Memory
 from maskattn.decoder.multi_head import MultiHeadAttention
@@ -21,6 +24,7 @@ from maskattn.decoder.norms import LayerNorm, RMSNorm
 from maskattn.decoder.positions import Positions
 from maskattn.decoder.projection import Linear
 from maskattn.decoder.rotary import Rotation
+from maskattn.decoder.weights import LayerStack as Stack
 
 _STORED = (np.dtype(np.float32), np.dtype(ml_dtypes.bfloat16))
 
@@ -32,28 +36,24 @@ class Unknown(Exception):
 class CoreLayers:
     """Layers as the core takes them: the bits of layers called one by one, without their Python and without padding."""
 
-    def __init__(self, core: LayerStack) -> None:
-        self._core = core
+    def __init__(self, core: LayerStack, positions: Positions, steps: bool) -> None:
+        self._core, self._positions, self._steps = core, positions, steps
 
     @classmethod
-    def of(
-        cls, layers: Sequence[EncoderLayer | DecoderLayer], seen: Sequence[masks.Mask], positions: Positions
-    ) -> CoreLayers | None:
-        """None where a layer needs its Python, as for a norm or an activation of the user's.
-
-        Args:
-            seen: the mask of each layer's self-attention.
-        """
+    def of(cls, stack: Stack[Any]) -> CoreLayers | None:
+        """None where a layer needs its Python, as for a norm or an activation of the user's."""
+        layers, positions = stack.layers, stack.positions
         table, slopes = (None, None) if positions.bias is None else positions.bias._lower()
         first = layers[0].placement
         try:
-            described = [layer_parts(layer, mask) for layer, mask in zip(layers, seen, strict=True)]
+            described = [layer_parts(layer, mask) for layer, mask in zip(layers, stack.masks, strict=True)]
         except Unknown:
             return None
         if slopes is not None or any(layer.placement != first for layer in layers):
             return None
-        width, rounds = layers[0].attention.width, layers[0].attention.dtype == "bfloat16"
-        return cls(LayerStack(described, width, first.before, first.after, first.parallel, table, rounds))
+        width, rounds, ends = layers[0].attention.width, layers[0].attention.dtype == "bfloat16", _ends(stack)
+        core = LayerStack(described, width, first.before, first.after, first.parallel, table, rounds, ends)
+        return cls(core, positions, ends is not None)
 
     @staticmethod
     def takes(cache: KVCache) -> bool:
@@ -87,32 +87,69 @@ class CoreLayers:
         stored = None
         if cache is not None:
             stored = cache[0].lengths
-            step = make_room(cache, counts)
-        read = None if memory is None else (memory.key_values, memory.starts, memory.lengths)
+            for layer in cache:
+                layer.make_room(counts)
         expressions = None if seen is None else [_expression(mask) for mask in seen]
-        self._core.run(x, counts, cache, stored, expressions, read, rotation, threads)
+        self._core.run(x, counts, cache, stored, expressions, _read(memory), rotation, threads)
         if cache is not None:
-            took(cache, counts, step)
+            filled = Lengths.of(cache[0].lengths + counts)
+            for layer in cache:
+                layer.took(filled)
+
+    def remember(self, x: FloatArray, key_values: npt.NDArray[Any]) -> None:
+        """Keys and values of the encoder's output (tokens, width), to (layers, 2, heads, tokens, head_dim)."""
+        self._core.remember(x, key_values, None)
+
+    def steps(self, cache: KVCache, memory: Memory | None) -> Steps | None:
+        """Steps behind the sequences of a cache; None where they need more than rows behind those that there are."""
+        if not self._steps or not self.takes(cache) or not cache[0].has_own_page_each or cache[0].extremes[0] == 0:
+            return None
+        steps = Steps(self._core, self._positions, cache, memory)
+        return steps if steps.go_on() else None
 
 
-def make_room(cache: KVCache, counts: IntArray) -> bool:
-    """Room for so many tokens more of each sequence, (batch,): whether it is one of each, where it is in place.
+class Steps:
+    """One token behind each sequence, again and again: what does not change between two steps is looked at once."""
 
-    Raises:
-        ValueError: a sequence would be longer than the capacity; nothing has changed then.
-    """
-    if (counts == 1).all() and all(layer.make_room_in_place(1) for layer in cache):
-        return True
-    for layer in cache:
-        layer.make_room(counts)
-    return False
+    def __init__(self, core: LayerStack, positions: Positions, cache: KVCache, memory: Memory | None) -> None:
+        self._core = _core.Steps(core, cache.batch, cache, _read(memory))
+        self._positions, self._filled = positions, cache[0].filled
+        self._layers, self._capacity = [(layer, layer.k_pool) for layer in cache], cache[0].capacity
+
+    def go_on(self) -> bool:
+        """Whether the next token is a row more of the same memory: nobody else has changed the cache, or shares it."""
+        filled = self._filled
+        for layer, pool in self._layers:
+            if layer.filled is not filled or layer.k_pool is not pool or layer.shares:
+                return False
+        return filled.extremes[1] < self._capacity
+
+    def __call__(self, tokens: IntArray) -> FloatArray:
+        """(batch,) -> (batch, width): the states behind the layers and the norms after them."""
+        stored = self._filled.each
+        rotation = self._positions.rotation_of_rows(stored, stored + 1)
+        hidden = self._core.run(tokens, stored, rotation, None)
+        self._filled = filled = self._filled.grown(1)
+        for layer, _ in self._layers:
+            layer.took(filled)
+        return hidden
 
 
-def took(cache: KVCache, counts: IntArray, in_place: bool) -> None:
-    """They have been stored; ``in_place`` is what :func:`make_room` said."""
-    ends = cache[0].lengths + counts
-    for layer in cache:
-        layer.took_in_place(ends, 1) if in_place else layer.took(ends)
+def _read(memory: Memory | None) -> tuple[Any, ...] | None:
+    return None if memory is None else (memory.key_values, memory.starts, memory.lengths)
+
+
+def _ends(stack: Stack[Any]) -> tuple[Any, ...] | None:
+    """Embeddings and last norms, for :class:`Steps`; None where they are more than that."""
+    embed, positions = stack.embed, stack.positions
+    if not isinstance(embed, TokenEmbedding) or embed.project is not None:
+        return None
+    segment = None if embed.segments is None else embed.segments[0]
+    try:
+        norms, norm = tuple(norm_parts(part) for part in stack.final), _optional(embed.norm)
+    except Unknown:
+        return None
+    return embed.table, float(embed.scale), segment, positions.table, positions.offset, norms, norm
 
 
 def layer_parts(layer: EncoderLayer | DecoderLayer, mask: masks.Mask) -> tuple[Any, ...]:
@@ -120,11 +157,13 @@ def layer_parts(layer: EncoderLayer | DecoderLayer, mask: masks.Mask) -> tuple[A
     cross, cross_norm = (layer.cross, layer.cross_norm) if isinstance(layer, DecoderLayer) else (None, None)
     if cross is None or cross_norm is None:
         cross = cross_norm = None
+    elif cross._kv is None:
+        raise Unknown
     return (
         _attention(layer.attention, layer.attention._qkv),
         norm_parts(layer.attention_norm),
         _optional(layer.attention_inner_norm),
-        None if cross is None else _attention(cross, cross.q),
+        None if cross is None else _attention(cross, cross.q, cross._kv),
         _optional(cross_norm),
         _feed_forward(layer.feed_forward),
         norm_parts(layer.feed_forward_norm),
@@ -138,14 +177,15 @@ def _expression(mask: masks.Mask) -> Any:
     return None if isinstance(mask, masks.Full) else mask.expr
 
 
-def _attention(attention: MultiHeadAttention, inputs: Linear | None) -> tuple[Any, ...]:
+def _attention(attention: MultiHeadAttention, inputs: Linear | None, memory: Linear | None = None) -> tuple[Any, ...]:
     if inputs is None:
         raise Unknown
     head_dim, kv_heads = attention.head_dim, attention.kv_heads or attention.heads
     scale = 1 / math.sqrt(head_dim) if attention.scale is None else attention.scale
     norms = _optional(attention.q_norm), _optional(attention.k_norm)
     sizes = attention.heads, kv_heads, head_dim
-    return map_parts(inputs), map_parts(attention.out), *norms, *sizes, float(scale), float(attention.softcap)
+    kept = None if memory is None else map_parts(memory)
+    return map_parts(inputs), map_parts(attention.out), *norms, *sizes, float(scale), float(attention.softcap), kept
 
 
 def _feed_forward(part: Any) -> tuple[Any, ...]:

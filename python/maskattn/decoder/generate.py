@@ -137,14 +137,13 @@ class Writer:
         """One token more of each sequence in ``rows``, which from now on are those that go on."""
         rows, self._now = self.rows, self._now + 1
         self._tokens[rows, self._now - 1] = chosen
-        ended = self._is_end[chosen]
+        ended: BoolArray = self._is_end[chosen] | (self._ends[rows] <= self._now)
         if self._rules.stop is not None or self._rules.criteria:
-            ended = ended | self._rules.stopped(self._step(), scores)
-        self._ends[rows[ended]] = self._now
-        open_: BoolArray = ~ended & (self._ends[rows] > self._now)
-        if not open_.all():
-            self.rows = rows[open_]
-        return Written(rows, chosen, open_, likely)
+            ended |= self._rules.stopped(self._step(), scores)
+        if ended.any():
+            self._ends[rows[ended]] = self._now
+            self.rows = rows[~ended]
+        return Written(rows, chosen, ~ended, likely)
 
     def results(self) -> list[Generated]:
         """Of all sequences, once none goes on."""

@@ -68,15 +68,19 @@ class SoundEmbedding:
     def __call__(self, features: FloatArray, positions: FloatArray | None) -> FloatArray:
         """(batch, mels, frames) -> (batch, ceil(frames / 2), width)."""
         x = gelu(self.first(neighbours(features.transpose(0, 2, 1))))
-        x = gelu(self.second(neighbours(x)[:, ::2]))
+        x = gelu(self.second(neighbours(x, 2)))
         return x if positions is None else x + positions
 
 
-def neighbours(x: FloatArray) -> FloatArray:
-    """(batch, len, channels) -> (batch, len, 3 * channels): each with the one before and the one after, or zeros."""
-    padded = np.pad(x, ((0, 0), (1, 1), (0, 0)))
-    # Contiguous: of a transposed array, concatenation keeps the order of axes in memory.
-    return np.ascontiguousarray(np.concatenate([padded[:, :-2], padded[:, 1:-1], padded[:, 2:]], axis=-1))
+def neighbours(x: FloatArray, stride: int = 1) -> FloatArray:
+    """(batch, len, channels) -> (batch, ceil(len / stride), 3 * channels): each, or each ``stride``-th one, between the
+    one before it and the one after, or zeros. Neighbours share memory.
+    """
+    batch, length, channels = x.shape
+    padded = np.zeros((batch, length + 2, channels), np.float32)
+    padded[:, 1:-1] = x
+    shape, steps = (batch, -(-length // stride), 3 * channels), padded.strides
+    return np.lib.stride_tricks.as_strided(padded, shape, (steps[0], stride * steps[1], steps[2]), writeable=False)
 
 
 def _tokens(settings: Settings, reader: Reader) -> TokenEmbedding:

@@ -6,13 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from maskattn import masks
 from maskattn.cache import KVCache
 from maskattn.decoder.arrays import BoolArray, FloatArray, IntArray
 from maskattn.decoder.checkpoint import Checkpoint
-from maskattn.decoder.core_layers import CoreLayers
+from maskattn.decoder.core_layers import CoreLayers, Steps
 from maskattn.decoder.heads import Classifier, LanguageHead, find_head, read_classifier, read_language_head, read_pooler
 from maskattn.decoder.inputs import TokenEmbedding
 from maskattn.decoder.layers import DecoderLayer, EncoderLayer
@@ -48,12 +47,12 @@ class Transformer:
         if family.encoder is not None:
             reader = Reader(checkpoint, family, Settings(family.name, "encoder", family.encoder, config), dtype)
             self.encoder = stack = reader.stack(encoder_layer)
-            self._core_encoder = CoreLayers.of(stack.layers, stack.masks, stack.positions)
+            self._core_encoder = CoreLayers.of(stack)
             known += reader.names_of_tables()
         if family.decoder is not None:
             reader = Reader(checkpoint, family, Settings(family.name, "decoder", family.decoder, config), dtype)
             self.decoder = written = reader.stack(decoder_layer)
-            self._core_decoder = CoreLayers.of(written.layers, written.masks, written.positions)
+            self._core_decoder = CoreLayers.of(written)
             self.head = read_language_head(reader, family, config)
             known += reader.names_of_tables()
         self.classifier, self.pooler = self._read_classifiers(family, config, checkpoint)
@@ -118,17 +117,16 @@ class Transformer:
         """As :meth:`encode_hidden`, as the cross-attention keys and values of every decoder layer."""
         x, lengths = self.encode_hidden(sources)
         assert self.decoder is not None
-        kept = []
-        for layer in self.decoder.layers:
-            if layer.cross is not None:
-                keys, values = layer.cross.project(x[None])
-                kept.append((self._as_kept(keys), self._as_kept(values)))
-        return Memory(tuple(kept), lengths.cumsum() - lengths, lengths)
-
-    def _as_kept(self, heads: FloatArray) -> npt.NDArray[Any]:
-        """(1, heads, tokens, head_dim) as (tokens, heads, head_dim) of the type in which keys and values are kept."""
-        kept: npt.NDArray[Any] = heads[0].transpose(1, 0, 2).astype(self._kv_dtype, copy=False)
-        return kept
+        readers = [layer.cross for layer in self.decoder.layers if layer.cross is not None]
+        shape = len(readers), 2, readers[0].kv_heads or readers[0].heads, len(x), readers[0].head_dim
+        kept = np.empty(shape, self._kv_dtype)  # each head's tokens side by side, as steps read them
+        if self._core_decoder is not None:
+            self._core_decoder.remember(x, kept)
+        else:
+            for both, reader in zip(kept, readers, strict=True):
+                both[0], both[1] = (heads[0] for heads in reader.project(x[None]))
+        pairs = tuple((keys.transpose(1, 0, 2), values.transpose(1, 0, 2)) for keys, values in kept)
+        return Memory(pairs, lengths.cumsum() - lengths, lengths)
 
     def decode(
         self,
@@ -212,11 +210,16 @@ class Transformer:
         assert isinstance(stack.embed, TokenEmbedding)
         if core is None or prefix is not None or not CoreLayers.takes(cache):
             return self.decode(tokens[:, None], memory, cache, prefix=prefix)[:, 0]
-        starts = cache[0].lengths.astype(np.int64, copy=False)
+        starts = cache[0].lengths
         x = stack.embed.finish(stack.embed.rows(tokens), stack.positions.rows(starts))
         rotation = stack.positions.rotation_of_rows(starts, starts + 1)
         core.run(x, np.ones(len(x), np.int64), cache=cache, memory=memory, rotation=rotation)
         return _through(stack.final, x)
+
+    def steps(self, memory: Memory | None, cache: KVCache, prefix: Prefix | None = None) -> Steps | None:
+        """:meth:`step` of many tokens, as long as they ``go_on``; None where there is no such short way."""
+        core = self._core_decoder
+        return None if core is None or prefix is not None else core.steps(cache, memory)
 
     def _decode_rows(
         self,

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from maskattn.decoder.arrays import FloatArray, IntArray
+from maskattn.decoder.core_layers import Steps
 from maskattn.decoder.memory import Memory, Prefix
 from maskattn.decoder.model import Transformer, pad
 
@@ -44,6 +45,7 @@ class DecoderState:
         longest = max(n + len(prompt) + limit for n, prompt, limit in zip(before, prompts, limits, strict=True))
         self._cache = model.new_cache(len(prompts), longest, page_size=_SHARED_PAGE if branches else None)
         tokens, lengths = pad(prompts)
+        self._steps: Steps | None = None
         self._switch = model.switch
         self._history = [prompt.tolist() for prompt in prompts] if self._switch else None
         self.hidden = self._read(tokens, lengths)
@@ -65,6 +67,7 @@ class DecoderState:
             within: each continues a sequence that reads the same source as it did.
         """
         self._cache.reorder(sequences)
+        self._steps = None
         if not within:
             self._memory = None if self._memory is None else self._memory.reorder(sequences)
             self._prefix = None if self._prefix is None else self._prefix.reorder(sequences)
@@ -82,7 +85,12 @@ class DecoderState:
 
     def _step(self, tokens: IntArray) -> FloatArray:
         """Hidden states (batch, width) of one more token of each sequence."""
-        hidden = self._model.step(tokens, self._memory, self._cache, self._prefix)
+        if self._steps is None or not self._steps.go_on():
+            self._steps = self._model.steps(self._memory, self._cache, self._prefix)
+        if self._steps is None:
+            hidden = self._model.step(tokens, self._memory, self._cache, self._prefix)
+        else:
+            hidden = self._steps(tokens)
         self.states = hidden[:, None]
         return hidden
 

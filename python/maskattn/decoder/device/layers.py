@@ -9,8 +9,9 @@ import numpy as np
 
 from maskattn import masks
 from maskattn.cache import KVCache
+from maskattn.cache.layer import Lengths
 from maskattn.decoder.arrays import IntArray
-from maskattn.decoder.core_layers import Unknown, layer_parts, make_room, map_parts, norm_parts, took
+from maskattn.decoder.core_layers import Unknown, layer_parts, map_parts, norm_parts
 from maskattn.decoder.device.library import module
 from maskattn.decoder.device.memory import DeviceMemory, page_for
 from maskattn.decoder.device.sound import DeviceSound
@@ -18,7 +19,7 @@ from maskattn.decoder.device.spans import spans
 from maskattn.decoder.device.uploading import Uploads
 from maskattn.decoder.inputs import SoundEmbedding, TokenEmbedding
 from maskattn.decoder.layers import DecoderLayer
-from maskattn.decoder.projection import Linear, stacked
+from maskattn.decoder.projection import Linear
 from maskattn.decoder.rotary import Rotation
 from maskattn.decoder.weights import LayerStack
 
@@ -40,9 +41,8 @@ class DeviceLayers:
             layers = [uploads(layer_parts(layer, masks.Full())) for layer in stack.layers]
             norm, final_map = _final(stack.final)
             crossed = [layer.cross for layer in stack.layers if isinstance(layer, DecoderLayer) and layer.cross]
-            self._memory_maps = [
-                (uploads(map_parts(stacked([cross.k, cross.v]))), uploads(_optional(cross.k_norm))) for cross in crossed
-            ]
+            # Of each layer with cross-attention, what makes keys and values, and the norm of keys.
+            self._memory_maps = [(layer[3][9], layer[3][3]) for layer in layers if layer[3] is not None]
         except Unknown:
             raise _unknown("layers of parts that are the core's own") from None
         if slopes is not None or any(layer.placement != stack.layers[0].placement for layer in stack.layers):
@@ -100,10 +100,11 @@ class DeviceLayers:
         Raises:
             ValueError: a sequence would be longer than the cache's capacity; nothing is stored then.
         """
-        stored: IntArray = np.zeros(len(counts), np.int64) if cache is None else cache[0].lengths.astype(np.int64)
-        in_place, pools, tables = False, None, None
+        stored: IntArray = np.zeros(len(counts), np.int64) if cache is None else cache[0].lengths
+        pools = tables = None
         if cache is not None:
-            in_place = make_room(cache, counts)
+            for layer in cache:
+                layer.make_room(counts)
             pools, tables = [(layer.k_pool, layer.v_pool) for layer in cache], _tables(cache)
         read = None
         if memory is not None:
@@ -113,7 +114,9 @@ class DeviceLayers:
             tokens, segments, x, counts, stored, pools, tables, rows, self._groups[1], read, rotation, list(taps)
         )
         if cache is not None:
-            took(cache, counts, in_place)
+            filled = Lengths.of(stored + counts)
+            for layer in cache:
+                layer.took(filled)
         return states, tapped
 
     def memory(self, x: Any, lengths: IntArray) -> DeviceMemory:

@@ -140,6 +140,9 @@ class DeviceTransformer(Transformer):
         states, _ = layers.run(ones, tokens=tokens, cache=cache, memory=self._read(memory), rotation=rotation)
         return _as_array(DeviceRows(states, np.arange(len(tokens))))
 
+    def steps(self, memory: Memory | None, cache: KVCache, prefix: Prefix | None = None) -> None:
+        """None: what the core keeps between steps, a device keeps as a graph."""
+
     def logits(self, hidden: FloatArray) -> FloatArray:
         """As of any model."""
         return super().logits(self._readable(hidden))
