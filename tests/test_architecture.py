@@ -27,6 +27,9 @@ def sources(*folders: str) -> list[Path]:
     return found
 
 
+CUDA = [path for path in sorted((CPP / "cuda").rglob("*")) if path.suffix in (".cu", ".cpp", ".hpp")]
+
+
 def includes(path: Path) -> list[str]:
     """What a file includes, with its brackets: ``<cstdint>`` or ``"table.hpp"``."""
     return re.findall(r'^\s*#\s*include\s+(<[^>]+>|"[^"]+")', path.read_text(), re.MULTILINE)
@@ -110,6 +113,22 @@ def test_bindings_call_the_core_by_its_public_headers(path: Path) -> None:
             assert included_file(path, name.strip('"')).parent in (CPP / "bindings", CPP / "include" / "maskattn"), name
 
 
+@pytest.mark.parametrize("path", [path for path in CUDA if "bindings" not in path.parts], ids=id_of)
+def test_cuda_knows_no_python(path: Path) -> None:
+    assert "pybind11" not in path.read_text()
+
+
+@pytest.mark.parametrize("path", CUDA, ids=id_of)
+def test_cuda_needs_only_headers_of_the_core(path: Path) -> None:
+    """Installed ones: _cuda does not link the core, so that nothing but data crosses between the two modules."""
+    for name in includes(path):
+        if name.startswith('"'):
+            file = next(
+                folder / name.strip('"') for folder in (CPP, CPP / "include") if (folder / name.strip('"')).exists()
+            )
+            assert CPP / "cuda" in file.parents or CPP / "include" in file.parents or file.name == "dlpack.hpp", name
+
+
 # Python: families -> decoder -> attention, masks, linear -> _core
 
 
@@ -154,6 +173,7 @@ def test_a_family_imports_its_declaration_type_and_masks(path: Path) -> None:
         "weights.py",
         "masks/*.py",
         "cache/*.py",
+        "cuda/*.py",
         "speech/*.py",
     ),
     ids=id_of,

@@ -204,3 +204,12 @@ def test_settings_that_would_be_ignored_are_refused(
     with pytest.raises(error, match=message):
         model.generate_ids([[3]])
     assert model.score_ids([[3]], [[4]])[0].shape == (1,), "scores don't depend on it"
+
+
+def test_a_device_needs_a_build_for_it(tmp_path: Path) -> None:
+    if maskattn.cuda.is_built():
+        pytest.skip("this build is one")
+    with pytest.raises(ImportError, match=r"needs the CUDA kernels, got .*; build them with nvcc 12.4 or newer: pip"):
+        maskattn.load(tmp_path, device="cuda")
+    with pytest.raises(ValueError, match='device must be "cuda" or "cuda:" and a number, got \'tpu\''):
+        maskattn.load(tmp_path, device="tpu")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import maskattn
-from maskattn import ALiBi, RelativeBias
+from maskattn import ALiBi, RelativeBias, cuda
 from maskattn.masks import Causal, Dense, Documents, Full, KeyPadding, Padding, PrefixLM
 
 # What is right: batch 2, 4 query heads over 2 key heads, 3 queries, 5 keys, head_dim 8.
@@ -158,8 +158,6 @@ QUERIES_AND_KEYS: list[Case] = [
     ({"sinks": [0, 0, 0, np.inf]}, ValueError, "^sinks must be finite, or -inf for none, got inf"),
     ({"sinks": [0, 0, 0, np.nan]}, ValueError, "^sinks must be finite, or -inf for none, got inf or NaN"),
     ({"sinks": ["a"] * 4}, TypeError, "^sinks must be an array of numbers, got <U1"),
-    # not there yet
-    ({"q": OnDevice()}, NotImplementedError, "^q must be a NumPy array .*CUDA"),
 ]
 
 # Bad for attention() alone.
@@ -212,6 +210,24 @@ def test_attention_weights(bad: dict[str, Any], error: type[Exception], message:
     good = {name: value for name, value in arguments().items() if name != "v"}
     with pytest.raises(error, match=message):
         maskattn.attention_weights(**{**good, **bad})
+
+
+def test_cuda_arrays_where_cuda_was_not_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "maskattn._cuda", None)
+    for options in ({"q": OnDevice()}, {"device": "cuda"}):
+        with pytest.raises(
+            cuda.NotBuilt, match=r"built without CUDA.*pip install \. -C cmake\.define\.MASKATTN_CUDA=ON"
+        ) as raised:
+            maskattn.attention(**arguments() | options)
+        assert isinstance(raised.value, (ImportError, NotImplementedError))
+    with pytest.raises(cuda.NotBuilt, match=r"built without CUDA"):
+        Causal().to_bool(3, 5, device="cuda")
+    assert not cuda.is_available()
+
+
+def test_what_runs_on_the_host_alone_says_so() -> None:
+    with pytest.raises(NotImplementedError, match=r"^q must be a NumPy array .*CUDA.*\.cpu\(\)"):
+        maskattn.attention_weights(OnDevice(), ones(2, 2, 5, 8))
 
 
 def test_the_arguments_are_good_otherwise() -> None:

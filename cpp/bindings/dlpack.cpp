@@ -62,10 +62,18 @@ std::string device_name(std::int32_t type) {
 // NotImplementedError unless the CPU can read the device's memory; pinned memory is the CPU's.
 void require_host(const std::string& name, std::int32_t device_type) {
   if (device_type == CPU || device_type == CUDAHost || device_type == ROCMHost) return;
-  PyErr_SetString(PyExc_NotImplementedError, (name + " must be a NumPy array or in the CPU's memory in this version, got " +
+  PyErr_SetString(PyExc_NotImplementedError, (name + " must be a NumPy array or in the CPU's memory for this function, got " +
                                               device_name(device_type) + "; copy it to the host (PyTorch: .cpu())")
                                                  .c_str());
   throw py::error_already_set();
+}
+
+// Whether an array is in a CUDA device's memory.
+bool is_cuda(const py::object& object) {
+  if (object.is_none() || py::isinstance<py::array>(object)) return false;
+  if (!py::hasattr(object, "__dlpack_device__")) return py::hasattr(object, "__cuda_array_interface__");
+  const auto type = object.attr("__dlpack_device__")().cast<std::pair<std::int32_t, std::int32_t>>().first;
+  return type == CUDA || type == CUDAManaged;
 }
 
 // Until the capsule is renamed it is the producer's, who calls the deleter when it dies; from then on the array's base does.
@@ -187,6 +195,7 @@ py::object dlpack_of(const Exporter& exporter, const py::object& /*stream*/, std
 
 void register_dlpack(py::module_& m) {
   m.def("from_dlpack", &from_dlpack, py::arg("capsule"), py::arg("name"));
+  m.def("is_cuda", &is_cuda);
   m.def("require_host", &require_host, py::arg("name"), py::arg("device_type"));
   py::class_<Exporter>(m, "Exporter")
       .def(py::init<py::array>(), py::arg("array"))

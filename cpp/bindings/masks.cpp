@@ -1,8 +1,10 @@
 #include "maskattn/mask.hpp"
+#include "maskattn/mask_program.hpp"
 
 #include <pybind11/stl.h>
 
 #include <algorithm>
+#include <cstring>
 
 #include "borrow.hpp"
 #include "plans.hpp"
@@ -45,6 +47,16 @@ MaskRef tiles_from_python(py::function function, bool per_sequence, bool per_hea
     std::copy_n(answers.data(), answers.size(), keep);
   };
   return mask_tiles(answer, per_sequence, per_head);
+}
+
+// (steps as (n, 8) integers, data, the most spans of a row), or None for what has no program.
+py::object program_of(const MaskHandle& handle) {
+  const auto program = mask_program(handle.mask);
+  if (!program) return py::none();
+  const auto steps = static_cast<py::ssize_t>(program->steps.size()), words = static_cast<py::ssize_t>(sizeof(MaskStep) / 8);
+  Integers rows({steps, words});
+  std::memcpy(rows.mutable_data(), program->steps.data(), program->steps.size() * sizeof(MaskStep));
+  return py::make_tuple(rows, Integers(static_cast<py::ssize_t>(program->data.size()), program->data.data()), program->spans);
 }
 
 }  // namespace
@@ -90,6 +102,7 @@ void register_masks(py::module_& m) {
   });
   m.def("mask_and", [](const std::vector<MaskHandle>& terms) { return MaskHandle{mask_and(refs(terms))}; });
   m.def("mask_or", [](const std::vector<MaskHandle>& terms) { return MaskHandle{mask_or(refs(terms))}; });
+  m.def("mask_program", &program_of);
   m.def("mask_not", [](const MaskHandle& term) { return MaskHandle{mask_not(term.mask)}; });
 }
 

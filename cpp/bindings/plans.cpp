@@ -12,9 +12,8 @@ namespace {
 
 constexpr std::int64_t kFarthest = std::int64_t{1} << 62;  // positions: room to add lengths and windows
 
-std::unique_ptr<PlanHandle> make_plan(const MaskHandle& handle, const py::object& q_length, const py::object& kv_length,
-                                      const py::object& sequences, const py::object& head_count, const py::object& q_offset,
-                                      const py::object& kv_lengths, const py::object& threads) {
+Geometry geometry_of(const py::object& q_length, const py::object& kv_length, const py::object& sequences,
+                     const py::object& head_count, const py::object& q_offset, const py::object& kv_lengths) {
   const std::int64_t q_len = integer(q_length, "q_len"), kv_len = integer(kv_length, "kv_len");
   const std::int64_t batch = integer(sequences, "batch"), heads = integer(head_count, "heads");
   for (const auto& [name, value] : {std::pair{"q_len", q_len}, {"kv_len", kv_len}, {"batch", batch}, {"heads", heads}})
@@ -31,9 +30,27 @@ std::unique_ptr<PlanHandle> make_plan(const MaskHandle& handle, const py::object
   for (const std::int64_t offset : geometry.q_offset)
     if (offset < -kFarthest || offset > kFarthest)
       bad_value("q_offset must be from -2**62 to 2**62, got " + std::to_string(offset));
+  return geometry;
+}
+
+std::unique_ptr<PlanHandle> make_plan(const MaskHandle& handle, const py::object& q_len, const py::object& kv_len,
+                                      const py::object& batch, const py::object& heads, const py::object& q_offset,
+                                      const py::object& kv_lengths, const py::object& threads) {
+  Geometry geometry = geometry_of(q_len, kv_len, batch, heads, q_offset, kv_lengths);
   const int count = thread_count(threads);
   const py::gil_scoped_release unlocked;
   return std::make_unique<PlanHandle>(MaskPlan(handle.mask, std::move(geometry), count));
+}
+
+// (q_offset, kv_lengths), one or one per sequence, of a plan that could be made.
+std::pair<std::vector<std::int64_t>, std::vector<std::int64_t>> check_geometry(const MaskHandle& handle, const py::object& q_len,
+                                                                               const py::object& kv_len, const py::object& batch,
+                                                                               const py::object& heads,
+                                                                               const py::object& q_offset,
+                                                                               const py::object& kv_lengths) {
+  Geometry geometry = geometry_of(q_len, kv_len, batch, heads, q_offset, kv_lengths);
+  check_mask(handle.mask, geometry);
+  return {std::move(geometry.q_offset), std::move(geometry.kv_lengths)};
 }
 
 void fill(const PlanHandle& handle, py::array& out, std::uint64_t shown, std::uint64_t hidden, const py::object& threads) {
@@ -123,6 +140,9 @@ void register_plans(py::module_& m) {
       .def_property_readonly("kv_len", on_plan(+[](const MaskPlan& p) { return p.geometry().kv_len; }))
       .def_property_readonly("kv_lengths", on_plan(+[](const MaskPlan& p) { return p.geometry().kv_lengths; }))
       .def_property_readonly("q_offset", on_plan(+[](const MaskPlan& p) { return p.geometry().q_offset; }))
+      .def_property_readonly("expr", on_plan(+[](const MaskPlan& p) { return MaskHandle{p.mask()}; }))
+      .def_property_readonly("stored", on_plan(+[](const MaskPlan& p) { return std::pair{p.stored_batch(), p.stored_heads()}; }))
+      .def_property_readonly("row_base", on_plan(+[](const MaskPlan& p) { return p.row_base(); }))
       .def_property_readonly("nbytes", on_plan(+[](const MaskPlan& p) { return p.bytes(); }))
       .def("__eq__", &compared<same_pairs>, py::is_operator(), py::call_guard<py::gil_scoped_release>())
       .def("is_subset", &compared<is_subset>, py::call_guard<py::gil_scoped_release>())
@@ -188,6 +208,7 @@ void register_plans(py::module_& m) {
                     ", nbytes=" + std::to_string(p.bytes()) + ")";
            }));
   m.def("make_plan", &make_plan);
+  m.def("check_geometry", &check_geometry);
   m.def("fill_from_plan", &fill);
   m.def("bits_from_plan", &fill_bits);
 }

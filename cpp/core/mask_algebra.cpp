@@ -4,13 +4,15 @@
 #include <string>
 
 #include "mask_expr.hpp"
+#include "program_writer.hpp"
 
 namespace maskattn {
 namespace {
 
 // `&` and `|`: terms are evaluated one by one into scratch and folded into the result. A row of `a & b` is settled once it is in
 // one term, a row of `a | b` once it is in both.
-template <void (*fold)(KeySet&, KeySet&, std::int64_t), const std::int64_t& (*settled)(const std::int64_t&, const std::int64_t&)>
+template <void (*fold)(KeySet&, KeySet&, std::int64_t), const std::int64_t& (*settled)(const std::int64_t&, const std::int64_t&),
+          MaskFold step>
 class Combined final : public MaskExpr {
  public:
   explicit Combined(std::vector<MaskRef> terms) : terms_(std::move(terms)) {
@@ -52,6 +54,24 @@ class Combined final : public MaskExpr {
       fold(out, other, query.keys);
     }
   }
+  int height() const override {
+    int most = 0;
+    for (const auto& term : terms_) most = std::max(most, term->height());
+    return 1 + most;
+  }
+  // Negated, each term is, and `&` and `|` change places (De Morgan). Leaves come last: they are folded into the top of the
+  // stack.
+  bool write(ProgramWriter& program, StepUse use) const override {
+    const MaskFold own = (step == MaskFold::intersect) != use.negated ? MaskFold::intersect : MaskFold::unite;
+    std::vector<const MaskExpr*> terms;
+    for (const auto& term : terms_) terms.push_back(term.get());
+    std::stable_sort(terms.begin(), terms.end(), [](const MaskExpr* a, const MaskExpr* b) { return a->height() > b->height(); });
+    const bool joins = use.fold == own;  // `a & (b & c)` needs no stack
+    for (std::size_t t = 0; t < terms.size(); ++t)
+      if (!terms[t]->write(program, {t == 0 && !joins ? MaskFold::push : own, use.negated})) return false;
+    if (!joins && use.fold != MaskFold::push) program.fold(use.fold);
+    return true;
+  }
 
  private:
   static std::int64_t agree(const char* what, std::int64_t a, std::int64_t b) {
@@ -78,6 +98,8 @@ class Not final : public MaskExpr {
     term_->row(query, depth, out);
     complement(out, query.keys);
   }
+  int height() const override { return term_->height(); }
+  bool write(ProgramWriter& program, StepUse use) const override { return term_->write(program, {use.fold, !use.negated}); }
 
  private:
   MaskRef term_;
@@ -92,10 +114,10 @@ void check_covers(const char* what, std::int64_t have, std::int64_t want, const 
 }
 
 MaskRef mask_and(std::vector<MaskRef> terms) {
-  return std::make_shared<Combined<intersect, std::max<std::int64_t>>>(std::move(terms));
+  return std::make_shared<Combined<intersect, std::max<std::int64_t>, MaskFold::intersect>>(std::move(terms));
 }
 MaskRef mask_or(std::vector<MaskRef> terms) {
-  return std::make_shared<Combined<unite, std::min<std::int64_t>>>(std::move(terms));
+  return std::make_shared<Combined<unite, std::min<std::int64_t>, MaskFold::unite>>(std::move(terms));
 }
 MaskRef mask_not(MaskRef term) { return std::make_shared<Not>(std::move(term)); }
 std::int64_t mask_batch(const MaskRef& mask) { return mask->batch(); }

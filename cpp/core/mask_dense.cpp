@@ -4,6 +4,7 @@
 #include <string>
 
 #include "mask_expr.hpp"
+#include "program_writer.hpp"
 
 namespace maskattn {
 namespace {
@@ -39,6 +40,13 @@ class Dense final : public MaskExpr {
     out.irregular = true;
     out.bits.assign(from, from + (query.keys + 63) / 64);
     if (query.keys % 64) out.bits.back() &= ~std::uint64_t{0} >> (64 - query.keys % 64);
+  }
+  bool write(ProgramWriter& program, StepUse use) const override {
+    const std::int64_t at = program.words(bits_);
+    auto& a = program.leaf(MaskOp::dense, use, shape_[3] == 1 ? 1 : (shape_[3] + 1) / 2).a;
+    a[0] = at;
+    std::copy(shape_, shape_ + 4, a + 1);
+    return true;
   }
 
  private:

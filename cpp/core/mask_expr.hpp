@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "maskattn/mask.hpp"
+#include "maskattn/mask_program.hpp"
 
 namespace maskattn {
 
@@ -20,6 +21,13 @@ struct KeySet {
 };
 
 class MaskExpr;
+class ProgramWriter;
+
+// How a node's set enters a program.
+struct StepUse {
+  MaskFold fold;
+  bool negated;
+};
 
 // The rows that are about to be lowered: those from `first` on, of batch x heads strips (1 where all agree).
 struct RowRange {
@@ -75,6 +83,10 @@ class MaskExpr {
   virtual bool counts_from_end() const { return false; }
   // Throws std::invalid_argument where the node cannot speak of this geometry.
   virtual void check(const Geometry&) const {}
+  // Writes the node's steps; false where it has none.
+  virtual bool write(ProgramWriter&, StepUse) const { return false; }
+  // Operators on the longest way to a leaf.
+  virtual int height() const { return 0; }
 };
 
 // Keys [begin, end), clipped to those that exist, behind the spans that `out` holds.

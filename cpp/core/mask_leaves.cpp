@@ -3,6 +3,7 @@
 #include <unordered_map>
 
 #include "mask_expr.hpp"
+#include "program_writer.hpp"
 
 namespace maskattn {
 namespace {
@@ -13,6 +14,11 @@ class Band final : public MaskExpr {
   std::int64_t settled_before(std::int64_t keys) const override { return right_ ? keys - *right_ : kNoPosition; }
   void row(RowQuery& query, std::size_t, KeySet& out) const override {
     push_clipped(out, left_ ? query.position - *left_ : 0, right_ ? query.position + *right_ + 1 : query.keys, query.keys);
+  }
+  bool write(ProgramWriter& program, StepUse use) const override {
+    auto& a = program.leaf(MaskOp::band, use, 1).a;
+    a[0] = left_.has_value(), a[1] = left_.value_or(0), a[2] = right_.has_value(), a[3] = right_.value_or(0);
+    return true;
   }
 
  private:
@@ -30,6 +36,13 @@ class KeyRange final : public MaskExpr {
     const std::size_t b = pick(query.b, begin_.size());
     push_clipped(out, begin_[b], end_[b], query.keys);
   }
+  bool write(ProgramWriter& program, StepUse use) const override {
+    const std::int64_t at = program.integers(begin_);
+    program.integers(end_);
+    auto& a = program.leaf(MaskOp::key_range, use, 1).a;
+    a[0] = at, a[1] = batch();
+    return true;
+  }
 
  private:
   std::vector<std::int64_t> begin_, end_;
@@ -42,6 +55,12 @@ class LastKeys final : public MaskExpr {
   std::int64_t batch() const override { return static_cast<std::int64_t>(counts_.size()); }
   void row(RowQuery& query, std::size_t, KeySet& out) const override {
     push_clipped(out, query.keys - counts_[pick(query.b, counts_.size())], query.keys, query.keys);
+  }
+  bool write(ProgramWriter& program, StepUse use) const override {
+    const std::int64_t at = program.integers(counts_);
+    auto& a = program.leaf(MaskOp::last_keys, use, 1).a;
+    a[0] = at, a[1] = batch();
+    return true;
   }
 
  private:
@@ -66,6 +85,12 @@ class Keys final : public MaskExpr {
   void check(const Geometry& geometry) const override { check_covers("KeyPadding", keys_, geometry.kv_len, "keys"); }
   void row(RowQuery& query, std::size_t, KeySet& out) const override {
     push_clipped(out, spans_[pick(query.b, spans_.size())], query.keys);
+  }
+  bool write(ProgramWriter& program, StepUse use) const override {
+    const std::int64_t table = program.table(spans_);
+    auto& a = program.leaf(MaskOp::keys, use, program.longest(spans_)).a;
+    a[0] = table, a[1] = batch();
+    return true;
   }
 
  private:
@@ -94,6 +119,26 @@ class Documents final : public MaskExpr {
     const std::size_t s = pick(query.b, spans_.size());
     const auto found = spans_[s].find(q_ids_[s * static_cast<std::size_t>(q_length_) + static_cast<std::size_t>(query.position)]);
     if (found != spans_[s].end()) push_clipped(out, found->second, query.keys);
+  }
+  bool write(ProgramWriter& program, StepUse use) const override {
+    std::vector<std::vector<Span>> lines;
+    std::vector<std::int64_t> line_of;  // [sequences][q_length]
+    for (std::size_t s = 0; s < spans_.size(); ++s) {
+      std::unordered_map<std::int64_t, std::int64_t> line_of_id;
+      for (const auto& [id, spans] : spans_[s]) {
+        line_of_id.emplace(id, static_cast<std::int64_t>(lines.size()));
+        lines.push_back(spans);
+      }
+      const std::int64_t* ids = q_ids_.data() + s * static_cast<std::size_t>(q_length_);
+      for (std::int64_t position = 0; position < q_length_; ++position) {
+        const auto found = line_of_id.find(ids[position]);
+        line_of.push_back(found == line_of_id.end() ? -1 : found->second);
+      }
+    }
+    const std::int64_t at = program.integers(line_of), table = program.table(lines);
+    auto& a = program.leaf(MaskOp::documents, use, program.longest(lines)).a;
+    a[0] = at, a[1] = q_length_, a[2] = batch(), a[3] = table, a[4] = static_cast<std::int64_t>(lines.size());
+    return true;
   }
 
  private:

@@ -4,6 +4,7 @@
 #include <stdexcept>
 
 #include "mask_expr.hpp"
+#include "program_writer.hpp"
 
 namespace maskattn {
 namespace {
@@ -21,6 +22,18 @@ class Queries final : public MaskExpr {
     const std::size_t at = pick(query.b, sequences_) * static_cast<std::size_t>(length_);
     if (query.position >= 0 && keep_[at + static_cast<std::size_t>(query.position)]) push_clipped(out, 0, query.keys, query.keys);
   }
+  bool write(ProgramWriter& program, StepUse use) const override {
+    const std::int64_t row_words = (length_ + 63) / 64;
+    std::vector<std::uint64_t> bits(sequences_ * static_cast<std::size_t>(row_words));
+    for (std::size_t at = 0; at < keep_.size(); ++at) {
+      const std::size_t sequence = at / static_cast<std::size_t>(length_), position = at % static_cast<std::size_t>(length_);
+      bits[sequence * static_cast<std::size_t>(row_words) + position / 64] |= std::uint64_t{keep_[at]} << position % 64;
+    }
+    const std::int64_t at = program.words(bits);
+    auto& a = program.leaf(MaskOp::queries, use, 1).a;
+    a[0] = at, a[1] = row_words, a[2] = batch();
+    return true;
+  }
 
  private:
   std::vector<bool> keep_;
@@ -35,6 +48,11 @@ class Chunks final : public MaskExpr {
   void row(RowQuery& query, std::size_t, KeySet& out) const override {
     const std::int64_t begin = floor_div(query.position, size_) * size_;
     push_clipped(out, earlier_ ? 0 : begin, begin + size_, query.keys);
+  }
+  bool write(ProgramWriter& program, StepUse use) const override {
+    auto& a = program.leaf(MaskOp::chunks, use, 1).a;
+    a[0] = size_, a[1] = earlier_;
+    return true;
   }
 
  private:
@@ -55,6 +73,11 @@ class Dilated final : public MaskExpr {
       if (key >= query.keys) break;
       push_clipped(out, key, key + 1, query.keys);
     }
+  }
+  bool write(ProgramWriter& program, StepUse use) const override {
+    auto& a = program.leaf(MaskOp::dilated, use, stride_ == 1 ? 1 : 2 * window_ + 1).a;
+    a[0] = window_, a[1] = stride_;
+    return true;
   }
 
  private:
@@ -78,6 +101,12 @@ class GlobalTokens final : public MaskExpr {
       push_clipped(out, 0, query.keys, query.keys);
     else
       push_clipped(out, spans_, query.keys);
+  }
+  bool write(ProgramWriter& program, StepUse use) const override {
+    const std::int64_t at = program.integers(positions_), table = program.table({spans_});
+    auto& a = program.leaf(MaskOp::global_tokens, use, std::max<std::int64_t>(1, program.longest({spans_}))).a;
+    a[0] = at, a[1] = static_cast<std::int64_t>(positions_.size()), a[2] = table;
+    return true;
   }
 
  private:
@@ -110,6 +139,22 @@ class Tree final : public MaskExpr {
       else
         push_clipped(out, key, key + 1, query.keys);
     }
+  }
+  bool write(ProgramWriter& program, StepUse use) const override {
+    std::vector<std::vector<Span>> paths;
+    for (std::size_t node = 0; node < parents_.size(); ++node) {
+      auto& path = paths.emplace_back();
+      if (parents_[node] >= 0) path = paths[static_cast<std::size_t>(parents_[node])];
+      const auto t = static_cast<std::int32_t>(node);
+      if (!path.empty() && path.back().end == t)
+        ++path.back().end;
+      else
+        path.push_back({t, t + 1});
+    }
+    const std::int64_t table = program.table(paths);
+    auto& a = program.leaf(MaskOp::tree, use, 1 + program.longest(paths)).a;
+    a[0] = start_.has_value(), a[1] = start_.value_or(0), a[2] = static_cast<std::int64_t>(parents_.size()), a[3] = table;
+    return true;
   }
 
  private:
@@ -144,6 +189,14 @@ class BlockSparse final : public MaskExpr {
                              static_cast<std::size_t>(query.position / size_);
     for (const Span span : spans_[line]) push_clipped(out, span.begin * size_, span.end * size_, query.keys);
   }
+  bool write(ProgramWriter& program, StepUse use) const override {
+    const std::int64_t table = program.table(spans_);
+    auto& a = program.leaf(MaskOp::block_sparse, use, program.longest(spans_)).a;
+    a[0] = table;
+    std::copy(shape_, shape_ + 3, a + 1);
+    a[4] = size_;
+    return true;
+  }
 
  private:
   std::int64_t shape_[4];
@@ -171,6 +224,11 @@ class Neighborhood final : public MaskExpr {
       else
         push_clipped(out, begin, begin + kernel_[1], query.keys);
     }
+  }
+  bool write(ProgramWriter& program, StepUse use) const override {
+    auto& a = program.leaf(MaskOp::neighborhood, use, kernel_[1] == shape_[1] ? 1 : kernel_[0]).a;
+    a[0] = shape_[0], a[1] = shape_[1], a[2] = kernel_[0], a[3] = kernel_[1];
+    return true;
   }
 
  private:
@@ -200,6 +258,11 @@ class BlockDiffusion final : public MaskExpr {
     } else {
       push_clipped(out, length_, length_ + end, query.keys);
     }
+  }
+  bool write(ProgramWriter& program, StepUse use) const override {
+    auto& a = program.leaf(MaskOp::block_diffusion, use, 2).a;
+    a[0] = size_, a[1] = length_;
+    return true;
   }
 
  private:

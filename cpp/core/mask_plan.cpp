@@ -137,11 +137,15 @@ void replace_tail(std::vector<PieceRef>& strip, std::int64_t rows, const std::ve
 
 }  // namespace
 
+void check_mask(const MaskRef& mask, const Geometry& geometry) {
+  check_extent("batch", mask->batch(), geometry.batch);
+  check_extent("head count", mask->heads(), geometry.heads);
+  check(*mask, geometry, 0);
+}
+
 MaskPlan::MaskPlan(const MaskRef& mask, Geometry geometry, int threads) : mask_(mask), geometry_(std::move(geometry)) {
   const Geometry& g = geometry_;
-  check_extent("batch", mask->batch(), g.batch);
-  check_extent("head count", mask->heads(), g.heads);
-  check(*mask, g, 0);
+  check_mask(mask, g);
   const bool one_batch = mask->batch() == 1 && !mask->varies_by_batch() && uniform(g.q_offset) && uniform(g.kv_lengths);
   plan_batch_ = one_batch ? std::min<std::int64_t>(1, g.batch) : g.batch;
   plan_heads_ = mask->varies_by_head() ? g.heads : std::min(mask->heads(), g.heads);

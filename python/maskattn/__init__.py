@@ -25,7 +25,7 @@ from maskattn.version import __version__
 from maskattn.weights import attention_key_sums, attention_topk, attention_weights
 
 if TYPE_CHECKING:
-    from maskattn import speech
+    from maskattn import cuda, speech
     from maskattn.alignment import draw_alignment, plot_alignment
     from maskattn.cache import KVCache
     from maskattn.decoder import (
@@ -66,6 +66,7 @@ __all__ = [
     "attention_varlen",
     "attention_weights",
     "convert",
+    "cuda",
     "draw_alignment",
     "get_cmake_dir",
     "get_include",
@@ -105,8 +106,8 @@ if not TYPE_CHECKING:  # or any name would pass for one of ours
             from maskattn.prepared import prepare
 
             return prepare
-        if name == "speech":
-            return importlib.import_module("maskattn.speech")
+        if name in ("cuda", "speech"):
+            return importlib.import_module(f"maskattn.{name}")
         if name in ("draw_alignment", "plot_alignment"):
             from maskattn import alignment
 

@@ -53,6 +53,14 @@ class MaskPlan:
     def q_offset(self) -> list[int]:
         """One, or one per sequence."""
     @property
+    def expr(self) -> MaskExpr: ...
+    @property
+    def stored(self) -> tuple[int, int]:
+        """Sequences and heads that differ: 1 where all agree."""
+    @property
+    def row_base(self) -> int:
+        """Rows that a slice has left out in front."""
+    @property
     def nbytes(self) -> int: ...
     def count(self) -> int:
         """Pairs of query and key that attend, over all sequences and heads."""
@@ -93,9 +101,17 @@ def mask_compressed(plan: MaskPlan, rows: npt.NDArray[np.bool_], keys: npt.NDArr
 def mask_and(terms: list[MaskExpr]) -> MaskExpr: ...
 def mask_or(terms: list[MaskExpr]) -> MaskExpr: ...
 def mask_not(term: MaskExpr) -> MaskExpr: ...
+def mask_program(expr: MaskExpr) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], int] | None:
+    """The expression as flat data (maskattn/mask_program.hpp), for devices; None where a function decides."""
+
 def make_plan(
     expr: MaskExpr, q_len: int, kv_len: int, batch: int, heads: int, q_offset: Any, kv_lengths: Any, threads: int | None
 ) -> MaskPlan: ...
+def check_geometry(
+    expr: MaskExpr, q_len: int, kv_len: int, batch: int, heads: int, q_offset: Any, kv_lengths: Any
+) -> tuple[list[int], list[int]]:
+    """(q_offset, kv_lengths) as of ``make_plan``, and its errors, without a plan."""
+
 def fill_from_plan(plan: MaskPlan, out: npt.NDArray[Any], shown: int, hidden: int, threads: int | None) -> None: ...
 def bits_from_plan(plan: MaskPlan, out: npt.NDArray[np.uint8], threads: int | None) -> None: ...
 
@@ -340,6 +356,9 @@ def activate(function: str, x: npt.NDArray[np.float32], gated: bool, threads: in
 
 def from_dlpack(capsule: object, name: str) -> npt.NDArray[Any]:
     """The array that a fresh capsule of ``__dlpack__`` describes, over its memory; ``name`` is for errors."""
+
+def is_cuda(obj: object) -> bool:
+    """Whether ``obj`` is an array in the memory of a CUDA device."""
 
 def require_host(name: str, device_type: int) -> None:
     """NotImplementedError unless the CPU can read the memory of DLPack's device type."""

@@ -22,25 +22,25 @@ if TYPE_CHECKING:
 @overload
 def attention(
     q: SupportsDLPack, k: SupportsDLPack | Layer, v: SupportsDLPack | None = ..., *, return_lse: Literal[False] = ...,
-    out: SupportsDLPack | None = ..., like: None = ..., strategy: Strategy = ...,
+    out: SupportsDLPack | None = ..., like: None = ..., strategy: Strategy = ..., device: str | None = ...,
     **options: Unpack[Options],
 ) -> FloatArray: ...  # fmt: skip
 @overload
 def attention(
     q: SupportsDLPack, k: SupportsDLPack | Layer, v: SupportsDLPack | None = ..., *, return_lse: Literal[True],
-    out: SupportsDLPack | None = ..., like: None = ..., strategy: Strategy = ...,
+    out: SupportsDLPack | None = ..., like: None = ..., strategy: Strategy = ..., device: str | None = ...,
     **options: Unpack[Options],
 ) -> tuple[FloatArray, FloatArray]: ...  # fmt: skip
 @overload
 def attention(
     q: SupportsDLPack, k: SupportsDLPack | Layer, v: SupportsDLPack | None = ..., *, return_lse: Literal[False] = ...,
-    out: SupportsDLPack | None = ..., like: Kind, strategy: Strategy = ...,
+    out: SupportsDLPack | None = ..., like: Kind, strategy: Strategy = ..., device: str | None = ...,
     **options: Unpack[Options],
 ) -> Kind: ...  # fmt: skip
 @overload
 def attention(
     q: SupportsDLPack, k: SupportsDLPack | Layer, v: SupportsDLPack | None = ..., *, return_lse: Literal[True],
-    out: SupportsDLPack | None = ..., like: Kind, strategy: Strategy = ...,
+    out: SupportsDLPack | None = ..., like: Kind, strategy: Strategy = ..., device: str | None = ...,
     **options: Unpack[Options],
 ) -> tuple[Kind, Kind]: ...  # fmt: skip
 def attention(
@@ -60,6 +60,7 @@ def attention(
     out: Any = None,
     like: Any = None,
     strategy: Strategy = "mask",
+    device: str | None = None,
     threads: int | None = None,
 ) -> Any:
     """Scaled dot-product attention (arXiv:1706.03762, section 3.2.1) without the (q_len, kv_len) matrix.
@@ -102,6 +103,11 @@ def attention(
             keys or rows scattered between others). The bits of a row are those of "mask" where no deleted key stands
             before one that its sequence uses; elsewhere sums are cut at other places, and it agrees to rounding.
             Biases by distance and caches need keys where they are: there it is "mask" always.
+        device: "cuda" (or "cuda:1") moves NumPy arrays to that device and the results back. CUDA arrays need no
+            ``device``: they stay where they are, the work is launched on their library's current stream and not
+            waited for, and the results are arrays of their library. There q, k and v have one of float32, float16 and
+            bfloat16, head dims are at most 256, ``mask``, ``sinks``, ``kv_lengths`` and ``q_offset`` may be CUDA
+            arrays too, and the bits of a row depend on the kernel as well, which shapes and the device decide.
         threads: at most this many; default :func:`~maskattn.num_threads`. Small calls use one.
 
     Returns:
@@ -110,7 +116,8 @@ def attention(
 
     Raises:
         TypeError, ValueError: an argument is not as above; nothing is written then.
-        NotImplementedError: arrays on another device than the CPU.
+        maskattn.cuda.NotBuilt (an ImportError): CUDA arrays where the package was built without CUDA.
+        NotImplementedError: arrays on any other device.
     """
     if (
         mask is None
@@ -121,6 +128,7 @@ def attention(
         and precision is None
         and like is None
         and strategy == "mask"
+        and device is None
     ):  # the shortest way, for the smallest calls
         result = _core.attention_plain(q, k, v, scale, kv_lengths, return_lse, out, threads)
         if result is not NotImplemented:
@@ -130,6 +138,14 @@ def attention(
             rest = Arguments(pages, None, None, scale, kv_lengths, None)
             result = _core.attention(q, keys, values, None, *rest, return_lse, borrowed("out", out), threads)
             return returned(result, out, like)
+    if device is not None or _core.is_cuda(q):
+        from maskattn.cuda.call import attention as on_device
+
+        return on_device(
+            q, k, v, mask=mask, bias=bias, scale=scale, softcap=softcap, sinks=sinks, kv_lengths=kv_lengths,
+            q_offset=q_offset, precision=precision, return_lse=return_lse, out=out, like=like, strategy=strategy,
+            device=device,
+        )  # fmt: skip
     lowered = prepare(q, k, v, mask, bias, scale, softcap, sinks, kv_lengths, q_offset, precision, threads)
     result = _attention(*lowered, return_lse, borrowed("out", out), strategy, threads)
     return returned(result, out, like)

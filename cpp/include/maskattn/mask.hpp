@@ -78,6 +78,8 @@ MaskRef mask_tiles(MaskTileFunction answer, bool per_sequence, bool per_head);
 MaskRef mask_and(std::vector<MaskRef> terms);
 MaskRef mask_or(std::vector<MaskRef> terms);
 MaskRef mask_not(MaskRef term);
+// Throws what a plan for the geometry would.
+void check_mask(const MaskRef& mask, const Geometry& geometry);
 // The batch size and head count that an expression's parameters fix; 1 where any will do.
 std::int64_t mask_batch(const MaskRef& mask);
 std::int64_t mask_heads(const MaskRef& mask);
@@ -102,6 +104,9 @@ class MaskPlan {
   MaskPlan(const MaskRef& mask, Geometry geometry, int threads);
 
   const Geometry& geometry() const { return geometry_; }
+  const MaskRef& mask() const { return mask_; }
+  // Rows of the original call that a slice has left out in front.
+  std::int64_t row_base() const { return row_base_; }
   PlanRow row(std::int64_t b, std::int64_t h, std::int64_t i) const;
   // Sequences and heads that differ: 1 where all agree.
   std::int64_t stored_batch() const { return plan_batch_; }
@@ -127,7 +132,7 @@ class MaskPlan {
 
   MaskRef mask_;
   Geometry geometry_;
-  std::int64_t row_base_ = 0;             // rows of the original call that a slice has left out in front
+  std::int64_t row_base_ = 0;
   std::int64_t plan_batch_, plan_heads_;  // 1 where all agree
   std::vector<std::uint32_t> strip_of_;   // [plan_batch][plan_heads]
   std::vector<Strip> strips_;             // that differ

@@ -75,7 +75,7 @@ class KVCache:
             per_sequence = min(per_sequence, -(-window // page_size) + 2)
 
         def layer() -> Layer:
-            pages = Pages(batch * per_sequence, kv_heads, page_size, head_dim, v_head_dim, stored)
+            pages = self._pages(batch * per_sequence, kv_heads, page_size, head_dim, v_head_dim, stored)
             return Layer(pages, batch, per_sequence, capacity, window)
 
         self._layers = [layer() for _ in range(size("layers", layers))]
@@ -225,6 +225,9 @@ class KVCache:
             b = int(wrong.argmax())
             raise ValueError(f"branches must be at least 1, got {counts[b]} for sequence {b}")
         return Draft(self, counts)
+
+    def _pages(self, *extents: Any) -> Pages:
+        return Pages(*extents)
 
     @classmethod
     def _of(cls, layers: list[Layer]) -> KVCache:

@@ -28,9 +28,9 @@ class Pages:
         self, pages: int, kv_heads: int, page_size: int, head_dim: int, v_head_dim: int, dtype: np.dtype[Any]
     ) -> None:
         shape = (pages, kv_heads, page_size)
-        self.arrays: list[Array] = [np.empty((*shape, head_dim), dtype), np.empty((*shape, v_head_dim), dtype)]
+        self.arrays: list[Array] = [self._new((*shape, dim), dtype) for dim in (head_dim, v_head_dim)]
         if dtype == np.int8:
-            self.arrays += [np.empty(shape, np.float32), np.empty(shape, np.float32)]
+            self.arrays += [self._new(shape, np.dtype(np.float32)) for _ in range(2)]
         self.references = np.zeros(pages, np.int32)
         self._free: list[int] = []  # pages that were used before; used again first, their memory is there already
         self.sharing = False  # whether a page ever was shared
@@ -123,10 +123,20 @@ class Pages:
     def _grow(self, pages: int) -> None:
         # Doubling makes the copies of all growths together no more than one copy of the final size.
         pages = max(pages, 2 * len(self.references))
-        used, slots = self._unused, self._written_slots
-        arrays = [np.empty((pages, *array.shape[1:]), array.dtype) for array in self.arrays]
+        used = self._unused
+        arrays = [self._new((pages, *array.shape[1:]), array.dtype) for array in self.arrays]
         references = np.zeros(pages, np.int32)
         for old, new in zip(self.arrays, arrays, strict=True):
-            new[:used, :, :slots] = old[:used, :, :slots]
+            self._moved(old, new)
         references[:used] = self.references[:used]
         self.arrays, self.references = arrays, references
+
+    # Where the memory is; a device's is another.
+
+    def _new(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+        return np.empty(shape, dtype)
+
+    def _moved(self, old: Array, new: Array) -> None:
+        """``new`` has the pages in use of ``old``, which has fewer."""
+        used, slots = self._unused, self._written_slots
+        new[:used, :, :slots] = old[:used, :, :slots]

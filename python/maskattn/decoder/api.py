@@ -31,10 +31,15 @@ class Model(GenerationMethods, TextMethods, SpeechMethods):
         labels: names of the classes that ``classify`` scores; empty without a head.
     """
 
-    def __init__(self, checkpoint: Checkpoint, dtype: str = "float32") -> None:
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        dtype: str = "float32",
+        place: Callable[[Transformer], Transformer] = lambda forward: forward,
+    ) -> None:
         self.family: Family = find(checkpoint.config.get("model_type"))
         self.config: Mapping[str, Any] = {**self.family.defaults, **checkpoint.config}
-        self._forward = Transformer(self.family, self.config, checkpoint, dtype)
+        self._forward = place(Transformer(self.family, self.config, checkpoint, dtype))
         self._generation, self._directory = checkpoint.generation, checkpoint.directory
         self._requests = Requests(self._forward, self.config, self._generation)
         self.parameters = checkpoint.parameters

@@ -73,7 +73,7 @@ class CoreLayers:
         table, slopes = (None, None) if positions.bias is None else positions.bias._lower()
         first = layers[0].placement
         try:
-            described = [_layer(layer, mask) for layer, mask in zip(layers, stack.masks, strict=True)]
+            described = [layer_parts(layer, mask) for layer, mask in zip(layers, stack.masks, strict=True)]
         except Unknown:
             return None
         if slopes is not None or any(layer.placement != first for layer in layers):
@@ -177,13 +177,14 @@ def _ends(stack: Stack[Any]) -> tuple[Any, ...] | None:
         return None
     segment = None if embed.segments is None else embed.segments[0]
     try:
-        norms, norm = tuple(_norm(part) for part in stack.final), _optional(embed.norm)
+        norms, norm = tuple(norm_parts(part) for part in stack.final), _optional(embed.norm)
     except Unknown:
         return None
     return embed.table, float(embed.scale), segment, positions.table, positions.offset, norms, norm
 
 
-def _layer(layer: EncoderLayer | DecoderLayer, mask: masks.Mask) -> tuple[Any, ...]:
+def layer_parts(layer: EncoderLayer | DecoderLayer, mask: masks.Mask) -> tuple[Any, ...]:
+    """A layer as the core takes it: tuples of weights, norms and numbers. Raises Unknown."""
     cross, cross_norm = (layer.cross, layer.cross_norm) if isinstance(layer, DecoderLayer) else (None, None)
     if cross is None or cross_norm is None:
         cross = cross_norm = None
@@ -191,12 +192,12 @@ def _layer(layer: EncoderLayer | DecoderLayer, mask: masks.Mask) -> tuple[Any, .
         raise Unknown
     return (
         _attention(layer.attention, layer.attention._qkv),
-        _norm(layer.attention_norm),
+        norm_parts(layer.attention_norm),
         _optional(layer.attention_inner_norm),
         None if cross is None else _attention(cross, cross.q, cross._kv),
         _optional(cross_norm),
         _feed_forward(layer.feed_forward),
-        _norm(layer.feed_forward_norm),
+        norm_parts(layer.feed_forward_norm),
         _optional(layer.feed_forward_inner_norm),
         _expression(mask),
         isinstance(mask, masks.Causal),
@@ -214,15 +215,15 @@ def _attention(attention: MultiHeadAttention, inputs: Linear | None, memory: Lin
     scale = 1 / math.sqrt(head_dim) if attention.scale is None else attention.scale
     norms = _optional(attention.q_norm), _optional(attention.k_norm)
     sizes = attention.heads, kv_heads, head_dim
-    kept = None if memory is None else _map(memory)
-    return _map(inputs), _map(attention.out), *norms, *sizes, float(scale), float(attention.softcap), kept
+    kept = None if memory is None else map_parts(memory)
+    return map_parts(inputs), map_parts(attention.out), *norms, *sizes, float(scale), float(attention.softcap), kept
 
 
 def _feed_forward(part: Any) -> tuple[Any, ...]:
     if isinstance(part, GatedFeedForward) and part.activation is not identity:
-        return _map(part._gate_up), _map(part.down), _function(part.activation), True
+        return map_parts(part._gate_up), map_parts(part.down), _function(part.activation), True
     if isinstance(part, FeedForward):
-        return _map(part.up), _map(part.down), _function(part.activation), False
+        return map_parts(part.up), map_parts(part.down), _function(part.activation), False
     raise Unknown
 
 
@@ -234,17 +235,19 @@ def _function(activation: Any) -> int | None:
     raise Unknown
 
 
-def _map(linear: Linear) -> tuple[PackedWeight, FloatArray | None]:
+def map_parts(linear: Linear) -> tuple[PackedWeight, FloatArray | None]:
+    """Weight and bias. Raises Unknown where the weight is not packed."""
     if not isinstance(linear.weight, PackedWeight):
         raise Unknown
     return linear.weight, linear.bias
 
 
 def _optional(norm: Any) -> tuple[Any, ...] | None:
-    return None if norm is None else _norm(norm)
+    return None if norm is None else norm_parts(norm)
 
 
-def _norm(norm: Any) -> tuple[Any, ...]:
+def norm_parts(norm: Any) -> tuple[Any, ...]:
+    """Whether it is a root mean square's, weight, bias, eps. Raises Unknown."""
     if isinstance(norm, LayerNorm):
         return False, norm.weight, norm.bias, norm.eps
     if isinstance(norm, RMSNorm):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -31,7 +31,7 @@ class Memory:
 
     def reorder(self, sequences: IntArray) -> Memory:
         """Sequence ``i`` reads what sequence ``sequences[i]`` did, shape (new batch,); as of a cache."""
-        return Memory(self.key_values, self.starts[sequences], self.lengths[sequences])
+        return replace(self, starts=self.starts[sequences], lengths=self.lengths[sequences])
 
     def padded(self, layer: int) -> KeyValues:
         """Of one layer, as layers that are called by themselves take them: (batch, heads, longest, head_dim)."""

@@ -113,10 +113,18 @@ class Mask(Operators):
         q_offset: Lengths = None,
         kv_lengths: Lengths = None,
         out: BoolArray | None = None,
+        device: str | None = None,
     ) -> BoolArray:
-        """Array (batch, heads, q_len, kv_len), True where the query attends; arguments as in :meth:`plan`."""
-        plan = self.plan(q_len, kv_len, batch=batch, heads=heads, q_offset=q_offset, kv_lengths=kv_lengths)
-        return _fill(plan, np.dtype(np.bool_), True, False, out)
+        """Array (batch, heads, q_len, kv_len), True where the query attends; arguments as in :meth:`plan`.
+
+        ``device="cuda"`` (or an ``out`` on a device) makes it there, without waiting: a ``maskattn.cuda.Array``, which
+        other libraries take without a copy (``torch.from_dlpack``, ``cupy.asarray``).
+        """
+        from maskattn.masks.arrays import filled
+
+        return filled(
+            self, np.dtype(np.bool_), True, False, (q_len, kv_len, batch, heads, q_offset, kv_lengths), out, device
+        )
 
     def to_ignore(
         self,
@@ -128,10 +136,14 @@ class Mask(Operators):
         q_offset: Lengths = None,
         kv_lengths: Lengths = None,
         out: BoolArray | None = None,
+        device: str | None = None,
     ) -> BoolArray:
-        """Array (batch, heads, q_len, kv_len), True where the key is ignored (the convention "1 = ignore")."""
-        plan = self.plan(q_len, kv_len, batch=batch, heads=heads, q_offset=q_offset, kv_lengths=kv_lengths)
-        return _fill(plan, np.dtype(np.bool_), False, True, out)
+        """Array (batch, heads, q_len, kv_len), True where the key is ignored ("1 = ignore"); as :meth:`to_bool`."""
+        from maskattn.masks.arrays import filled
+
+        return filled(
+            self, np.dtype(np.bool_), False, True, (q_len, kv_len, batch, heads, q_offset, kv_lengths), out, device
+        )
 
     def to_additive(
         self,
@@ -144,8 +156,9 @@ class Mask(Operators):
         q_offset: Lengths = None,
         kv_lengths: Lengths = None,
         out: npt.NDArray[typing.Any] | None = None,
+        device: str | None = None,
     ) -> npt.NDArray[typing.Any]:
-        """Array (batch, heads, q_len, kv_len) of ``dtype``: 0 where the query attends, -inf elsewhere.
+        """Array (batch, heads, q_len, kv_len) of ``dtype``: 0 where the query attends, else -inf; as :meth:`to_bool`.
 
         Raises:
             TypeError: ``dtype`` has no -inf (float16, bfloat16, float32 and float64 do).
@@ -153,8 +166,9 @@ class Mask(Operators):
         floating = np.dtype(dtype)
         if floating not in _FLOATS and floating.name != "bfloat16":
             raise TypeError(f"dtype must be a floating type with -inf, got {floating}; pass np.float32")
-        plan = self.plan(q_len, kv_len, batch=batch, heads=heads, q_offset=q_offset, kv_lengths=kv_lengths)
-        return _fill(plan, floating, 0, -np.inf, out)
+        from maskattn.masks.arrays import filled
+
+        return filled(self, floating, 0, -np.inf, (q_len, kv_len, batch, heads, q_offset, kv_lengths), out, device)
 
     def to_bits(
         self,
@@ -166,15 +180,15 @@ class Mask(Operators):
         q_offset: Lengths = None,
         kv_lengths: Lengths = None,
         out: npt.NDArray[np.uint8] | None = None,
+        device: str | None = None,
     ) -> npt.NDArray[np.uint8]:
         """Array (batch, heads, q_len, ceil(kv_len / 8)): bit ``j`` of byte ``i`` is 1 where key ``8 i + j`` attends.
 
         ``np.packbits(mask.to_bool(...), axis=-1, bitorder="little")``, arguments as there; bits past ``kv_len`` are 0.
         """
-        plan = self.plan(q_len, kv_len, batch=batch, heads=heads, q_offset=q_offset, kv_lengths=kv_lengths)
-        out = _output((plan.batch, plan.heads, plan.q_len, (plan.kv_len + 7) // 8), np.dtype(np.uint8), out)
-        _core.bits_from_plan(plan, out, None)
-        return out
+        from maskattn.masks.arrays import bits
+
+        return bits(self, (q_len, kv_len, batch, heads, q_offset, kv_lengths), out, device)
 
     def explain(
         self, b: int, h: int, q_pos: int, kv_pos: int, *, q_offset: int = 0, kv_length: int | None = None
@@ -253,26 +267,3 @@ class Mask(Operators):
         from maskattn.masks.svg import notebook
 
         return notebook(self)
-
-
-def _fill(
-    plan: _core.MaskPlan, dtype: np.dtype[typing.Any], shown: float, hidden: float, out: npt.NDArray[typing.Any] | None
-) -> npt.NDArray[typing.Any]:
-    out = _output((plan.batch, plan.heads, plan.q_len, plan.kv_len), dtype, out)
-    unsigned = np.dtype(f"u{dtype.itemsize}")
-    shown_bits, hidden_bits = (int(np.array(value).astype(dtype).view(unsigned)) for value in (shown, hidden))
-    _core.fill_from_plan(plan, out, shown_bits, hidden_bits, None)
-    return out
-
-
-def _output(
-    shape: tuple[int, ...], dtype: np.dtype[typing.Any], out: npt.NDArray[typing.Any] | None
-) -> npt.NDArray[typing.Any]:
-    """A new array, or ``out`` if it fits."""
-    if out is None:
-        return np.empty(shape, dtype)
-    if not isinstance(out, np.ndarray) or out.dtype != dtype:
-        raise TypeError(f"out must be a {dtype} array, got {getattr(out, 'dtype', type(out).__name__)}")
-    if out.shape != shape or not out.flags.c_contiguous or not out.flags.writeable:
-        raise ValueError(f"out must be a writeable C-contiguous array of shape {shape}, got shape {out.shape}")
-    return out

@@ -36,7 +36,7 @@ class MemoryRows:
             self._pairs = [(_grown(k, places, longest), _grown(v, places, longest)) for k, v in self._pairs]
         for stored, new in zip(self._pairs, own, strict=True):
             for array, rows in zip(stored, new, strict=True):
-                array[place, :length] = rows
+                array[place, :length] = rows[:length]
         self._places, self._lengths = np.append(self._places, place), np.append(self._lengths, length)
 
     def reorder(self, sequences: IntArray) -> None:

@@ -1,0 +1,192 @@
+// What the blocks of a decode share: which rows and keys are theirs, what those rows see, and how parts become one.
+#pragma once
+
+#include "cuda/key_stream.hpp"
+#include "cuda/scores.hpp"
+
+namespace maskattn::cuda {
+
+inline constexpr int kMostHeadDim = 256;
+
+// Rows of a (sequence, key head) are numbered query by query with the heads of the group innermost.
+struct DecodeShape {
+  int group, rows, splits;
+};
+inline DecodeShape decode_shape(const AttentionCall& call) {
+  const int group = call.q_heads / call.kv_heads;
+  return {group, group * call.q_len, (call.kv_len + kSplit - 1) / kSplit};
+}
+
+// Results of a row over the keys of one split, [batch][kv_heads][rows][splits]: the row's state, and v_head_dim sums, which mean
+// nothing where the row has seen nothing.
+struct Partials {
+  float2* states;  // maximum, sum
+  float* sums;
+};
+inline std::size_t partial_count(const AttentionCall& call, const DecodeShape& shape) {
+  return static_cast<std::size_t>(call.batch) * static_cast<std::size_t>(call.kv_heads) * static_cast<std::size_t>(shape.rows) *
+         static_cast<std::size_t>(shape.splits);
+}
+
+// The rows and the split of a block: blockIdx is (split * groups of rows, key head, sequence), so that blocks that read the same
+// keys run side by side and memory gives them once.
+struct DecodeBlock {
+  int b, kv_head, first_row, rows, split;
+
+  __device__ int query(const DecodeShape& shape, int r) const { return (first_row + r) / shape.group; }
+  __device__ int head(const DecodeShape& shape, int r) const { return kv_head * shape.group + (first_row + r) % shape.group; }
+  __device__ std::int64_t partial(const AttentionCall& call, const DecodeShape& shape, int r) const {
+    return ((static_cast<std::int64_t>(b) * call.kv_heads + kv_head) * shape.rows + first_row + r) * shape.splits + split;
+  }
+};
+template <int kRows>
+__device__ DecodeBlock decode_block(const DecodeShape& shape) {
+  const int row_groups = (shape.rows + kRows - 1) / kRows, x = static_cast<int>(blockIdx.x);
+  const int first = x % row_groups * kRows, left = shape.rows - first;
+  return {static_cast<int>(blockIdx.z), static_cast<int>(blockIdx.y), first, left < kRows ? left : kRows, x / row_groups};
+}
+
+// Which keys of each piece a row sees; what some row sees; what all see.
+template <int kRows>
+struct Sight {
+  std::uint32_t row[kRows][kPieces], any[kPieces], all[kPieces];
+
+  // Some row does not see a key of the piece that another sees: to the first, its values may be anything.
+  __device__ bool mixed(int piece) const { return any[piece] != all[piece]; }
+};
+
+// By all threads of a block. Returns whether any row sees a key.
+template <int kRows>
+__device__ bool look(const AttentionCall& call, const DecodeShape& shape, const DecodeBlock& block, Sight<kRows>& sight) {
+  const int thread = static_cast<int>(threadIdx.x), threads = 32 * kDecodeWarps, first_tile = block.split * (kSplit / kTile);
+  for (int n = thread; n < kRows * kPieces / 2; n += threads) {
+    const int r = n / (kPieces / 2), tile = n % (kPieces / 2);
+    std::uint64_t word = 0;
+    if (r < block.rows && first_tile + tile < call.plan.kv_tiles)
+      word = call.plan.visible(block.b, block.head(shape, r), block.query(shape, r), first_tile + tile);
+    sight.row[r][2 * tile] = static_cast<std::uint32_t>(word);
+    sight.row[r][2 * tile + 1] = static_cast<std::uint32_t>(word >> 32);
+  }
+  __syncthreads();
+  if (call.bias) {  // takes away what it hides
+    for (int n = thread / 32; n < block.rows * kPieces; n += kDecodeWarps) {
+      const int r = n / kPieces, piece = n % kPieces, key = block.split * kSplit + piece * kPiece + thread % 32;
+      const std::uint32_t word = sight.row[r][piece];
+      const bool shown =
+          (word >> thread % 32 & 1) && !hidden_by_bias(call, block.b, block.head(shape, r), block.query(shape, r), key);
+      const std::uint32_t left = __ballot_sync(0xffffffffu, shown);
+      if (thread % 32 == 0) sight.row[r][piece] = left;
+    }
+    __syncthreads();
+  }
+  std::uint32_t any = 0, all = ~std::uint32_t{0};
+  if (thread < kPieces) {
+    for (int r = 0; r < block.rows; ++r) {
+      any |= sight.row[r][thread];
+      all &= sight.row[r][thread];
+    }
+    sight.any[thread] = any;
+    sight.all[thread] = all;
+  }
+  return __syncthreads_or(any != 0);
+}
+
+// The end of a block: a row's results of the warps, added in their order, become the split's, or, where that is the only one, the
+// call's. By all threads; `sums` has kRows rows of kColumns for each warp, `stride` floats apart.
+template <class T, int kRows, int kColumns>
+__device__ void finish_split(const AttentionCall& call, const DecodeShape& shape, const DecodeBlock& block,
+                             const Partials& partials, const RowState (&states)[kDecodeWarps][kRows], const float* sums,
+                             int stride) {
+  for (int n = static_cast<int>(threadIdx.x); n < block.rows * call.v_head_dim; n += 32 * kDecodeWarps) {
+    const int r = n / call.v_head_dim, column = n % call.v_head_dim;
+    RowState merged;
+    float value = 0;
+#pragma unroll
+    for (int w = 0; w < kDecodeWarps; ++w) merged.maximum = fmaxf(merged.maximum, states[w][r].maximum);
+    merged.sum = 0;
+#pragma unroll
+    for (int w = 0; w < kDecodeWarps; ++w) {
+      const float factor = merge_factor(states[w][r].maximum, merged.maximum);
+      merged.sum = fmaf(states[w][r].sum, factor, merged.sum);
+      value = fmaf(sums[w * stride + r * kColumns + column], factor, value);
+    }
+    const int head = block.head(shape, r), query = block.query(shape, r);
+    if (shape.splits == 1) {
+      const RowResult result = finish(merged, call.sinks ? call.sinks + head : nullptr);
+      at<T>(call.out, row_offset(call.out, block.b, head, query))[column] = from_float<T>(value * result.factor);
+      if (call.lse && column == 0)
+        call.lse[(static_cast<std::int64_t>(block.b) * call.q_heads + head) * call.q_len + query] = result.lse;
+    } else {
+      const std::int64_t partial = block.partial(call, shape, r);
+      if (column == 0) partials.states[partial] = make_float2(merged.maximum, merged.sum);
+      partials.sums[partial * call.v_head_dim + column] = value;
+    }
+  }
+}
+
+// The end of a block that sees nothing.
+template <class T>
+__device__ void finish_unseen_split(const AttentionCall& call, const DecodeShape& shape, const DecodeBlock& block,
+                                    const Partials& partials) {
+  for (int n = static_cast<int>(threadIdx.x); n < block.rows * call.v_head_dim; n += 32 * kDecodeWarps) {
+    const int r = n / call.v_head_dim, column = n % call.v_head_dim, head = block.head(shape, r), query = block.query(shape, r);
+    if (shape.splits == 1) {
+      at<T>(call.out, row_offset(call.out, block.b, head, query))[column] = from_float<T>(0.f);
+      if (call.lse && column == 0)
+        call.lse[(static_cast<std::int64_t>(block.b) * call.q_heads + head) * call.q_len + query] = kMinusInfinity;
+    } else if (column == 0) {
+      partials.states[block.partial(call, shape, r)] = make_float2(kMinusInfinity, 0.f);
+    }
+  }
+}
+
+// The splits of a row become its result: warp w adds splits w, w + 8, ... in order, then the warps' sums are added in theirs. A
+// block for each row, blockIdx (row, key head, sequence).
+inline constexpr int kMergeWarps = 8;
+template <class T>
+__global__ void __launch_bounds__(32 * kMergeWarps)
+    decode_merge_kernel(AttentionCall call, DecodeShape shape, Partials partials) {
+  MASKATTN_SHARED float sums[kMergeWarps][kMostHeadDim];
+  MASKATTN_SHARED float totals[kMergeWarps];
+  const int thread = static_cast<int>(threadIdx.x), warp = thread / 32, lane = thread % 32;
+  DecodeBlock block{static_cast<int>(blockIdx.z), static_cast<int>(blockIdx.y), static_cast<int>(blockIdx.x), 1, 0};
+  const std::int64_t first = block.partial(call, shape, 0);
+  wait_for_previous_kernel();
+  RowState row;
+  for (int s = lane; s < shape.splits; s += 32) row.maximum = fmaxf(row.maximum, partials.states[first + s].x);
+  row.maximum = warp_maximum(row.maximum);
+  float mine[8] = {}, total = 0;  // columns 4 lane.., and 128 + 4 lane..
+#pragma unroll 4
+  for (int s = warp; s < shape.splits; s += kMergeWarps) {
+    const float2 state = partials.states[first + s];
+    const float factor = merge_factor(state.x, row.maximum);
+    total = fmaf(state.y, factor, total);
+    if (state.x == kMinusInfinity && state.y == 0) continue;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int column = 128 * half + 4 * lane;
+      if (column >= call.v_head_dim) continue;
+      const float4 x = *reinterpret_cast<const float4*>(partials.sums + (first + s) * call.v_head_dim + column);
+      mine[4 * half] = fmaf(x.x, factor, mine[4 * half]);
+      mine[4 * half + 1] = fmaf(x.y, factor, mine[4 * half + 1]);
+      mine[4 * half + 2] = fmaf(x.z, factor, mine[4 * half + 2]);
+      mine[4 * half + 3] = fmaf(x.w, factor, mine[4 * half + 3]);
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < 8; ++i) sums[warp][128 * (i / 4) + 4 * lane + i % 4] = mine[i];
+  if (lane == 0) totals[warp] = total;
+  __syncthreads();
+  for (int w = 0; w < kMergeWarps; ++w) row.sum += totals[w];
+  const int head = block.head(shape, 0), query = block.query(shape, 0);
+  const RowResult result = finish(row, call.sinks ? call.sinks + head : nullptr);
+  if (thread < call.v_head_dim) {
+    float value = 0;
+    for (int w = 0; w < kMergeWarps; ++w) value += sums[w][thread];
+    at<T>(call.out, row_offset(call.out, block.b, head, query))[thread] = from_float<T>(value * result.factor);
+  }
+  if (call.lse && thread == 0)
+    call.lse[(static_cast<std::int64_t>(block.b) * call.q_heads + head) * call.q_len + query] = result.lse;
+}
+
+}  // namespace maskattn::cuda

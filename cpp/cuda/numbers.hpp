@@ -1,0 +1,76 @@
+// Numbers as a device's memory holds them, and where the rows of arrays are. For kernels.
+#pragma once
+
+#include <stdexcept>
+
+#include "cuda/attention.hpp"
+
+namespace maskattn::cuda {
+
+using Half = __half;
+using Bfloat = __nv_bfloat16;
+
+__device__ inline float to_float(float x) { return x; }
+__device__ inline float to_float(Half x) { return __half2float(x); }
+__device__ inline float to_float(Bfloat x) { return __bfloat162float(x); }
+
+template <class T>
+__device__ T from_float(float x);
+template <>
+__device__ inline float from_float(float x) {
+  return x;
+}
+template <>
+__device__ inline Half from_float(float x) {
+  return __float2half_rn(x);
+}
+template <>
+__device__ inline Bfloat from_float(float x) {
+  return __float2bfloat16_rn(x);
+}
+
+// kBytes (4, 8 or 16) at an address that is a multiple of that, as floats.
+template <class T, int kBytes>
+__device__ void load_floats(const void* from, float (&to)[kBytes / static_cast<int>(sizeof(T))]) {
+  struct alignas(kBytes) Words {
+    T x[kBytes / static_cast<int>(sizeof(T))];
+  };
+  const Words words = *static_cast<const Words*>(from);
+#pragma unroll
+  for (int i = 0; i < kBytes / static_cast<int>(sizeof(T)); ++i) to[i] = to_float(words.x[i]);
+}
+
+// function(T{}) with the type that a dtype stands for.
+template <class Function>
+void with_type(Dtype dtype, const Function& function) {
+  switch (dtype) {
+    case Dtype::float32: return function(float{});
+    case Dtype::float16: return function(Half{});
+    case Dtype::bfloat16: return function(Bfloat{});
+    default: throw std::invalid_argument("the CUDA kernels read float32, float16 and bfloat16");
+  }
+}
+
+// In elements from an array's data.
+template <class Data>
+__device__ std::int64_t row_offset(const Rows<Data>& rows, int b, int h, std::int64_t row) {
+  return b * rows.stride[0] + h * rows.stride[1] + (row + (rows.starts ? rows.starts[b] : 0)) * rows.stride[2];
+}
+
+// The same of a key or value, wherever its page is. Only for keys that some row sees: others may have no page.
+__device__ inline std::int64_t key_offset(const AttentionCall& call, const Rows<const void>& rows, int b, int h, int key) {
+  if (!call.page_table) return row_offset(rows, b, h, key);
+  const int page =
+      call.page_table[static_cast<std::int64_t>(b) * call.pages_per_sequence + key / call.page_size % call.pages_per_sequence];
+  return page * rows.stride[0] + h * rows.stride[1] + key % call.page_size * rows.stride[2];
+}
+
+template <class T, class Data>
+__device__ auto at(const Rows<Data>& rows, std::int64_t offset) {
+  if constexpr (std::is_const_v<Data>)
+    return static_cast<const T*>(rows.data) + offset;
+  else
+    return static_cast<T*>(rows.data) + offset;
+}
+
+}  // namespace maskattn::cuda

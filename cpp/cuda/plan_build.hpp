@@ -1,0 +1,70 @@
+// Plans made on the device: a program becomes rows of spans or bits, and these become lists of tiles. Nothing waits for the host.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "cuda/mask_words.hpp"
+#include "cuda/plan.hpp"
+
+namespace maskattn::cuda {
+
+// A row of no more spans than this is kept as spans, any other as bits.
+inline constexpr int kMostSpans = 4;
+
+// Extents of a plan; batch and heads are 1 where sequences (heads) agree.
+struct PlanExtents {
+  int batch, heads, q_len, kv_len;
+  int spans_per_row;  // 0: bits
+
+  MASKATTN_HD int q_tiles() const { return (q_len + kTile - 1) / kTile; }
+  MASKATTN_HD int kv_tiles() const { return (kv_len + kTile - 1) / kTile; }
+  MASKATTN_HD std::int64_t rows() const { return std::int64_t{batch} * heads * q_len; }
+};
+
+// Where rows stand, in the device's memory: [batch] each, or one for all where a plan has a batch of 1.
+struct Positions {
+  const std::int64_t *q_offset, *kv_lengths;
+  std::int64_t row_base;  // rows of the call in front of the plan's first
+};
+
+// A plan's arrays in one piece of memory, which begins at a multiple of 8.
+struct PlanMemory {
+  PlanExtents extents;
+  TileEntry* tiles;
+  int* tile_counts;
+  Span* spans;
+  std::uint64_t* bits;
+
+  static std::size_t bytes(const PlanExtents& extents);
+  PlanMemory(const PlanExtents& extents, void* memory);
+  PlanView view() const;
+};
+
+void lower_rows(const ProgramView& program, const Positions& positions, const PlanMemory& plan, Stream stream);
+void list_tiles(const PlanMemory& plan, Stream stream);
+
+// Writes kv_lengths[batch], cut to what there are, and q_offset[batch] from arrays of the device that may be 32-bit integers or
+// absent: then lengths are kv_len, and offsets let the last query stand at the last key. `near` are offsets for biases, cut to
+// +-2^30.
+struct GivenPositions {
+  const void *kv_lengths, *q_offset;
+  bool wide_lengths, wide_offset;         // 64-bit integers
+  std::int64_t length_step, offset_step;  // from one sequence to the next; 0: one for all
+};
+void take_positions(const GivenPositions& given, int batch, int q_len, int kv_len, std::int64_t* kv_lengths,
+                    std::int64_t* q_offset, int* near, Stream stream);
+
+// Host memory into the device's without waiting for the stream, however small pageable memory is treated.
+void upload(void* to, const void* from, std::size_t bytes, Stream stream);
+
+// Whether the stream's work is being captured into a graph: what is allocated then is the graph's.
+bool capturing(Stream stream);
+
+// Arrays [batch][heads][q_len][kv_len] of elements of 1, 2, 4 or 8 bytes, the patterns `shown` and `hidden`, contiguous.
+void fill(const PlanView& plan, int batch, int heads, void* out, int element_bytes, std::uint64_t shown, std::uint64_t hidden,
+          Stream stream);
+// [batch][heads][q_len][(kv_len + 7) / 8] bytes: bit j of byte i for key 8 i + j.
+void fill_bits(const PlanView& plan, int batch, int heads, std::uint8_t* out, Stream stream);
+
+}  // namespace maskattn::cuda
