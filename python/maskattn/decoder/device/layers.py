@@ -9,7 +9,7 @@ import numpy as np
 
 from maskattn import masks
 from maskattn.cache import KVCache
-from maskattn.cache.layer import Lengths
+from maskattn.cache.tables import Lengths
 from maskattn.decoder.arrays import IntArray
 from maskattn.decoder.core_layers import Unknown, layer_parts, map_parts, norm_parts
 from maskattn.decoder.device.library import module

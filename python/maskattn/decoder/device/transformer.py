@@ -92,8 +92,13 @@ class DeviceTransformer(Transformer):
         prefix: Prefix | None = None,
         view: CrossView | None = None,
         taps: dict[int, FloatArray] | None = None,
+        owners: IntArray | None = None,
     ) -> FloatArray:
-        """As of any model; the states are :class:`DeviceRows`, which stand for an array."""
+        """As of any model; the states are :class:`DeviceRows`, which stand for an array.
+
+        Args:
+            owners: not looked at: each branch of a tree computes all its rows.
+        """
         stack, layers = self.decoder, self._decoder
         assert stack is not None
         assert layers is not None
