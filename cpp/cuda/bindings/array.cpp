@@ -39,6 +39,7 @@ void to_host(const Array& a, py::array& host, std::uintptr_t stream) {
   if (a.size() == 0) return;
   void* data = host.mutable_data();
   const py::gil_scoped_release unlocked;
+  const OnDevice current(a.device);
   copy(data, a.data, static_cast<std::size_t>(a.size() * a.item_bytes()), stream_of(stream));
   synchronize(stream_of(stream));
 }
