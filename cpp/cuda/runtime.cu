@@ -85,6 +85,13 @@ int current_device() {
 
 void set_device(int id) { check(cudaSetDevice(id), "choosing a device"); }
 
+int device_of(const void* memory) {
+  cudaPointerAttributes found{};
+  if (cudaPointerGetAttributes(&found, memory) == cudaSuccess && found.type == cudaMemoryTypeDevice) return found.device;
+  cudaGetLastError();  // or the next launch would report it
+  return current_device();
+}
+
 const Device& device() {
   static std::mutex lock;
   static std::vector<Device*> known;  // never freed: kernels may be launched while the process ends
@@ -138,6 +145,7 @@ void wait_for(Stream later, Stream earlier) {
 int device_count() { return 1; }
 int current_device() { return 0; }
 void set_device(int) {}
+int device_of(const void*) { return 0; }
 const Device& device() {
   static Device properties{0, 4, 90, emulated::kMostShared, false};
   properties.compute_capability = emulated::settings().compute_capability;

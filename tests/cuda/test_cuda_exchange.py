@@ -152,6 +152,12 @@ def test_memory_is_given_back_when_it_has_been_read() -> None:
     assert lender.deleted == 1
 
 
+def test_an_interface_does_not_say_which_device_it_is_of() -> None:
+    elsewhere = replace(named_place("cuda:0"), device=1)
+    with pytest.raises(ValueError, match=r"^q must be on cuda:1, where device is, got an array on cuda:0"):
+        elsewhere.borrow("q", Interface(on_device(numbers())))
+
+
 def test_an_interface_keeps_its_array() -> None:
     lender = Lender(numbers(), device_type=CUDA)
     taken = named_place("cuda").borrow("q", Interface(borrow(lender)))

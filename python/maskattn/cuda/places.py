@@ -131,6 +131,9 @@ class Place:
             )
         if not hasattr(obj, "__dlpack__"):
             interface = obj.__cuda_array_interface__
+            device = self.cuda.device_of(interface["data"][0])
+            if device != self.device:
+                raise self._elsewhere(name, f"cuda:{device}")
             return self.cuda.from_interface(interface, obj, name, self.device, self.stream)
         kind, device = obj.__dlpack_device__()
         if kind not in CUDA_DEVICES or device != self.device:
@@ -138,8 +141,8 @@ class Place:
             raise self._elsewhere(name, where)
         # A library that works on another stream, or on one that it keeps to itself, as JAX, may give memory that it gets
         # back to others before we have read it.
-        kind = kind_of(obj)
-        reuses = type(kind) is Kind or kind.stream(self.device) != self.stream
+        library = kind_of(obj)
+        reuses = type(library) is Kind or library.stream(self.device) != self.stream
         return self.cuda.from_dlpack(self._capsule(name, obj), name, self.stream, reuses)
 
     def _here(self, name: str, array: Any) -> Any:
@@ -181,7 +184,10 @@ def place_of(name: str, array: Any) -> Place:
     cuda = load(name)
     if isinstance(array, cuda.Array):
         return Place(cuda, array.device, array.stream, name)
-    device = array.__dlpack_device__()[1] if hasattr(array, "__dlpack_device__") else cuda.current_device()
+    if hasattr(array, "__dlpack_device__"):
+        device = array.__dlpack_device__()[1]
+    else:
+        device = cuda.device_of(array.__cuda_array_interface__["data"][0])
     return Place(cuda, device, kind_of(array).stream(device), name)
 
 
