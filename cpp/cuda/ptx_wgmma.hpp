@@ -33,7 +33,8 @@ __device__ inline std::uint64_t panel_descriptor(std::uint32_t panel, int offset
 
 #if defined(__CUDACC__)
 
-// Before the first wgmma that reads registers, or shared memory that others wrote, and after these.
+// Before the first wgmma, and wherever threads have touched registers of A or D since. It orders registers only: what threads
+// wrote to shared memory needs fence_for_async() (ptx_bulk.hpp).
 __device__ inline void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 __device__ inline void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
 // Waits until at most kGroups groups are under way.
