@@ -110,8 +110,8 @@ void fill(const PlanView& plan, int batch, int heads, void* out, int element_byt
 
 void fill_bits(const PlanView& plan, int batch, int heads, std::uint8_t* out, Stream stream) {
   const std::int64_t warps = warps_of(plan, batch, heads);
-  launch(whole(out, (std::int64_t{plan.kv_len} + 7) / 8, 8) ? fill_bits_of<true> : fill_bits_of<false>, blocks_of(warps), 32 * kWarps, 0,
-         stream, plan, heads, warps, out);
+  launch(whole(out, (std::int64_t{plan.kv_len} + 7) / 8, 8) ? fill_bits_of<true> : fill_bits_of<false>, blocks_of(warps),
+         32 * kWarps, 0, stream, plan, heads, warps, out);
 }
 
 }  // namespace maskattn::cuda

@@ -19,7 +19,7 @@ int device_count();  // 0 where there is no driver
 int current_device();
 void set_device(int id);
 int device_of(const void* memory);  // the current one for what is no device's own
-const Device& device();  // the current one's properties, asked once
+const Device& device();             // the current one's properties, asked once
 
 // Makes a device the thread's current one for a while: the default streams' handles mean those of the current device.
 class OnDevice {

@@ -109,8 +109,10 @@ class Place:
             self.cuda.set_device(before)
 
     def keeps(self) -> bool:
-        """Whether what is made on the stream may be kept for later calls: not where a graph is captured, which must have
-        its own, nor where the stream is another one in each thread."""
+        """Whether what is made on the stream may be kept for later calls.
+
+        Not where a graph is captured, which must have its own, nor where the stream is another one in each thread.
+        """
         return self.stream != PER_THREAD_STREAM and not self.cuda.is_capturing(self.stream)
 
     def borrow(self, name: str, obj: Any) -> Any:
@@ -139,8 +141,8 @@ class Place:
         if kind not in CUDA_DEVICES or device != self.device:
             where = f"cuda:{device}" if kind in CUDA_DEVICES else f"DLPack's device {(int(kind), device)}"
             raise self._elsewhere(name, where)
-        # A library that works on another stream, or on one that it keeps to itself, as JAX, may give memory that it gets
-        # back to others before we have read it.
+        # A library that works on another stream, or on one that it keeps to itself, as JAX, may give memory that it
+        # gets back to others before we have read it.
         library = kind_of(obj)
         reuses = type(library) is Kind or library.stream(self.device) != self.stream
         return self.cuda.from_dlpack(self._capsule(name, obj), name, self.stream, reuses)
