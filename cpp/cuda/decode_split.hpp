@@ -14,7 +14,7 @@ struct DecodeShape {
 };
 inline DecodeShape decode_shape(const AttentionCall& call) {
   const int group = call.q_heads / call.kv_heads;
-  return {group, group * call.q_len, (call.kv_len + kSplit - 1) / kSplit};
+  return {group, group * call.q_len, call.kv_len / kSplit + (call.kv_len % kSplit != 0)};
 }
 
 // Results of a row over the keys of one split, [batch][kv_heads][rows][splits]: the row's state, and v_head_dim sums, which mean

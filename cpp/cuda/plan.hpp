@@ -47,7 +47,7 @@ struct PlanView {
   MASKATTN_HD static std::uint64_t keys_between(Span span, int kv_tile) {
     const int first = kv_tile * kTile;
     const int begin = span.begin > first ? span.begin - first : 0;
-    const int end = span.end < first + kTile ? span.end - first : kTile;
+    const int end = span.end - first < kTile ? span.end - first : kTile;  // first + kTile may be 2^31
     return begin < end ? (~std::uint64_t{0} >> (kTile - (end - begin))) << begin : 0;
   }
 };

@@ -188,7 +188,7 @@ void take_positions(const GivenPositions& given, int batch, int q_len, int kv_le
 }
 
 void upload(void* to, const void* from, std::size_t bytes, Stream stream) {
-  if (bytes > kUploadByCopy && !capturing(stream)) return copy(to, from, bytes, stream);
+  if (bytes > kUploadByCopy && !capturing(stream)) return send(to, from, bytes, stream);
   for (std::size_t done = 0; done < bytes; done += sizeof(UploadWords)) {
     UploadWords words;
     const std::size_t part = std::min(bytes - done, sizeof words);

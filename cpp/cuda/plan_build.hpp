@@ -17,8 +17,8 @@ struct PlanExtents {
   int batch, heads, q_len, kv_len;
   int spans_per_row;  // 0: bits
 
-  MASKATTN_HD int q_tiles() const { return (q_len + kTile - 1) / kTile; }
-  MASKATTN_HD int kv_tiles() const { return (kv_len + kTile - 1) / kTile; }
+  MASKATTN_HD int q_tiles() const { return q_len / kTile + (q_len % kTile != 0); }
+  MASKATTN_HD int kv_tiles() const { return kv_len / kTile + (kv_len % kTile != 0); }
   MASKATTN_HD std::int64_t rows() const { return std::int64_t{batch} * heads * q_len; }
 };
 

@@ -66,7 +66,7 @@ template <bool kWhole>
 __global__ void __launch_bounds__(32 * kWarps) fill_bits_of(PlanView plan, int heads, std::int64_t warps, std::uint8_t* out) {
   const std::int64_t index = std::int64_t{blockIdx.x} * kWarps + threadIdx.x / 32;
   if (index >= warps) return;
-  const int lane = threadIdx.x % 32, row_bytes = (plan.kv_len + 7) / 8;
+  const int lane = threadIdx.x % 32, row_bytes = plan.kv_len / 8 + (plan.kv_len % 8 != 0);
   const WarpPlace place = place_of(plan, heads, index);
   const Word word = word_of_lane(plan, place, lane);
   std::uint8_t* row = out + place.row * row_bytes;
@@ -110,8 +110,8 @@ void fill(const PlanView& plan, int batch, int heads, void* out, int element_byt
 
 void fill_bits(const PlanView& plan, int batch, int heads, std::uint8_t* out, Stream stream) {
   const std::int64_t warps = warps_of(plan, batch, heads);
-  launch(whole(out, (plan.kv_len + 7) / 8, 8) ? fill_bits_of<true> : fill_bits_of<false>, blocks_of(warps), 32 * kWarps, 0,
-         stream, plan, heads, warps, out);
+  launch(whole(out, (std::int64_t{plan.kv_len} + 7) / 8, 8) ? fill_bits_of<true> : fill_bits_of<false>, blocks_of(warps),
+         32 * kWarps, 0, stream, plan, heads, warps, out);
 }
 
 }  // namespace maskattn::cuda

@@ -55,10 +55,10 @@ void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, std::size_t sh
 template <class... Parameters, class... Arguments>
 void launch_early(void (*kernel)(Parameters...), dim3 grid, dim3 block, std::size_t shared_bytes, Stream stream,
                   const Arguments&... arguments) {
-  int device = 0, major = 0;
-  check(cudaGetDevice(&device), "the current device");
-  check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), "properties of the device");
-  if (major < 9 || grid.x == 0 || grid.y == 0 || grid.z == 0)
+  cudaFuncAttributes compiled{};
+  check(cudaFuncGetAttributes(&compiled, kernel), "properties of a kernel");
+  // What was compiled for less has no wait, even on a device of sm_90.
+  if (compiled.ptxVersion < 90 || grid.x == 0 || grid.y == 0 || grid.z == 0)
     return launch(kernel, grid, block, shared_bytes, stream, arguments...);
   cudaLaunchAttribute early{};
   early.id = cudaLaunchAttributeProgrammaticStreamSerialization;

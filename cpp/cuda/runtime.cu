@@ -8,11 +8,21 @@
 
 namespace maskattn::cuda {
 
-DeviceMemory::~DeviceMemory() {
+OnDevice::~OnDevice() {
   try {
-    if (data_) device_free(data_, stream_);
+    if (id_ != before_) set_device(before_);
   } catch (...) {
     // An earlier error of the device, which the next call reports.
+  }
+}
+
+DeviceMemory::~DeviceMemory() {
+  if (!data_) return;
+  try {
+    const OnDevice current(device_);
+    device_free(data_, stream_);
+  } catch (...) {
+    // As above.
   }
 }
 
@@ -22,6 +32,12 @@ namespace {
 
 cudaStream_t of(Stream stream) { return static_cast<cudaStream_t>(stream); }
 
+bool is_captured(Stream stream) {
+  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+  check(cudaStreamIsCapturing(of(stream), &status), "the state of a stream");
+  return status != cudaStreamCaptureStatusNone;
+}
+
 Device properties_of(int id) {
   const auto ask = [&](cudaDeviceAttr attribute) {
     int value = 0;
@@ -30,7 +46,7 @@ Device properties_of(int id) {
   };
   return {id, ask(cudaDevAttrMultiProcessorCount),
           10 * ask(cudaDevAttrComputeCapabilityMajor) + ask(cudaDevAttrComputeCapabilityMinor),
-          static_cast<std::size_t>(ask(cudaDevAttrMaxSharedMemoryPerBlockOptin))};
+          static_cast<std::size_t>(ask(cudaDevAttrMaxSharedMemoryPerBlockOptin)), ask(cudaDevAttrPageableMemoryAccess) != 0};
 }
 
 // Of each device a pool of ours, which is never destroyed. The device's own gives all memory back whenever somebody waits for the
@@ -69,6 +85,13 @@ int current_device() {
 
 void set_device(int id) { check(cudaSetDevice(id), "choosing a device"); }
 
+int device_of(const void* memory) {
+  cudaPointerAttributes found{};
+  if (cudaPointerGetAttributes(&found, memory) == cudaSuccess && found.type == cudaMemoryTypeDevice) return found.device;
+  cudaGetLastError();  // or the next launch would report it
+  return current_device();
+}
+
 const Device& device() {
   static std::mutex lock;
   static std::vector<Device*> known;  // never freed: kernels may be launched while the process ends
@@ -89,6 +112,11 @@ void device_free(void* memory, Stream stream) { check(cudaFreeAsync(memory, of(s
 void copy(void* to, const void* from, std::size_t bytes, Stream stream) {
   check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, of(stream)), "a copy");
 }
+void send(void* to, const void* from, std::size_t bytes, Stream stream) {
+  copy(to, from, bytes, stream);
+  // Else it has been copied to pinned memory by now.
+  if (device().reads_host) synchronize(stream);
+}
 void set_bytes(void* to, int value, std::size_t bytes, Stream stream) {
   check(cudaMemsetAsync(to, value, bytes, of(stream)), "filling memory");
 }
@@ -96,6 +124,14 @@ void synchronize(Stream stream) { check(cudaStreamSynchronize(of(stream)), "work
 
 void wait_for(Stream later, Stream earlier) {
   if (later == earlier) return;
+  if (is_captured(later) && !is_captured(earlier)) {
+    // No edge leads from outside into a graph: the host waits, which only a relaxed thread may while others are captured.
+    cudaStreamCaptureMode mode = cudaStreamCaptureModeRelaxed;
+    check(cudaThreadExchangeStreamCaptureMode(&mode), "waiting for another stream");
+    const cudaError_t done = cudaStreamSynchronize(of(earlier));
+    cudaThreadExchangeStreamCaptureMode(&mode);
+    return check(done, "waiting for another stream");
+  }
   cudaEvent_t event;
   check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "an event");
   const cudaError_t recorded = cudaEventRecord(event, of(earlier));
@@ -109,8 +145,9 @@ void wait_for(Stream later, Stream earlier) {
 int device_count() { return 1; }
 int current_device() { return 0; }
 void set_device(int) {}
+int device_of(const void*) { return 0; }
 const Device& device() {
-  static Device properties{0, 4, 90, emulated::kMostShared};
+  static Device properties{0, 4, 90, emulated::kMostShared, false};
   properties.compute_capability = emulated::settings().compute_capability;
   return properties;
 }
@@ -123,6 +160,7 @@ void device_free(void* memory, Stream) { std::free(memory); }
 void copy(void* to, const void* from, std::size_t bytes, Stream) {
   if (bytes) std::memcpy(to, from, bytes);  // or both may be null
 }
+void send(void* to, const void* from, std::size_t bytes, Stream stream) { copy(to, from, bytes, stream); }
 void set_bytes(void* to, int value, std::size_t bytes, Stream) {
   if (bytes) std::memset(to, value, bytes);
 }

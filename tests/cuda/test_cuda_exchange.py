@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import gc
+import sys
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 import pytest
-from device_arrays import Interface, back, on_device
+from device_arrays import Interface, back, lent, on_device
 
 from dlpack_lender import COPIED, CUDA, READ_ONLY, Lender, Unversioned, Versioned, capsule_name, managed_at
 from maskattn.cuda.module import load
-from maskattn.cuda.places import LEGACY_STREAM, named_place
+from maskattn.cuda.places import LEGACY_STREAM, PER_THREAD_STREAM, named_place
 
 DTYPES = [np.float32, np.float16, ml_dtypes.bfloat16, np.float64, np.bool_, np.int32, np.int64, np.uint8]
 
@@ -128,6 +130,32 @@ def test_what_we_say() -> None:
 def test_interfaces_that_cannot_be_taken(fields: Any, error: Any, message: str) -> None:
     with pytest.raises(error, match=message):
         named_place("cuda").borrow("q", Interface(on_device(numbers()), **fields))
+
+
+def test_who_may_use_memory_again_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    place, asked = named_place("cuda"), list[bool]()
+    module = SimpleNamespace(Array=place.cuda.Array, from_dlpack=lambda *given: asked.append(given[-1]))
+    array = lent(numbers())
+    replace(place, cuda=module).borrow("q", array)
+    current = SimpleNamespace(get_current_stream=lambda device: SimpleNamespace(ptr=0))
+    monkeypatch.setitem(sys.modules, "cupy", SimpleNamespace(ndarray=type(array), cuda=current))
+    replace(place, cuda=module).borrow("q", array)
+    replace(place, cuda=module, stream=PER_THREAD_STREAM).borrow("q", array)
+    assert asked == [True, False, True]
+
+
+def test_memory_is_given_back_when_it_has_been_read() -> None:
+    lender = Lender(numbers(), device_type=CUDA)
+    got = load("q").from_dlpack(lender.__dlpack__(), "q", LEGACY_STREAM, True)
+    del got
+    gc.collect()
+    assert lender.deleted == 1
+
+
+def test_an_interface_does_not_say_which_device_it_is_of() -> None:
+    elsewhere = replace(named_place("cuda:0"), device=1)
+    with pytest.raises(ValueError, match=r"^q must be on cuda:1, where device is, got an array on cuda:0"):
+        elsewhere.borrow("q", Interface(on_device(numbers())))
 
 
 def test_an_interface_keeps_its_array() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
+from dataclasses import replace
 from typing import Any
 
 import ml_dtypes
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from maskattn import _core, cuda, masks
 from maskattn.cuda import plans
 from maskattn.cuda.module import load
-from maskattn.cuda.places import named_place
+from maskattn.cuda.places import PER_THREAD_STREAM, Place, named_place
 from maskattn.cuda.plans import plan_of
 from maskattn.masks import Causal, Dense, Documents, Function, Mask, SlidingWindow
 from strategies import LEAVES, Geometry, expressions, geometries
@@ -229,6 +230,27 @@ def test_plans_and_programs_are_kept_with_the_mask() -> None:
     del mask
     gc.collect()
     assert gone() is None
+
+
+def test_nothing_that_is_kept_goes_into_a_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    place, mask = named_place("cuda"), Causal() & Documents(np.arange(200) // 9)
+
+    def planned(place: Place) -> Any:
+        return plan_of(place, mask, 20, 130, 2, 1, None, None)
+
+    first = planned(place)
+    with monkeypatch.context() as patch:
+        patch.setattr(place.cuda, "is_capturing", lambda stream: True)
+        assert len({id(plan) for plan in [first, planned(place), planned(place)]}) == 3
+    assert planned(place) is first
+    own = replace(place, stream=PER_THREAD_STREAM)  # of other threads it is another
+    assert planned(own) is not planned(own)
+    assert len(plans._kept[mask.expr].plans) == len(plans._kept[mask.expr].programs) == 1
+
+
+def test_a_plan_is_of_one_device() -> None:
+    with pytest.raises(ValueError, match=r"^mask must be planned on cuda:1, got a plan on cuda:0"):
+        plan_of(replace(named_place("cuda:0"), device=1), cuda.plan(Causal(), 5, 70), 5, 70, 1, 1, None, None)
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,7 @@ void to_host(const Array& a, py::array& host, std::uintptr_t stream) {
   if (a.size() == 0) return;
   void* data = host.mutable_data();
   const py::gil_scoped_release unlocked;
+  const OnDevice current(a.device);
   copy(data, a.data, static_cast<std::size_t>(a.size() * a.item_bytes()), stream_of(stream));
   synchronize(stream_of(stream));
 }
@@ -148,6 +149,7 @@ void register_arrays(py::module_& m) {
   m.def("device_count", &device_count);
   m.def("set_device", &set_device);
   m.def("current_device", &current_device);
+  m.def("device_of", [](std::uintptr_t pointer) { return device_of(reinterpret_cast<const void*>(pointer)); });
   m.def("wait_for", [](std::uintptr_t later, std::uintptr_t earlier) { wait_for(stream_of(later), stream_of(earlier)); });
   m.def("synchronize", [](std::uintptr_t stream) {
     const py::gil_scoped_release unlocked;

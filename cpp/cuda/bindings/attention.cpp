@@ -169,7 +169,12 @@ void attention_of(const Array& q, const Array& k, const Array& v, const Array& o
     call.q_offset = near;
   }
   attention(call, memory.data<char>() + positions, stream);
+  if (capturing(stream)) return;  // nobody knows when a graph runs
   wait_for(plan.stream, stream);
+  // Arrays of ours may be other streams': what comes there next, as the end of their memory, waits for this call.
+  for (const Array* each : {&q, &k, &v, &out}) wait_for(each->stream, stream);
+  for (const MaybeArray* each : {&lse, &bias, &sinks, &table, &slopes, &page_table})
+    if (*each) wait_for((*each)->stream, stream);
 }
 
 }  // namespace

@@ -27,8 +27,12 @@ DeviceArray::DeviceArray(DevicePointer device, std::vector<std::int64_t> shape, 
 
 DeviceArray::~DeviceArray() {
   const py::gil_scoped_release unlocked;
-  const Turn turn(*device_);
-  memory_.reset();
+  try {
+    const Turn turn(*device_);
+    memory_.reset();
+  } catch (...) {
+    // An earlier error of the device, which the next call reports.
+  }
 }
 
 std::size_t DeviceArray::bytes() const {
@@ -72,7 +76,7 @@ std::unique_ptr<DeviceArray> DeviceArray::gathered(const Ints& rows) const {
   const Turn turn(*device_);
   const auto count = static_cast<std::size_t>(rows.size()) * sizeof(int);
   const DeviceMemory names(count, stream());
-  if (count > 0) copy(names.data(), rows.data(), count, stream());
+  if (count > 0) send(names.data(), rows.data(), count, stream());
   gather(static_cast<int>(rows.size()), extent(1), static_cast<int>(size_of(kind_)), data(), names.data<int>(), made->data(),
          stream());
   return made;
@@ -87,8 +91,8 @@ void DeviceArray::copy_pages_within(const Ints& sources, const Ints& targets, in
   if (count == 0 || slots == 0) return;
   const DeviceMemory names(2 * count * sizeof(int), stream());
   int* on_device = names.data<int>();
-  copy(on_device, sources.data(), count * sizeof(int), stream());
-  copy(on_device + count, targets.data(), count * sizeof(int), stream());
+  send(on_device, sources.data(), count * sizeof(int), stream());
+  send(on_device + count, targets.data(), count * sizeof(int), stream());
   copy_pages({data(), extent(1), extent(2), extent(3), static_cast<int>(size_of(kind_))}, static_cast<int>(count), on_device,
              on_device + count, slots, stream());
 }

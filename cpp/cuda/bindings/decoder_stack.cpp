@@ -43,6 +43,13 @@ class StackHandle {
     stack_ = std::make_unique<DeviceStack>(device, std::move(parts));
   }
 
+  ~StackHandle() {
+    const py::gil_scoped_release unlocked;
+    stack_.reset();
+  }
+  StackHandle(const StackHandle&) = delete;
+  StackHandle& operator=(const StackHandle&) = delete;
+
   DeviceStack& stack() const { return *stack_; }
   const DevicePointer& device() const { return device_; }
 

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "cuda/bindings/array.hpp"
+#include "cuda/plan_build.hpp"
 #include "cuda/runtime.hpp"
 
 namespace maskattn::cuda {
@@ -15,9 +16,22 @@ using dlpack::ManagedTensorVersioned;
 
 constexpr std::uintptr_t kLegacyStream = 1;  // what DLPack, the CUDA array interface and the runtime call the default stream
 
-// Until the capsule is renamed it is the producer's, who calls the deleter when it dies; from then on the array's owner does.
+// Waits for a stream where that is possible, with other threads of Python running: what the stream waits for may need them.
+void wait_quietly(int device, Stream stream) {
+  std::optional<py::gil_scoped_release> unlocked;
+  if (Py_IsInitialized() && PyGILState_Check()) unlocked.emplace();
+  try {
+    const OnDevice current(device);
+    if (!capturing(stream)) synchronize(stream);
+  } catch (...) {
+    // An earlier error of the device, which the next call reports.
+  }
+}
+
+// Until the capsule is renamed it is the producer's, who calls the deleter when it dies; from then on the array's owner does. It
+// waits before that where the producer `reuses` memory at once, whatever streams of others do.
 template <class Managed>
-Array adopt(const py::capsule& capsule, const std::string& name, bool read_only, Stream stream) {
+Array adopt(const py::capsule& capsule, const std::string& name, bool read_only, Stream stream, bool reuses) {
   auto* const managed = capsule.get_pointer<Managed>();
   const dlpack::Tensor& tensor = managed->tensor;
   if (tensor.device.type != dlpack::CUDA && tensor.device.type != dlpack::CUDAManaged)
@@ -35,8 +49,9 @@ Array adopt(const py::capsule& capsule, const std::string& name, bool read_only,
   for (std::size_t axis = a.shape.size(); axis-- > 0; step *= a.shape[axis])
     a.strides[axis] = tensor.strides ? tensor.strides[axis] : step;
   if (!a.data && a.size() != 0) bad_value(name + " must have memory, got a DLPack tensor whose data is null");
-  a.owner = std::shared_ptr<void>(managed, [](void* pointer) {
+  a.owner = std::shared_ptr<void>(managed, [device = a.device, stream, reuses](void* pointer) {
     auto* const lent = static_cast<Managed*>(pointer);
+    if (reuses) wait_quietly(device, stream);
     if (lent->deleter) lent->deleter(lent);
   });
   PyCapsule_SetName(capsule.ptr(), Managed::used_name);
@@ -44,18 +59,18 @@ Array adopt(const py::capsule& capsule, const std::string& name, bool read_only,
 }
 
 // The array of a fresh capsule, made ready by its library for work on the stream.
-Array from_dlpack(const py::object& object, const std::string& name, std::uintptr_t stream) {
+Array from_dlpack(const py::object& object, const std::string& name, std::uintptr_t stream, bool reuses) {
   if (PyCapsule_IsValid(object.ptr(), ManagedTensorVersioned::name)) {
     const auto capsule = py::reinterpret_borrow<py::capsule>(object);
     const auto* managed = capsule.get_pointer<ManagedTensorVersioned>();
     if (managed->version.major != 1)
       bad_value(name + " must come as DLPack 0 or 1, got version " + std::to_string(managed->version.major));
     return adopt<ManagedTensorVersioned>(capsule, name, managed->flags & (dlpack::read_only_flag | dlpack::copied_flag),
-                                         stream_of(stream));
+                                         stream_of(stream), reuses);
   }
   // Without flags nobody knows. JAX lends its immutable arrays so, PyTorch ones that may be written.
   if (PyCapsule_IsValid(object.ptr(), ManagedTensor::name))
-    return adopt<ManagedTensor>(py::reinterpret_borrow<py::capsule>(object), name, false, stream_of(stream));
+    return adopt<ManagedTensor>(py::reinterpret_borrow<py::capsule>(object), name, false, stream_of(stream), reuses);
   bad_type(name + "'s __dlpack__ must return an unused DLPack capsule, got " + std::string(py::repr(object)));
 }
 
@@ -141,7 +156,10 @@ py::object dlpack_of(const Array& a, std::optional<std::int64_t> stream, std::op
   if (device && *device != std::pair<int, int>(dlpack::CUDA, a.device))
     throw py::buffer_error("the array is on cuda:" + std::to_string(a.device) + " and stays there");
   if (copied.value_or(false)) throw py::buffer_error("the array is lent as it is, not copied");
-  if (stream.value_or(1) != -1) wait_for(stream_of(static_cast<std::uintptr_t>(stream.value_or(kLegacyStream))), a.stream);
+  if (stream.value_or(1) != -1) {
+    const OnDevice current(a.device);
+    wait_for(stream_of(static_cast<std::uintptr_t>(stream.value_or(kLegacyStream))), a.stream);
+  }
   const dlpack::Version version{1, 1};
   if (max_version && max_version->first >= 1) return lend<ManagedTensorVersioned>(a, &version);
   return lend<ManagedTensor>(a, nullptr);
@@ -150,7 +168,7 @@ py::object dlpack_of(const Array& a, std::optional<std::int64_t> stream, std::op
 }  // namespace
 
 void register_exchange(py::module_& m, py::class_<Array>& array) {
-  m.def("from_dlpack", &from_dlpack);
+  m.def("from_dlpack", &from_dlpack, py::arg("object"), py::arg("name"), py::arg("stream"), py::arg("reuses") = false);
   m.def("from_interface", &from_interface);
   array
       .def("__dlpack__", &dlpack_of, py::kw_only(), py::arg("stream") = py::none(), py::arg("max_version") = py::none(),

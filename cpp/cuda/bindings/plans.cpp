@@ -114,6 +114,9 @@ Plan make_plan(const std::variant<Program, Words>& source, std::pair<int, int> e
     upload(memory.bits, bits.data(), static_cast<std::size_t>(bits.nbytes()), stream);
   }
   list_tiles(memory, stream);
+  for (const Given* each : {&q_offset, &kv_lengths})
+    if (const auto* array = std::get_if<Array>(each); array && array->stream != stream && !capturing(stream))
+      wait_for(array->stream, stream);  // ours, of another stream: what comes there next may be the end of its memory
   return plan;
 }
 
@@ -145,6 +148,7 @@ py::array_t<std::uint8_t> tiles_of(const Plan& plan) {
   py::array_t<std::uint8_t> out(std::vector<std::int64_t>{e.batch, e.heads, q_tiles, kv_tiles});
   std::vector<TileEntry> tiles(static_cast<std::size_t>(lists * kv_tiles));
   std::vector<int> counts(static_cast<std::size_t>(lists));
+  const OnDevice current(plan.device);
   copy(tiles.data(), plan.view.tiles, tiles.size() * sizeof(TileEntry), plan.stream);
   copy(counts.data(), plan.view.tile_counts, counts.size() * sizeof(int), plan.stream);
   synchronize(plan.stream);

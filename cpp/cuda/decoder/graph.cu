@@ -2,18 +2,11 @@
 
 #include <utility>
 
-#include "cuda/runtime.hpp"
-
 namespace maskattn::cuda {
 
 #if defined(__CUDACC__)
 
 OwnStream::OwnStream() {
-  // By default each synchronisation would give unused memory back to the driver, and each step ask for it again.
-  cudaMemPool_t pool;
-  std::uint64_t all = ~std::uint64_t{0};
-  check(cudaDeviceGetDefaultMemPool(&pool, current_device()), "the device's memory pool");
-  check(cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &all), "keeping memory in the device's pool");
   cudaStream_t stream;
   check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "a stream");
   stream_ = stream;

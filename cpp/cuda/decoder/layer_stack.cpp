@@ -65,7 +65,6 @@ class DeviceStack::Pass {
   }
 
   const LayerPass& layers() const { return pass_; }
-  bool moved() const { return moved_; }
   bool is_step() const {
     return pass_.q_len == 1 && pass_.rows == call_.batch && !call_.pools.empty() && call_.tokens && call_.taps.empty();
   }
@@ -105,8 +104,8 @@ class DeviceStack::Pass {
     const std::size_t memory = parcel.add(of_memory);
 
     Arena& arena = stack_.scratch_->inputs;
-    moved_ |= arena.reserve(parcel.bytes(), pass_.stream);
-    copy(arena.data(), parcel.packed().get(), parcel.bytes(), pass_.stream);
+    stack_.grow(arena, parcel.bytes());
+    send(arena.data(), parcel.packed().get(), parcel.bytes(), pass_.stream);
     const auto at = [&]<class T>(const T*, std::size_t offset) { return reinterpret_cast<const T*>(arena.data() + offset); };
     const auto number = [&](std::size_t offset) { return at(static_cast<const int*>(nullptr), offset); };
     const auto real = [&](const float* given, std::size_t offset) { return given ? at(given, offset) : nullptr; };
@@ -154,11 +153,11 @@ class DeviceStack::Pass {
     Pieces counting(nullptr);
     place(counting);
     Arena& arena = stack_.scratch_->work;
-    moved_ |= arena.reserve(counting.used(), pass_.stream);
+    stack_.grow(arena, counting.used());
     Pieces pieces(arena.data());
     place(pieces);
     const std::size_t bytes = pass_.attention_bytes();
-    moved_ |= stack_.scratch_->attention.reserve(bytes, pass_.stream);
+    stack_.grow(stack_.scratch_->attention, bytes);
     pass_.work.attention = stack_.scratch_->attention.data();
   }
 
@@ -210,18 +209,30 @@ class DeviceStack::Pass {
   DeviceStack& stack_;
   const DeviceCall& call_;
   LayerPass pass_{};
-  bool moved_ = false;
 };
 
 DeviceStack::DeviceStack(std::shared_ptr<DecoderDevice> device, DeviceParts parts)
     : device_(std::move(device)), parts_(std::move(parts)), scratch_(std::make_unique<Scratch>()) {}
-DeviceStack::~DeviceStack() = default;
+DeviceStack::~DeviceStack() {
+  try {
+    const Turn turn(*device_);  // or the memory's end may become a part of a graph that another thread records
+    graphs_.clear();
+    scratch_.reset();
+  } catch (...) {
+    // An earlier error of the device, which the next call reports.
+  }
+}
+
+void DeviceStack::grow(Arena& arena, std::size_t bytes) {
+  if (bytes <= arena.size()) return;
+  graphs_.clear();  // what was recorded leads to memory that will be gone
+  arena.grow(bytes, device_->stream.get());
+}
 
 void DeviceStack::run(const DeviceCall& call) {
   const Turn turn(*device_);
   const Pass pass(*this, call);
   if (pass.layers().rows == 0) return;
-  if (pass.moved()) graphs_.clear();  // what was recorded leads to memory that is gone
   if (pass.is_step())
     replay(pass.key(), pass);
   else
@@ -266,8 +277,8 @@ void DeviceStack::project_memory(const DeviceMap& in, const Norm& norm, int head
   const DeviceMemory names(2 * count * sizeof(int), stream), joined(product(rows, in.outputs, sizeof(float)), stream);
   const DeviceMemory narrow(product(rows, in.inputs, size_of(parts_.dtype)), stream);
   int* of_rows = names.data<int>();
-  copy(of_rows, sources, count * sizeof(int), stream);
-  copy(of_rows + count, positions, count * sizeof(int), stream);
+  send(of_rows, sources, count * sizeof(int), stream);
+  send(of_rows + count, positions, count * sizeof(int), stream);
   convert(std::int64_t{rows} * in.inputs, x, narrow.data(), parts_.dtype, stream);
   device_->products.multiply({.rows = rows,
                               .outputs = in.outputs,

@@ -18,22 +18,6 @@
 
 namespace maskattn::cuda {
 
-// Makes a device the thread's current one for a while.
-class OnDevice {
- public:
-  explicit OnDevice(int id) : before_(current_device()), id_(id) {
-    if (id_ != before_) set_device(id_);
-  }
-  ~OnDevice() {
-    if (id_ != before_) set_device(before_);
-  }
-  OnDevice(const OnDevice&) = delete;
-  OnDevice& operator=(const OnDevice&) = delete;
-
- private:
-  int before_, id_;
-};
-
 // What models on the current device share: a stream, and the products on it.
 struct DecoderDevice {
   explicit DecoderDevice(const std::vector<std::string>& libraries) : id(current_device()), products(libraries, stream.get()) {}
@@ -137,6 +121,8 @@ struct DeviceCall {
   float* out = nullptr;                      // of the device: [rows][out_width]
 };
 
+class Arena;
+
 class DeviceStack {
  public:
   DeviceStack(std::shared_ptr<DecoderDevice> device, DeviceParts parts);
@@ -165,6 +151,7 @@ class DeviceStack {
   using Key = std::vector<std::int64_t>;
 
   void replay(const Key& key, const Pass& pass);
+  void grow(Arena& arena, std::size_t bytes);
 
   std::shared_ptr<DecoderDevice> device_;
   DeviceParts parts_;

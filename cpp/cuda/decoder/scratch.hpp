@@ -54,14 +54,15 @@ class Parcel {
 // Memory that is kept from call to call and grows.
 class Arena {
  public:
-  // Whether what was there has moved.
-  bool reserve(std::size_t bytes, Stream stream) {
-    if (bytes <= size_) return false;
-    size_ = std::max(bytes, 2 * size_);
+  // What was there is gone.
+  void grow(std::size_t bytes, Stream stream) {
+    const std::size_t size = std::max(bytes, 2 * size_);
+    size_ = 0;
     memory_.reset();
-    memory_ = std::make_unique<DeviceMemory>(size_, stream);
-    return true;
+    memory_ = std::make_unique<DeviceMemory>(size, stream);
+    size_ = size;
   }
+  std::size_t size() const { return size_; }
   char* data() const { return memory_ ? memory_->data<char>() : nullptr; }
 
  private:

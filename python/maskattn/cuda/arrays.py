@@ -72,7 +72,8 @@ def _output(place: Place, shape: tuple[int, ...], dtype: str, out: Any) -> Any:
     if out is None:
         with place.current():
             return place.cuda.empty(shape, dtype, place.stream)
-    ours = place.borrow("out", out)
+    with place.current():
+        ours = place.borrow("out", out)
     if ours.dtype != dtype:
         raise TypeError(f"out must be a {dtype} array, got {ours.dtype}")
     if ours.shape != shape or not ours.contiguous or ours.read_only:

@@ -139,11 +139,11 @@ def _by_distance(place: Place, bias: Any) -> tuple[Any, Any]:
     if not isinstance(bias, DistanceBias):
         return None, None
     kept = _biases.setdefault(bias, {})
-    key = place.device, place.stream
+    key = (place.device, place.stream) if place.keeps() else None
     if key in kept:
         made: tuple[Any, Any] = kept[key]
         return made
     table, slopes = (_floats(place, each) for each in bias._lower())
-    if not place.cuda.is_capturing(place.stream):
+    if key:
         kept[key] = table, slopes
     return table, slopes

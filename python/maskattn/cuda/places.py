@@ -14,6 +14,7 @@ from maskattn.cuda.module import load
 
 CUDA_DEVICES = 2, 13  # DLPack's numbers: memory of a device, and memory that it shares with the host
 LEGACY_STREAM = 1  # the default stream, in DLPack and in CUDA itself
+PER_THREAD_STREAM = 2  # the same of each thread
 
 
 class Kind:
@@ -107,6 +108,13 @@ class Place:
         finally:
             self.cuda.set_device(before)
 
+    def keeps(self) -> bool:
+        """Whether what is made on the stream may be kept for later calls.
+
+        Not where a graph is captured, which must have its own, nor where the stream is another one in each thread.
+        """
+        return self.stream != PER_THREAD_STREAM and not self.cuda.is_capturing(self.stream)
+
     def borrow(self, name: str, obj: Any) -> Any:
         """``obj`` as an array of ours over the same memory, ready for work on the stream.
 
@@ -115,8 +123,9 @@ class Place:
             library cannot lend it.
         """
         if isinstance(obj, self.cuda.Array):
-            self.cuda.wait_for(self.stream, obj.stream)
-            return self._here(name, obj)
+            ours = self._here(name, obj)
+            self.cuda.wait_for(self.stream, ours.stream)
+            return ours
         if isinstance(obj, np.ndarray) or not (hasattr(obj, "__dlpack__") or hasattr(obj, "__cuda_array_interface__")):
             raise TypeError(
                 f"{name} must be a CUDA array, as {self.name} is, got {type(obj).__name__}; move all arrays to the "
@@ -124,12 +133,19 @@ class Place:
             )
         if not hasattr(obj, "__dlpack__"):
             interface = obj.__cuda_array_interface__
+            device = self.cuda.device_of(interface["data"][0])
+            if device != self.device:
+                raise self._elsewhere(name, f"cuda:{device}")
             return self.cuda.from_interface(interface, obj, name, self.device, self.stream)
         kind, device = obj.__dlpack_device__()
         if kind not in CUDA_DEVICES or device != self.device:
             where = f"cuda:{device}" if kind in CUDA_DEVICES else f"DLPack's device {(int(kind), device)}"
             raise self._elsewhere(name, where)
-        return self.cuda.from_dlpack(self._capsule(name, obj), name, self.stream)
+        # A library that works on another stream, or on one that it keeps to itself, as JAX, may give memory that it
+        # gets back to others before we have read it.
+        library = kind_of(obj)
+        reuses = type(library) is Kind or library.stream(self.device) != self.stream
+        return self.cuda.from_dlpack(self._capsule(name, obj), name, self.stream, reuses)
 
     def _here(self, name: str, array: Any) -> Any:
         if array.device != self.device:
@@ -170,7 +186,10 @@ def place_of(name: str, array: Any) -> Place:
     cuda = load(name)
     if isinstance(array, cuda.Array):
         return Place(cuda, array.device, array.stream, name)
-    device = array.__dlpack_device__()[1] if hasattr(array, "__dlpack_device__") else cuda.current_device()
+    if hasattr(array, "__dlpack_device__"):
+        device = array.__dlpack_device__()[1]
+    else:
+        device = cuda.device_of(array.__cuda_array_interface__["data"][0])
     return Place(cuda, device, kind_of(array).stream(device), name)
 
 

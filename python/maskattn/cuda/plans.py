@@ -63,6 +63,8 @@ def plan_of(
     if isinstance(mask, place.cuda.Plan):
         if q_offset is not None or kv_lengths is not None:
             raise ValueError("q_offset and kv_lengths must be left out where mask is a plan of the device")
+        if mask.device != place.device:
+            raise ValueError(f"mask must be planned on cuda:{place.device}, got a plan on cuda:{mask.device}")
         return mask
     if isinstance(mask, _core.MaskPlan):
         return _of_plan(place, mask, q_offset, kv_lengths)
@@ -114,7 +116,7 @@ def _integers(place: Place, name: str, given: Any, batch: int) -> Any:
 def _lowered(place: Place, expr: _core.MaskExpr, geometry: Geometry) -> Any:
     """The plan of an expression, kept where it is small and its positions are numbers."""
     kept = _kept.setdefault(expr, _Kept())
-    key = (place.device, place.stream, geometry) if geometry.on_host() else None
+    key = (place.device, place.stream, geometry) if geometry.on_host() and place.keeps() else None
     if key in kept.plans:
         return kept.plans[key]
     program = _program(place, expr)
@@ -124,7 +126,7 @@ def _lowered(place: Place, expr: _core.MaskExpr, geometry: Geometry) -> Any:
         agree = expr.batch == 1 and geometry.sequences_agree()
         stored = min(1 if agree else geometry.batch, geometry.batch), min(expr.heads, geometry.heads)
         plan = _make(place, program, geometry, stored)
-    if key and plan.nbytes <= _KEPT_BYTES and not place.cuda.is_capturing(place.stream):
+    if key and plan.nbytes <= _KEPT_BYTES:
         while len(kept.plans) >= _KEPT_PLANS:
             kept.plans.pop(next(iter(kept.plans)))
         kept.plans[key] = plan
@@ -134,12 +136,12 @@ def _lowered(place: Place, expr: _core.MaskExpr, geometry: Geometry) -> Any:
 def _program(place: Place, expr: _core.MaskExpr) -> Any:
     """The expression's program on the device, or None for what has none."""
     kept = _kept.setdefault(expr, _Kept())
-    key = place.device, place.stream
+    key = (place.device, place.stream) if place.keeps() else None
     if key in kept.programs:
         return kept.programs[key]
     flat = _core.mask_program(expr)
     program = None if flat is None else place.cuda.make_program(*flat, place.stream)
-    if not place.cuda.is_capturing(place.stream):
+    if key:
         kept.programs[key] = program
     return program
 
@@ -161,7 +163,10 @@ def _of_bools(place: Place, keep: Any, geometry: Geometry) -> Any:
         raise ValueError(f"mask must broadcast to (batch, heads, q_len, kv_len) = {full}, got shape {keep.shape}")
     one = shape[0] == 1 and g.sequences_agree()
     stored = min(1 if one else g.batch, g.batch), min(shape[1], g.heads)
-    return _make(place, place.cuda.program_of_bools(keep, place.stream), geometry, stored)
+    plan = _make(place, place.cuda.program_of_bools(keep, place.stream), geometry, stored)
+    if keep.stream != place.stream and not place.cuda.is_capturing(place.stream):  # ours: what follows there waits
+        place.cuda.wait_for(keep.stream, place.stream)
+    return plan
 
 
 def _by_the_host(place: Place, expr: _core.MaskExpr, geometry: Geometry) -> Any:

@@ -183,9 +183,10 @@ class DeviceTransformer(Transformer):
         """``memory`` on the device; a batch whose members change (``Engine``) gathers its own on the host."""
         if memory is None or isinstance(memory, DeviceMemory):
             return memory
-        if self._uploaded is None or self._uploaded[0] is not memory:
-            self._uploaded = memory, upload(memory, self._device)
-        return self._uploaded[1]
+        known = self._uploaded  # threads may put others there meanwhile
+        if known is None or known[0] is not memory:
+            self._uploaded = known = memory, upload(memory, self._device)
+        return known[1]
 
 
 def _as_array(rows: DeviceRows) -> FloatArray:
