@@ -300,8 +300,9 @@ void remember(const StackHandle& handle, const py::array_t<float, py::array::c_s
     bad_value("out must be contiguous, " + std::to_string(outputs) + " elements a row of x, got " + describe(out));
   const int team = thread_count(threads);
   void* to = out.mutable_data();
+  const Dtype dtype = dtype_of(out);  // asks Python
   const py::gil_scoped_release unlocked;
-  stack.remember(x.data(), x.shape(0), dtype_of(out), to, team);
+  stack.remember(x.data(), x.shape(0), dtype, to, team);
 }
 
 // Steps of one token behind each sequence: caches and memory are looked at once, and not again for each.
