@@ -52,6 +52,17 @@ def normal(rng: np.random.Generator, *shape: int, dtype: npt.DTypeLike = np.floa
     return rng.standard_normal(shape).astype(dtype)
 
 
+def qkv(
+    rng: np.random.Generator, batch: int, q_heads: int, kv_heads: int, q_len: int, kv_len: int, head_dim: int = 16,
+    v_head_dim: int | None = None, dtype: Any = np.float32,
+) -> tuple[Array, Array, Array]:  # fmt: skip
+    return (
+        normal(rng, batch, q_heads, q_len, head_dim, dtype=dtype),
+        normal(rng, batch, kv_heads, kv_len, head_dim, dtype=dtype),
+        normal(rng, batch, kv_heads, kv_len, head_dim if v_head_dim is None else v_head_dim, dtype=dtype),
+    )
+
+
 def bools(seed: int, *shape: int) -> npt.NDArray[np.bool_]:
     """Noise in some rows and long runs in others, as masks have them."""
     rng = np.random.default_rng(seed)

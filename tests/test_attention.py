@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import maskattn
 import oracle
 from maskattn.masks import Causal, Dense, Documents, Full, KeyPadding, Mask, Padding, PrefixLM, SlidingWindow
-from strategies import Array, Problem, normal, problems
+from strategies import Array, Problem, normal, problems, qkv
 
 # Absolute errors on standard normal inputs.
 TOLERANCE = {np.dtype(np.float32): 4e-6, np.dtype(np.float64): 1e-12}
@@ -50,17 +50,6 @@ def check(
     np.testing.assert_allclose(got, want, rtol=0, atol=atol)
     np.testing.assert_allclose(lse, want_lse, rtol=0, atol=atol)
     return got
-
-
-def qkv(
-    rng: np.random.Generator, batch: int, q_heads: int, kv_heads: int, q_len: int, kv_len: int, head_dim: int = 16,
-    v_head_dim: int | None = None, dtype: Any = np.float32,
-) -> tuple[Array, Array, Array]:  # fmt: skip
-    return (
-        normal(rng, batch, q_heads, q_len, head_dim, dtype=dtype),
-        normal(rng, batch, kv_heads, kv_len, head_dim, dtype=dtype),
-        normal(rng, batch, kv_heads, kv_len, head_dim if v_head_dim is None else v_head_dim, dtype=dtype),
-    )
 
 
 # Shapes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -206,10 +207,12 @@ def test_settings_that_would_be_ignored_are_refused(
     assert model.score_ids([[3]], [[4]])[0].shape == (1,), "scores don't depend on it"
 
 
-def test_a_device_needs_a_build_for_it(tmp_path: Path) -> None:
-    if maskattn.cuda.is_built():
-        pytest.skip("this build is one")
-    with pytest.raises(ImportError, match=r"needs the CUDA kernels, got .*; build them with nvcc 12.4 or newer: pip"):
+def test_a_device_needs_a_build_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "maskattn._cuda", None)
+    with pytest.raises(
+        ImportError,
+        match=r"^device must be None, as .* without CUDA, got 'cuda'; build it with nvcc 12.4 or newer \(pip",
+    ):
         maskattn.load(tmp_path, device="cuda")
     with pytest.raises(ValueError, match='device must be "cuda" or "cuda:" and a number, got \'tpu\''):
         maskattn.load(tmp_path, device="tpu")

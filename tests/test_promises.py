@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 import maskattn
 import oracle
 from maskattn.masks import Causal, Dense, Full, KeyPadding, Mask, Padding, PrefixLM, SlidingWindow
-from strategies import Array, Problem, normal, problems, seeds
+from strategies import Array, Problem, normal, problems, qkv, seeds
 
 DTYPES = [np.float32, np.float64, np.float16, ml_dtypes.bfloat16]
 
@@ -33,17 +33,6 @@ def attend(q: Array, k: Array, v: Array, **options: Any) -> Array:
     """Output and LSE side by side, so that one comparison sees both."""
     out, lse = maskattn.attention(q, k, v, return_lse=True, **options)
     return np.concatenate([out, lse[..., None]], axis=-1)
-
-
-def qkv(
-    rng: np.random.Generator, batch: int, q_heads: int, kv_heads: int, q_len: int, kv_len: int, head_dim: int,
-    v_head_dim: int, dtype: Any,
-) -> tuple[Array, Array, Array]:  # fmt: skip
-    return (
-        normal(rng, batch, q_heads, q_len, head_dim, dtype=dtype),
-        normal(rng, batch, kv_heads, kv_len, head_dim, dtype=dtype),
-        normal(rng, batch, kv_heads, kv_len, v_head_dim, dtype=dtype),
-    )
 
 
 # 1. A row that sees no key gives zeros and LSE = -inf. (Warnings are errors here, so there is no warning either.)

@@ -22,7 +22,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(params=[80, 90])
 def kernels(request: pytest.FixtureRequest) -> Iterator[None]:
     """Runs the test with the kernels of each kind of device, where devices are emulated; else with this device's."""
-    module = load("device")
+    module = load()
     if not module.emulated:
         if request.param != 80:
             pytest.skip("a device has its own kernels")

@@ -35,7 +35,7 @@ class Lent:
 class Namespace:
     @staticmethod
     def from_dlpack(lender: Any) -> Lent:
-        return Lent(load("x").from_dlpack(lender.__dlpack__(stream=LEGACY_STREAM), "x", LEGACY_STREAM))
+        return Lent(load().from_dlpack(lender.__dlpack__(stream=LEGACY_STREAM), "x", LEGACY_STREAM))
 
 
 class Interface:
@@ -55,13 +55,13 @@ def on_device(array: Any) -> Any:
     array = np.asarray(array)
     order = sorted(range(array.ndim), key=lambda axis: -abs(array.strides[axis]))
     dense = np.ascontiguousarray(array.transpose(order))
-    ours = load("x").to_device(dense, dense.dtype.name, LEGACY_STREAM)
+    ours = load().to_device(dense, dense.dtype.name, LEGACY_STREAM)
     if order == list(range(array.ndim)):
         return ours
     back = np.argsort(order)
     interface = ours.__cuda_array_interface__
     fields = {name: tuple(interface[name][axis] for axis in back) for name in ("shape", "strides")}
-    return load("x").from_interface(interface | fields, ours, "x", 0, LEGACY_STREAM)
+    return load().from_interface(interface | fields, ours, "x", 0, LEGACY_STREAM)
 
 
 def back(array: Any) -> Array:

@@ -21,7 +21,7 @@ from maskattn.cuda.module import load
 from maskattn.cuda.places import named_place
 from maskattn.cuda.plans import plan_of
 from maskattn.masks import Causal, Dense, Documents, Full, KeyPadding, Mask, Padding, PrefixLM, SlidingWindow
-from strategies import Array, normal, problems
+from strategies import Array, normal, problems, qkv
 
 DTYPES = [np.dtype(np.float32), np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16)]
 
@@ -75,17 +75,6 @@ def check(q: Array, k: Array, v: Array, *, mask: Any = None, bias: Any = None, *
     assert (error <= tolerance(q.dtype, weights, v)).all(), error.max()
     np.testing.assert_allclose(got_lse, want_lse, rtol=1e-6, atol=2e-5)
     return got
-
-
-def qkv(
-    rng: np.random.Generator, batch: int, q_heads: int, kv_heads: int, q_len: int, kv_len: int, head_dim: int = 16,
-    v_head_dim: int | None = None, dtype: Any = np.float32,
-) -> tuple[Array, Array, Array]:  # fmt: skip
-    return (
-        normal(rng, batch, q_heads, q_len, head_dim, dtype=dtype),
-        normal(rng, batch, kv_heads, kv_len, head_dim, dtype=dtype),
-        normal(rng, batch, kv_heads, kv_len, head_dim if v_head_dim is None else v_head_dim, dtype=dtype),
-    )
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -275,7 +264,7 @@ def test_libraries_have_their_stream_and_their_memory(
     out, lse = maskattn.attention(*on, mask=Causal(), return_lse=True)
     assert type(out) is type(lse) is OfALibrary
     assert [each.streams for each in (*on, out, lse)] == [[PER_THREAD_STREAM]] * 5
-    load("x").synchronize(PER_THREAD_STREAM)
+    load().synchronize(PER_THREAD_STREAM)
     np.testing.assert_array_equal(back(out), want)
     plan = cuda.plan(Causal(), 5, 70, like=on[0])
     assert plan.stream == PER_THREAD_STREAM

@@ -26,7 +26,7 @@ def numbers(dtype: Any = np.float32) -> Any:
 
 def borrow(lender: Any) -> Any:
     capsule = lender.__dlpack__()  # its end calls Python, which must not be while an exception is on its way
-    return load("q").from_dlpack(capsule, "q", LEGACY_STREAM)
+    return load().from_dlpack(capsule, "q", LEGACY_STREAM)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: np.dtype(dtype).name)
@@ -34,7 +34,7 @@ def test_there_and_back(dtype: Any) -> None:
     ours = on_device(numbers(dtype))
     assert (ours.dtype, ours.shape, ours.strides) == (np.dtype(dtype).name, (2, 3, 4), (12, 4, 1))
     for options in ({}, {"max_version": (1, 1)}):
-        again = load("q").from_dlpack(ours.__dlpack__(stream=LEGACY_STREAM, **options), "q", LEGACY_STREAM)
+        again = load().from_dlpack(ours.__dlpack__(stream=LEGACY_STREAM, **options), "q", LEGACY_STREAM)
         assert again.pointer == ours.pointer
         assert back(again).tobytes() == numbers(dtype).tobytes()
     if dtype is ml_dtypes.bfloat16:
@@ -91,10 +91,10 @@ def test_what_is_refused_is_given_back(fields: Any, error: Any, message: str, ve
 
 def test_a_capsule_is_taken_once() -> None:
     capsule = on_device(numbers()).__dlpack__(stream=LEGACY_STREAM)
-    load("q").from_dlpack(capsule, "q", LEGACY_STREAM)
+    load().from_dlpack(capsule, "q", LEGACY_STREAM)
     assert capsule_name(capsule) == "used_dltensor"
     with pytest.raises(TypeError, match=r"^q's __dlpack__ must return an unused DLPack capsule"):
-        load("q").from_dlpack(capsule, "q", LEGACY_STREAM)
+        load().from_dlpack(capsule, "q", LEGACY_STREAM)
     with pytest.raises(ValueError, match=r"^q must come as DLPack 0 or 1, got version 2"):
         borrow(Lender(numbers(), 2, device_type=CUDA))
 
@@ -146,7 +146,7 @@ def test_who_may_use_memory_again_at_once(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_memory_is_given_back_when_it_has_been_read() -> None:
     lender = Lender(numbers(), device_type=CUDA)
-    got = load("q").from_dlpack(lender.__dlpack__(), "q", LEGACY_STREAM, True)
+    got = load().from_dlpack(lender.__dlpack__(), "q", LEGACY_STREAM, True)
     del got
     gc.collect()
     assert lender.deleted == 1

@@ -39,7 +39,7 @@ def on_host(mask: Mask, g: Geometry) -> Any:
         return None
     plan = mask.plan(g.q_len, g.kv_len, **g.options())
     positions = (np.broadcast_to(np.asarray(p, np.int64), (g.batch,)).copy() for p in (plan.q_offset, plan.kv_lengths))
-    return load("x").words_on_host(*flat[:2], g.batch, g.heads, g.q_len, g.kv_len, *positions, 0)
+    return load().words_on_host(*flat[:2], g.batch, g.heads, g.q_len, g.kv_len, *positions, 0)
 
 
 def check_words(mask: Mask, g: Geometry) -> None:

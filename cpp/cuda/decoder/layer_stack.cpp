@@ -253,8 +253,7 @@ void DeviceStack::replay(const Key& key, const Pass& pass) {
   known->second->replay();
 }
 
-void DeviceStack::apply(const DeviceMap& map, Function function, int rows, const float* x, float* out) {
-  const Turn turn(*device_);
+void DeviceStack::multiply(const DeviceMap& map, int rows, const float* x, float* out) {
   const Stream stream = device_->stream.get();
   const DeviceMemory narrow(product(rows, map.inputs, size_of(parts_.dtype)), stream);
   convert(std::int64_t{rows} * map.inputs, x, narrow.data(), parts_.dtype, stream);
@@ -266,6 +265,12 @@ void DeviceStack::apply(const DeviceMap& map, Function function, int rows, const
                               .weight = map.weight,
                               .bias = map.bias,
                               .out = out});
+}
+
+void DeviceStack::apply(const DeviceMap& map, Function function, int rows, const float* x, float* out) {
+  const Turn turn(*device_);
+  const Stream stream = device_->stream.get();
+  multiply(map, rows, x, out);
   activate(function, false, rows, map.outputs, out, out, Dtype::float32, stream);
 }
 
@@ -275,19 +280,10 @@ void DeviceStack::project_memory(const DeviceMap& in, const Norm& norm, int head
   const Stream stream = device_->stream.get();
   const auto count = static_cast<std::size_t>(rows);
   const DeviceMemory names(2 * count * sizeof(int), stream), joined(product(rows, in.outputs, sizeof(float)), stream);
-  const DeviceMemory narrow(product(rows, in.inputs, size_of(parts_.dtype)), stream);
   int* of_rows = names.data<int>();
   send(of_rows, sources, count * sizeof(int), stream);
   send(of_rows + count, positions, count * sizeof(int), stream);
-  convert(std::int64_t{rows} * in.inputs, x, narrow.data(), parts_.dtype, stream);
-  device_->products.multiply({.rows = rows,
-                              .outputs = in.outputs,
-                              .inputs = in.inputs,
-                              .dtype = parts_.dtype,
-                              .x = narrow.data(),
-                              .weight = in.weight,
-                              .bias = in.bias,
-                              .out = joined.data<float>()});
+  multiply(in, rows, x, joined.data<float>());
   const std::int64_t row = std::int64_t{heads} * head_dim;
   const auto target = [&](void* data) { return HeadsTarget{data, {page * row, head_dim, row}}; };
   store_heads({.rows = rows,

@@ -150,6 +150,8 @@ class DeviceStack {
   class Pass;
   using Key = std::vector<std::int64_t>;
 
+  // map(x) of rows x [rows][inputs] of the device, by who has the turn.
+  void multiply(const DeviceMap& map, int rows, const float* x, float* out);
   void replay(const Key& key, const Pass& pass);
   void grow(Arena& arena, std::size_t bytes);
 

@@ -16,5 +16,5 @@ __all__ = ["Array", "NotBuilt", "Plan", "device_count", "is_available", "is_buil
 
 def __getattr__(name: str) -> Any:
     if name in ("Array", "Plan"):  # of the compiled module
-        return getattr(load(name), name)
+        return getattr(load(), name)
     raise AttributeError(f"module 'maskattn.cuda' has no attribute {name!r}")

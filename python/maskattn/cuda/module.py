@@ -12,23 +12,31 @@ class NotBuilt(ImportError, NotImplementedError):
     """The package was built without its CUDA kernels."""
 
 
-def load(name: str, got: str = "a CUDA array") -> Any:
-    """The module; NotBuilt, an error of the argument ``name``, where it was not built."""
+def load(wanted: str = "arrays must be in the CPU's memory", got: str = "CUDA", remedy: str = "stay on the CPU") -> Any:
+    """The module.
+
+    Args:
+        wanted, got, remedy: what the error says where it was not built: what should have been there instead, what
+            was, and what helps besides a build.
+
+    Raises:
+        NotBuilt: the package was built without CUDA.
+    """
     try:
         return importlib.import_module("maskattn._cuda")
     except ImportError as error:
         if error.name not in (None, "maskattn._cuda"):
             raise
         raise NotBuilt(
-            f"{name} must be a NumPy array or in the CPU's memory, as maskattn was built without CUDA, got {got}; "
-            f"build it with nvcc 12.4 or newer ({_BUILD}), or copy the array to the host (PyTorch: .cpu())"
+            f"{wanted}, as maskattn was built without CUDA, got {got}; build it with nvcc 12.4 or newer ({_BUILD}), or "
+            f"{remedy}"
         ) from error
 
 
 def is_built() -> bool:
     """Whether the package was built with its CUDA kernels."""
     try:
-        load("device")
+        load()
     except NotBuilt:
         return False
     return True
@@ -36,7 +44,7 @@ def is_built() -> bool:
 
 def device_count() -> int:
     """CUDA devices that can be used: 0 without a driver, or without the kernels."""
-    return int(load("device").device_count()) if is_built() else 0
+    return int(load().device_count()) if is_built() else 0
 
 
 def is_available() -> bool:

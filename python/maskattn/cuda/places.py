@@ -183,7 +183,8 @@ class Place:
 
 def place_of(name: str, array: Any) -> Place:
     """Where an array is, and its library works."""
-    cuda = load(name)
+    wanted = f"{name} must be a NumPy array or in the CPU's memory"
+    cuda = load(wanted, "a CUDA array", "copy the array to the host (PyTorch: .cpu())")
     if isinstance(array, cuda.Array):
         return Place(cuda, array.device, array.stream, name)
     if hasattr(array, "__dlpack_device__"):
@@ -200,7 +201,7 @@ def named_place(device: object) -> Place:
     kind, _, number = device.partition(":")
     if kind != "cuda" or not (number.isdecimal() or device == "cuda"):
         raise ValueError(f'device must be "cuda" or "cuda:" and a number, got {device!r}; leave it out for the CPU')
-    cuda = load("device", repr(device))
+    cuda = load("device must be None", repr(device), "leave it out for the CPU")
     count = cuda.device_count()
     if count <= int(number or 0):
         raise RuntimeError(f"device must be one of the {count} CUDA devices of this machine, got {device!r}")
@@ -213,5 +214,5 @@ def to_host(array: Any) -> Any:
 
     name = array.dtype
     host = np.empty(array.shape, ml_dtypes.bfloat16 if name == "bfloat16" else name)
-    load("device").to_host(array, host, array.stream)
+    load().to_host(array, host, array.stream)
     return host

@@ -9,7 +9,7 @@ import numpy as np
 
 from maskattn.cache import KVCache
 from maskattn.cache.pages import Array, IntArray, Pages
-from maskattn.decoder.device.library import module
+from maskattn.cuda.module import load
 
 
 class DevicePages(Pages):
@@ -35,7 +35,7 @@ class DevicePages(Pages):
         raise NotImplementedError("keys and values on a device are stored by its layers; append to a cache on the host")
 
     def _new(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-        made: Array = module().DeviceArray(self._device, list(shape), dtype)
+        made: Array = load().DeviceArray(self._device, list(shape), dtype)
         return made
 
     def _moved(self, old: Array, new: Array) -> None:

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from maskattn._core import PackedWeight
+from maskattn.cuda.module import load
 from maskattn.decoder.arrays import FloatArray, IntArray
-from maskattn.decoder.device.library import module
 from maskattn.decoder.device.rows import DeviceRows
 from maskattn.decoder.device.uploading import Uploads, on_device
 from maskattn.decoder.heads import LanguageHead
@@ -27,7 +27,7 @@ class DeviceHead(LanguageHead):
         """Where its weight has been copied for the embeddings, it is not copied again."""
         assert isinstance(head.map.weight, PackedWeight)
         weight, bias = uploads((head.map.weight, head.map.bias))
-        compiled = module().DeviceHead(uploads.device, weight, bias, float(head.scale), float(head.softcap))
+        compiled = load().DeviceHead(uploads.device, weight, bias, float(head.scale), float(head.softcap))
         return cls(head.map, head.scale, head.softcap, head.tied, uploads.device, compiled)
 
     def __call__(self, hidden: FloatArray) -> FloatArray:

@@ -10,9 +10,9 @@ import numpy as np
 from maskattn import masks
 from maskattn.cache import KVCache
 from maskattn.cache.tables import Lengths
+from maskattn.cuda.module import load
 from maskattn.decoder.arrays import IntArray
 from maskattn.decoder.core_layers import Unknown, layer_parts, map_parts, norm_parts
-from maskattn.decoder.device.library import module
 from maskattn.decoder.device.memory import DeviceMemory, page_for
 from maskattn.decoder.device.sound import DeviceSound
 from maskattn.decoder.device.spans import spans
@@ -49,7 +49,7 @@ class DeviceLayers:
             raise _unknown("layers that are alike, without ALiBi")
         self._sizes = [(cross._groups, cross.head_dim) for cross in crossed]
         place = stack.layers[0].placement
-        self._stack = module().DeviceStack(
+        self._stack = load().DeviceStack(
             self._device,
             self._dtype,
             self._width,

@@ -13,8 +13,8 @@ from maskattn.decoder.arrays import FloatArray, IntArray
 from maskattn.decoder.device.cache import DeviceCache
 from maskattn.decoder.device.head import DeviceHead
 from maskattn.decoder.device.layers import DeviceLayers
-from maskattn.decoder.device.library import open_device
 from maskattn.decoder.device.memory import DeviceMemory, upload
+from maskattn.decoder.device.opening import open_device
 from maskattn.decoder.device.rows import DeviceRows
 from maskattn.decoder.device.uploading import Uploads
 from maskattn.decoder.inputs import TokenEmbedding

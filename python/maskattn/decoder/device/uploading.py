@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from maskattn._core import PackedWeight
-from maskattn.decoder.device.library import module
+from maskattn.cuda.module import load
 
 DTYPES = {
     "float32": np.dtype(np.float32),
@@ -48,7 +48,7 @@ class Uploads:
 
     def _matrix(self, weight: PackedWeight) -> Any:
         outputs, inputs = weight.shape
-        made = module().DeviceArray(self.device, [outputs, inputs], self.dtype)
+        made = load().DeviceArray(self.device, [outputs, inputs], self.dtype)
         piece = max(_PIECE // inputs, 1)
         for first in range(0, outputs, piece):
             rows = weight.rows(np.arange(first, min(first + piece, outputs)))
@@ -62,7 +62,7 @@ class Uploads:
 
 def on_device(device: Any, array: npt.NDArray[Any]) -> Any:
     """A copy of the same shape and dtype."""
-    made = module().DeviceArray(device, list(array.shape), array.dtype)
+    made = load().DeviceArray(device, list(array.shape), array.dtype)
     if array.size:
         made.write(0, np.ascontiguousarray(array))
     return made
