@@ -134,7 +134,7 @@ def test_the_floats_of_the_format(kind: str, tmp_path: Path) -> None:
     path = write(tmp_path / "packed", settings | {"quantization_config": method}, packed)
     want = scores(write(tmp_path / "floats", settings, floats))
     np.testing.assert_array_equal(scores(path, "float32"), want)
-    np.testing.assert_allclose(scores(path), want, atol=2e-3)
+    assert np.linalg.norm(scores(path) - want) <= 0.02 * np.linalg.norm(want)
     model = maskattn.load(path)
     layers = model._forward.decoder.layers  # type: ignore[union-attr]
     weight: Any = layers[0].attention.out.weight

@@ -109,24 +109,20 @@ void multiply(const LinearArgs& args) {
   }
 }
 
-template <auto Value>
-struct Constant {
-  static constexpr auto value = Value;
-};
-
-// Two sums of products a row and vector: half as many rows share a load of weights.
-inline constexpr int kIntegerRows = kRowGroup / 2;
+// Two sums of products a row and vector of 16-bit activations: half as many rows share a load of weights.
+template <int Bits>
+inline constexpr int kIntegerRows = Bits == 8 ? kRowGroup : kRowGroup / 2;
 
 // What sums of products with high and low bytes stand for, of outputs from `first` on.
-MASKATTN_INLINE F32 scaled(I32 high, I32 low, const BlockScales& scales, int first, float x_scale) {
+MASKATTN_INLINE F32 scaled(I32 high, I32 low, const BlockScales& scales, int first, const QuantizedRow& row) {
   I32 sum;
   std::memcpy(&sum, scales.sum + first, sizeof sum);
-  // q - 32768 = 256 (high - 128) + low.
-  const F32 upper = __builtin_convertvector(high - (sum << 7), F32), lower = __builtin_convertvector(low, F32);
-  return fma(upper, splat(256.f), lower) * (load(scales.scale + first) * splat(x_scale));
+  // q - 256 zero = 256 (high - zero) + low.
+  const F32 upper = __builtin_convertvector(high - sum * row.zero, F32), lower = __builtin_convertvector(low, F32);
+  return fma(upper, splat(256.f), lower) * (load(scales.scale + first) * splat(row.scale));
 }
 
-template <int Rows, int Vectors, bool Fetch>
+template <int Bits, int Rows, int Vectors, bool Fetch>
 MASKATTN_INLINE void integer_tile(const QuantizedRow* const* x, const std::int32_t* block, int groups, const BlockScales& scales,
                                   int first, float* out, std::ptrdiff_t stride) {
   constexpr int n = kLanes<float>;
@@ -142,75 +138,116 @@ MASKATTN_INLINE void integer_tile(const QuantizedRow* const* x, const std::int32
     I32 weight[Vectors];
     MASKATTN_UNROLLED(v, Vectors) std::memcpy(&weight[v], at + v * n, sizeof(I32));
     MASKATTN_UNROLLED(r, Rows) {
-      const I32 upper = I32{} + static_cast<std::int32_t>(bytes[r][g]),
-                lower = I32{} + static_cast<std::int32_t>(bytes[r][groups + g]);
-      MASKATTN_UNROLLED(v, Vectors) {
-        high[r][v] = dot_bytes(high[r][v], upper, weight[v]);
-        low[r][v] = dot_bytes(low[r][v], lower, weight[v]);
+      const I32 upper = I32{} + static_cast<std::int32_t>(bytes[r][g]);
+      MASKATTN_UNROLLED(v, Vectors) high[r][v] = dot_bytes(high[r][v], upper, weight[v]);
+      if constexpr (Bits == 16) {
+        const I32 lower = I32{} + static_cast<std::int32_t>(bytes[r][groups + g]);
+        MASKATTN_UNROLLED(v, Vectors) low[r][v] = dot_bytes(low[r][v], lower, weight[v]);
       }
     }
   }
   MASKATTN_UNROLLED(v, Vectors)
     MASKATTN_UNROLLED(r, Rows)
-      store(out + r * stride + first + v * n, scaled(high[r][v], low[r][v], scales, first + v * n, x[r]->scale));
+      store(out + r * stride + first + v * n, scaled(high[r][v], low[r][v], scales, first + v * n, *x[r]));
 }
 
-template <int Rows, bool Fetch>
-__attribute__((noinline)) void integer_rows(const QuantizedRow* const* x, const LinearArgs& args, float* out) {
-  const int groups = args.inputs / 4;
-  const auto* block = static_cast<const std::int32_t*>(args.block);
-  BlockScales scales;
-  std::memcpy(&scales, block + static_cast<std::ptrdiff_t>(groups) * kBlockOutputs, sizeof scales);
-  for (int first = 0; first < kBlockOutputs; first += MASKATTN_KEY_VECTORS * kLanes<float>)
-    integer_tile<Rows, MASKATTN_KEY_VECTORS, Fetch>(x, block, groups, scales, first, out, args.stride);
+// Rows rows, as products of Bits bits.
+struct IntegerRows {
+  using Row = QuantizedRow;
+  template <int Bits, int Rows, bool Fetch>
+  __attribute__((noinline)) static void run(const QuantizedRow* const* x, const LinearArgs& args, float* out) {
+    const int groups = args.inputs / 4;
+    const auto* block = static_cast<const std::int32_t*>(args.block);
+    BlockScales scales;
+    std::memcpy(&scales, block + static_cast<std::ptrdiff_t>(groups) * kBlockOutputs, sizeof scales);
+    for (int first = 0; first < kBlockOutputs; first += MASKATTN_KEY_VECTORS * kLanes<float>)
+      integer_tile<Bits, Rows, MASKATTN_KEY_VECTORS, Fetch>(x, block, groups, scales, first, out, args.stride);
+  }
+};
+
+template <class Row>
+bool all_of_8_bits(const Row* const* x, int rows) {
+  for (int r = 0; r < rows; ++r)
+    if (x[r]->bits != 8) return false;
+  return true;
 }
 
-// rows(constant<rows>, constant<whether to fetch what follows>, first row) for all rows, kIntegerRows at a time.
-template <class Body>
-MASKATTN_INLINE void over_rows(int rows, const Body& body) {
-  static_assert(kIntegerRows == 3);
-  int row = 0;
-  for (; row + 3 <= rows; row += 3)
-    if (row == 0)
-      body(Constant<3>{}, Constant<true>{}, row);
+// Kernel::run for the rows from `row` on, kIntegerRows of them or what is left.
+template <class Kernel, int Bits, int Rows = kIntegerRows<Bits>>
+MASKATTN_INLINE void integer_rows(const LinearArgs& args, int row, int rows) {
+  if constexpr (Rows > 1)
+    if (rows < Rows) return integer_rows<Kernel, Bits, Rows - 1>(args, row, rows);
+  const auto* x = reinterpret_cast<const typename Kernel::Row* const*>(args.x) + row;
+  // Fetches what follows in memory, for the first rows.
+  (row == 0 ? Kernel::template run<Bits, Rows, true> : Kernel::template run<Bits, Rows, false>)(x, args,
+                                                                                                args.out + row * args.stride);
+}
+
+template <class Kernel>
+void multiply_integer_rows(const LinearArgs& args) {
+  const auto* x = reinterpret_cast<const typename Kernel::Row* const*>(args.x);
+  for (int first = 0; first < args.rows; first += kRowGroup) {
+    const int end = args.rows - first < kRowGroup ? args.rows : first + kRowGroup;
+    if (all_of_8_bits(x + first, end - first))
+      integer_rows<Kernel, 8>(args, first, end - first);
     else
-      body(Constant<3>{}, Constant<false>{}, row);
-  const int left = rows - row;
-  if (left == 2 && row == 0) body(Constant<2>{}, Constant<true>{}, row);
-  if (left == 2 && row != 0) body(Constant<2>{}, Constant<false>{}, row);
-  if (left == 1 && row == 0) body(Constant<1>{}, Constant<true>{}, row);
-  if (left == 1 && row != 0) body(Constant<1>{}, Constant<false>{}, row);
+      for (int row = first; row < end; row += kIntegerRows<16>) integer_rows<Kernel, 16>(args, row, end - row);
+  }
 }
 
-inline void multiply_integers(const LinearArgs& args) {
-  const auto* x = reinterpret_cast<const QuantizedRow* const*>(args.x);
-  over_rows(args.rows, [&](auto rows, auto fetch, int row) {
-    integer_rows<rows.value, fetch.value>(x + row, args, args.out + row * args.stride);
-  });
-}
+inline void multiply_integers(const LinearArgs& args) { multiply_integer_rows<IntegerRows>(args); }
 
 typedef std::uint8_t Bytes __attribute__((vector_size(MASKATTN_VECTOR_BYTES / 4)));  // as many as floats
 
-// x as integers of 16 bits, plus `offset`: their bytes go to `row`, and each vector of them to `take`.
-template <class Row, class Take>
-MASKATTN_INLINE void quantize_row(const float* x, int inputs, int padded, int offset, Row* row, const Take& take) {
+// What is asked of a row before it is rounded.
+struct RowRange {
+  float least, most;  // with zero between them
+  float squares;      // their sum
+  bool finite;
+};
+
+MASKATTN_INLINE RowRange range_of(const float* x, int inputs) {
   constexpr int n = kLanes<float>;
-  F32 largest = {}, wrong = {};
+  F32 least = {}, most = {}, squares = {}, wrong = {};
   for (int i = 0; i < inputs; i += n) {
     const F32 value = load_up_to(x + i, inputs - i);
-    largest = vmax(largest, vmax(value, -value));
+    least = vmin(least, value);
+    most = vmax(most, value);
+    squares = fma(value, value, squares);
     wrong += value - value;
   }
+  return {-max_lanes<float>(-least), max_lanes<float>(most), sum_lanes<float>(squares), sum_lanes<float>(wrong) == 0};
+}
+
+// Whether rounding to multiples of `step` loses at most kSmallError of a row. Squares that float32 does not hold say nothing.
+MASKATTN_INLINE bool is_small(float step, const RowRange& range, int inputs) {
+  const float all = 12 * kSmallError * kSmallError * range.squares;
+  return range.least == range.most || (range.squares > 1e-30f && range.squares < 1e38f && step * step * inputs <= all);
+}
+
+constexpr float kSmallestStep = 1e-36f;  // whose inverse is finite; below, all is rounded to zero
+
+// q = min(round(x / step) + zero, most) * 2^shift.
+struct Rounding {
+  float step;
+  int zero, most, shift;
+};
+
+// The bytes of all q go to `row`, each vector of q to `take`.
+template <class Row, class Take>
+MASKATTN_INLINE void round_row(const float* x, int inputs, int padded, bool finite, const Rounding& to, Row* row,
+                               const Take& take) {
+  constexpr int n = kLanes<float>;
   // NaN and infinity have no integers: all that the row makes is NaN then.
-  const bool finite = sum_lanes<float>(wrong) == 0;
-  const float most = max_lanes<float>(largest);
-  row->scale = finite ? most / 32767 : __builtin_nanf("");
-  const F32 factor = splat(most > 1e-34f ? 32767 / most : 0);
+  row->scale = finite ? to.step / static_cast<float>(1 << to.shift) : __builtin_nanf("");
+  row->bits = to.shift == 0 ? 16 : 8;
+  const F32 factor = splat(to.step > kSmallestStep ? 1 / to.step : 0);
   for (int i = 0; i < padded; i += n) {
     const F32 value = finite && i < inputs ? load_up_to(x + i, inputs - i) : F32{};
-    const I32 q = __builtin_convertvector(round_even(value * factor), I32);
+    const F32 rounded = vmin(round_even(value * factor) + splat(static_cast<float>(to.zero)), splat(static_cast<float>(to.most)));
+    const I32 q = __builtin_convertvector(rounded, I32) << to.shift;
     take(i, q);
-    const Bytes high = __builtin_convertvector(((q + offset) >> 8) & 255, Bytes), low = __builtin_convertvector(q & 255, Bytes);
+    const Bytes high = __builtin_convertvector((q >> 8) & 255, Bytes), low = __builtin_convertvector(q & 255, Bytes);
     std::uint32_t words[2][n / 4];
     std::memcpy(words[0], &high, sizeof high);
     std::memcpy(words[1], &low, sizeof low);
@@ -222,14 +259,25 @@ MASKATTN_INLINE void quantize_row(const float* x, int inputs, int padded, int of
 }
 
 inline void quantize(const float* x, int inputs, int padded, void* to) {
-  quantize_row(x, inputs, padded, 32768, static_cast<QuantizedRow*>(to), [](int, I32) {});
+  const RowRange range = range_of(x, inputs);
+  const auto row = static_cast<QuantizedRow*>(to);
+  const float step = (range.most - range.least) / 255;
+  Rounding rounding{(range.most > -range.least ? range.most : -range.least) / 32767, 32768, 65535, 0};
+  if (is_small(step, range, inputs))
+    rounding = {step, static_cast<int>(__builtin_rintf(step > kSmallestStep ? -range.least / step : 0)), 255, 8};
+  row->zero = rounding.zero << rounding.shift >> 8;
+  round_row(x, inputs, padded, range.finite, rounding, row, [](int, I32) {});
 }
 
 inline void quantize_signed(const float* x, int inputs, int padded, void* to) {
+  const RowRange range = range_of(x, inputs);
+  const float most = range.most > -range.least ? range.most : -range.least;
+  const bool small = is_small(most / 127, range, inputs);
   const auto row = static_cast<SignedRow*>(to);
   std::int32_t* sums = reinterpret_cast<std::int32_t*>(row->bytes + padded / 2);
   static_assert(kScaleGroup % kLanes<float> == 0);
-  quantize_row(x, inputs, padded, 0, row, [&](int i, I32 q) {
+  const Rounding rounding = small ? Rounding{most / 127, 0, 127, 8} : Rounding{most / 32767, 0, 32767, 0};
+  round_row(x, inputs, padded, range.finite, rounding, row, [&](int i, I32 q) {
     std::int32_t sum = i % kScaleGroup == 0 ? 0 : sums[i / kScaleGroup];
     for (int lane = 0; lane < kLanes<float>; ++lane) sum += q[lane];
     sums[i / kScaleGroup] = sum;
@@ -237,7 +285,7 @@ inline void quantize_signed(const float* x, int inputs, int padded, void* to) {
 }
 
 // Of one group: Rows x Vectors vectors of outputs from `first` on, times the scales, added to `out`.
-template <int Rows, int Vectors, bool Zeros, bool Fetch>
+template <int Bits, int Rows, int Vectors, bool Zeros, bool Fetch>
 MASKATTN_INLINE void nibble_tile(const SignedRow* const* x, const LinearArgs& args, const std::int32_t* group, int begin,
                                  int first, float* out) {
   constexpr int n = kLanes<float>;
@@ -260,11 +308,11 @@ MASKATTN_INLINE void nibble_tile(const SignedRow* const* x, const LinearArgs& ar
     }
     MASKATTN_UNROLLED(r, Rows)
       MASKATTN_UNROLLED(half, 2) {
-        const I32 upper = I32{} + static_cast<std::int32_t>(bytes[r][2 * g + half]),
-                  lower = I32{} + static_cast<std::int32_t>(bytes[r][low_bytes + 2 * g + half]);
-        MASKATTN_UNROLLED(v, Vectors) {
-          high[r][v] = dot_bytes(high[r][v], weight[half][v], upper);
-          low[r][v] = dot_bytes(low[r][v], lower, weight[half][v]);
+        const I32 upper = I32{} + static_cast<std::int32_t>(bytes[r][2 * g + half]);
+        MASKATTN_UNROLLED(v, Vectors) high[r][v] = dot_bytes(high[r][v], weight[half][v], upper);
+        if constexpr (Bits == 16) {
+          const I32 lower = I32{} + static_cast<std::int32_t>(bytes[r][low_bytes + 2 * g + half]);
+          MASKATTN_UNROLLED(v, Vectors) low[r][v] = dot_bytes(low[r][v], lower, weight[half][v]);
         }
       }
   }
@@ -290,26 +338,27 @@ MASKATTN_INLINE void nibble_tile(const SignedRow* const* x, const LinearArgs& ar
   }
 }
 
-template <int Rows, bool Zeros, bool Fetch>
-__attribute__((noinline)) void nibble_rows(const SignedRow* const* x, const LinearArgs& args, float* out) {
-  const std::ptrdiff_t group_words = args.group / 8 * kBlockOutputs + (Zeros ? 2 : 1) * kBlockOutputs / 2;
-  const auto* group = static_cast<const std::int32_t*>(args.block);
-  for (int begin = 0; begin < args.inputs; begin += args.group, group += group_words)
-    for (int first = 0; first < kBlockOutputs; first += MASKATTN_KEY_VECTORS * kLanes<float>)
-      nibble_tile<Rows, MASKATTN_KEY_VECTORS, Zeros, Fetch>(x, args, group, begin, first, out);
-  MASKATTN_UNROLLED(r, Rows)
-    for (int o = 0; o < kBlockOutputs; o += kLanes<float>) {
-      float* to = out + r * args.stride + o;
-      store(to, load(to) * splat(x[r]->scale));
-    }
-}
+template <bool Zeros>
+struct NibbleRows {
+  using Row = SignedRow;
+  template <int Bits, int Rows, bool Fetch>
+  __attribute__((noinline)) static void run(const SignedRow* const* x, const LinearArgs& args, float* out) {
+    const std::ptrdiff_t group_words = args.group / 8 * kBlockOutputs + (Zeros ? 2 : 1) * kBlockOutputs / 2;
+    const auto* group = static_cast<const std::int32_t*>(args.block);
+    for (int begin = 0; begin < args.inputs; begin += args.group, group += group_words)
+      for (int first = 0; first < kBlockOutputs; first += MASKATTN_KEY_VECTORS * kLanes<float>)
+        nibble_tile<Bits, Rows, MASKATTN_KEY_VECTORS, Zeros, Fetch>(x, args, group, begin, first, out);
+    MASKATTN_UNROLLED(r, Rows)
+      for (int o = 0; o < kBlockOutputs; o += kLanes<float>) {
+        float* to = out + r * args.stride + o;
+        store(to, load(to) * splat(x[r]->scale));
+      }
+  }
+};
 
 template <bool Zeros>
 void multiply_nibbles(const LinearArgs& args) {
-  const auto* x = reinterpret_cast<const SignedRow* const*>(args.x);
-  over_rows(args.rows, [&](auto rows, auto fetch, int row) {
-    nibble_rows<rows.value, Zeros, fetch.value>(x + row, args, args.out + row * args.stride);
-  });
+  multiply_integer_rows<NibbleRows<Zeros>>(args);
 }
 
 #ifdef MASKATTN_BFLOAT_PAIRS

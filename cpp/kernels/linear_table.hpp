@@ -29,21 +29,27 @@ struct BlockScales {
   std::int32_t sum[kBlockOutputs];  // of the integers of an output
 };
 
-// A row of activations for 8-bit weights: x = (q - 32768) * scale with q of 16 bits, all high bytes of q and then all low ones,
-// four to a word. Two exact sums of products of bytes make one of 16-bit activations.
+// A row of activations for 8-bit weights: x = (q - 256 zero) * scale with q of 16 bits, all high bytes of q and then all low
+// ones, four to a word. Two exact sums of products of bytes make one of 16-bit activations; one is enough where 8 bits are.
 struct QuantizedRow {
   float scale;
-  float unused[15];
+  std::int32_t zero;
+  std::int32_t bits;  // 8: all low bytes are zeros; or 16
+  float unused[13];
   std::uint32_t bytes[1];  // [2][inputs / 4]
 
   static constexpr std::size_t size(std::int64_t inputs) { return 64 + 2 * static_cast<std::size_t>(inputs); }
 };
+// 8 bits are enough for a row if their rounding errors stay below this part of it, both as root mean squares: about what rounding
+// to 8 bits makes of the weights.
+inline constexpr float kSmallError = 0.01f;
 
-// A row of activations for 4-bit weights: the same of x = q * scale, q of 16 bits with a sign; behind the bytes the sum of q of
-// every kScaleGroup inputs.
+// A row of activations for 4-bit weights: the same without a zero, of q with a sign; behind the bytes the sum of q of every
+// kScaleGroup inputs.
 struct SignedRow {
   float scale;
-  float unused[15];
+  std::int32_t bits;
+  float unused[14];
   std::uint32_t bytes[1];  // [2][inputs / 4]
 
   const std::int32_t* sums(int inputs) const { return reinterpret_cast<const std::int32_t*>(bytes + inputs / 2); }

@@ -104,52 +104,98 @@ inline void multiply_bfloats_on_tiles(const LinearArgs& args) {
   tiles_release();
 }
 
-// Up to 16 rows, high and low bytes of activations side by side.
+// 32 outputs of a tile's rows, as integers.
+using TileSums = std::int32_t[kTileRows][32];
+
+template <int Left, int Right>
+void store_sums(TileSums& sums) {
+  tile_store<Left>(sums, sizeof sums[0]);
+  tile_store<Right>(&sums[0][16], sizeof sums[0]);
+}
+
+// `low` null: there are no low bytes.
+inline void store_scaled(const TileSums& high, const TileSums* low, const QuantizedRow* const* x, int rows,
+                         const BlockScales& scales, int first, float* out, std::ptrdiff_t stride) {
+  for (int r = 0; r < rows; ++r)
+    for (int v = 0; v < 32; v += kLanes<float>) {
+      I32 upper, lower{};
+      std::memcpy(&upper, high[r] + v, sizeof upper);
+      if (low) std::memcpy(&lower, (*low)[r] + v, sizeof lower);
+      store(out + r * stride + first + v, scaled(upper, lower, scales, first + v, *x[r]));
+    }
+}
+
+// Two tiles of activations from `x` and `second` on: the high and low bytes of up to 16 rows, or the high ones of up to 32.
+// The sums of 32 outputs from `first` on: of the one tile in tiles 0 and 1, of the other in 2 and 3.
+inline void multiply_bytes(const TileArgs& a, const char* second, int first) {
+  const char* w = a.weights + 4 * first;
+  tile_zero<0>();
+  tile_zero<1>();
+  tile_zero<2>();
+  tile_zero<3>();
+  for (int step = 0; step < a.steps; ++step, w += kTileRows * kWeightRow) {
+    if (first == 0) a.fetch_later(w);
+    tile_load<4>(a.x + step * kTileBytes, a.x_stride);
+    tile_load<5>(second + step * kTileBytes, a.x_stride);
+    tile_load<6>(w, kWeightRow);
+    tile_multiply_bytes<0, 4, 6>();
+    tile_multiply_bytes<2, 5, 6>();
+    tile_load<7>(w + kTileBytes, kWeightRow);
+    tile_multiply_bytes<1, 4, 7>();
+    tile_multiply_bytes<3, 5, 7>();
+  }
+}
+
+inline TileArgs byte_tiles(const LinearArgs& args, int row) {
+  const auto* x = static_cast<const QuantizedRow*>(args.x[row]);
+  return {reinterpret_cast<const char*>(x->bytes), row_stride(args), static_cast<const char*>(args.block),
+          args.inputs / (4 * kTileRows), row == 0};
+}
+
+// Up to 16 rows of 16 bits.
 inline void integer_tiles(const LinearArgs& args, int row, int rows, const BlockScales& scales) {
   const auto* const* x = reinterpret_cast<const QuantizedRow* const*>(args.x) + row;
-  const TileArgs a{reinterpret_cast<const char*>(x[0]->bytes), row_stride(args), static_cast<const char*>(args.block),
-                   args.inputs / (4 * kTileRows), row == 0};
+  const TileArgs a = byte_tiles(args, row);
+  tiles_configure(tile_rows(rows, rows));
   for (int first = 0; first < kBlockOutputs; first += 32) {
-    const char* w = a.weights + 4 * first;
-    tile_zero<0>();
-    tile_zero<1>();
-    tile_zero<2>();
-    tile_zero<3>();
-    for (int step = 0; step < a.steps; ++step, w += kTileRows * kWeightRow) {
-      if (first == 0) a.fetch_later(w);
-      tile_load<4>(a.x + step * kTileBytes, a.x_stride);
-      tile_load<5>(a.x + args.inputs + step * kTileBytes, a.x_stride);
-      tile_load<6>(w, kWeightRow);
-      tile_multiply_bytes<0, 4, 6>();
-      tile_multiply_bytes<2, 5, 6>();
-      tile_load<7>(w + kTileBytes, kWeightRow);
-      tile_multiply_bytes<1, 4, 7>();
-      tile_multiply_bytes<3, 5, 7>();
-    }
-    alignas(64) std::int32_t high[kTileRows][32], low[kTileRows][32];
-    tile_store<0>(high, sizeof high[0]);
-    tile_store<1>(&high[0][16], sizeof high[0]);
-    tile_store<2>(low, sizeof low[0]);
-    tile_store<3>(&low[0][16], sizeof low[0]);
-    for (int r = 0; r < rows; ++r)
-      for (int v = 0; v < 32; v += kLanes<float>) {
-        I32 upper, lower;
-        std::memcpy(&upper, high[r] + v, sizeof upper);
-        std::memcpy(&lower, low[r] + v, sizeof lower);
-        store(args.out + (row + r) * args.stride + first + v, scaled(upper, lower, scales, first + v, x[r]->scale));
-      }
+    multiply_bytes(a, a.x + args.inputs, first);
+    alignas(64) TileSums high, low;
+    store_sums<0, 1>(high);
+    store_sums<2, 3>(low);
+    store_scaled(high, &low, x, rows, scales, first, args.out + row * args.stride, args.stride);
+  }
+}
+
+// 17 to 32 rows of 8 bits.
+inline void byte_tiles_of_many(const LinearArgs& args, int row, int rows, const BlockScales& scales) {
+  const auto* const* x = reinterpret_cast<const QuantizedRow* const*>(args.x) + row;
+  const TileArgs a = byte_tiles(args, row);
+  float* out = args.out + row * args.stride;
+  tiles_configure(tile_rows(kTileRows, rows - kTileRows));
+  for (int first = 0; first < kBlockOutputs; first += 32) {
+    multiply_bytes(a, a.x + kTileRows * a.x_stride, first);
+    alignas(64) TileSums upper, lower;
+    store_sums<0, 1>(upper);
+    store_sums<2, 3>(lower);
+    store_scaled(upper, nullptr, x, kTileRows, scales, first, out, args.stride);
+    store_scaled(lower, nullptr, x + kTileRows, rows - kTileRows, scales, first, out + kTileRows * args.stride, args.stride);
   }
 }
 
 // Sums of integers are exact: few rows may do without tiles.
 inline void multiply_integers_on_tiles(const LinearArgs& args) {
-  if (args.inputs % (4 * kTileRows) != 0 || args.rows <= kIntegerRows) return multiply_integers(args);
+  if (args.inputs % (4 * kTileRows) != 0 || args.rows <= kIntegerRows<16>) return multiply_integers(args);
   BlockScales scales;
   std::memcpy(&scales, static_cast<const char*>(args.block) + args.inputs * kBlockOutputs, sizeof scales);
-  for (int row = 0; row < args.rows; row += kTileRows) {
-    const int rows = args.rows - row < kTileRows ? args.rows - row : kTileRows;
-    tiles_configure(tile_rows(rows, rows));
-    integer_tiles(args, row, rows, scales);
+  const auto* x = reinterpret_cast<const QuantizedRow* const*>(args.x);
+  for (int row = 0, rows; row < args.rows; row += rows) {
+    rows = args.rows - row < 2 * kTileRows ? args.rows - row : 2 * kTileRows;
+    if (rows > kTileRows && all_of_8_bits(x + row, rows)) {
+      byte_tiles_of_many(args, row, rows, scales);
+    } else {
+      rows = rows < kTileRows ? rows : kTileRows;
+      integer_tiles(args, row, rows, scales);
+    }
   }
   tiles_release();
 }
