@@ -274,64 +274,61 @@ inline void quantize_signed(const float* x, int inputs, int padded, void* to) {
   const float most = range.most > -range.least ? range.most : -range.least;
   const bool small = is_small(most / 127, range, inputs);
   const auto row = static_cast<SignedRow*>(to);
-  std::int32_t* sums = reinterpret_cast<std::int32_t*>(row->bytes + padded / 2);
+  std::uint32_t *sums = row->sums(padded), sum = 0;
+  sums[0] = 0;
   static_assert(kScaleGroup % kLanes<float> == 0);
   const Rounding rounding = small ? Rounding{most / 127, 0, 127, 8} : Rounding{most / 32767, 0, 32767, 0};
   round_row(x, inputs, padded, range.finite, rounding, row, [&](int i, I32 q) {
-    std::int32_t sum = i % kScaleGroup == 0 ? 0 : sums[i / kScaleGroup];
-    for (int lane = 0; lane < kLanes<float>; ++lane) sum += q[lane];
-    sums[i / kScaleGroup] = sum;
+    for (int lane = 0; lane < kLanes<float>; ++lane) sum += static_cast<std::uint32_t>(q[lane]);
+    sums[i / kScaleGroup + 1] = sum;
   });
 }
 
-// Of one group: Rows x Vectors vectors of outputs from `first` on, times the scales, added to `out`.
+// Of one group: Rows x Vectors vectors of outputs from `first` on, times the scales, added to `out`; of 8 bits in units of 256.
 template <int Bits, int Rows, int Vectors, bool Zeros, bool Fetch>
 MASKATTN_INLINE void nibble_tile(const SignedRow* const* x, const LinearArgs& args, const std::int32_t* group, int begin,
                                  int first, float* out) {
   constexpr int n = kLanes<float>;
   const std::uint32_t* bytes[Rows];
-  MASKATTN_UNROLLED(r, Rows) bytes[r] = x[r]->bytes + begin / 4;
-  const std::ptrdiff_t low_bytes = args.inputs / 4;
+  std::int32_t sums[Rows];
   I32 high[Rows][Vectors], low[Rows][Vectors];
-  MASKATTN_UNROLLED(r, Rows)
-    MASKATTN_UNROLLED(v, Vectors) high[r][v] = low[r][v] = I32{};
+  MASKATTN_UNROLLED(r, Rows) {
+    bytes[r] = x[r]->bytes + begin / 4;
+    sums[r] = x[r]->sum(args.inputs, begin, args.group) >> (Bits == 8 ? 8 : 0);
+    MASKATTN_UNROLLED(v, Vectors) {
+      const I32 first_sum = I32{} + (Zeros ? 0 : -8 * sums[r]);
+      high[r][v] = Bits == 8 ? first_sum : I32{};
+      low[r][v] = Bits == 8 ? I32{} : first_sum;
+    }
+  }
+  const std::ptrdiff_t low_bytes = args.inputs / 4;
   const std::int32_t* at = group + first;
   for (int g = 0; g < args.group / 8; ++g, at += kBlockOutputs) {
     if constexpr (Fetch)
       MASKATTN_UNROLLED(v, Vectors) __builtin_prefetch(reinterpret_cast<const char*>(at + v * n) + kAhead);
-    I32 weight[2][Vectors];  // of the first four inputs and of the others
-    MASKATTN_UNROLLED(v, Vectors) {
-      I32 both;
-      std::memcpy(&both, at + v * n, sizeof both);
-      weight[0][v] = both & 0x0f0f0f0f;
-      weight[1][v] = both >> 4 & 0x0f0f0f0f;
-    }
-    MASKATTN_UNROLLED(r, Rows)
-      MASKATTN_UNROLLED(half, 2) {
+    // The first four inputs, then the others: what both need of the weights would leave no registers for the sums.
+    MASKATTN_UNROLLED(half, 2) {
+      I32 weight[Vectors];
+      MASKATTN_UNROLLED(v, Vectors) {
+        std::memcpy(&weight[v], at + v * n, sizeof(I32));
+        weight[v] = weight[v] >> 4 * half & 0x0f0f0f0f;
+      }
+      MASKATTN_UNROLLED(r, Rows) {
         const I32 upper = I32{} + static_cast<std::int32_t>(bytes[r][2 * g + half]);
-        MASKATTN_UNROLLED(v, Vectors) high[r][v] = dot_bytes(high[r][v], weight[half][v], upper);
+        MASKATTN_UNROLLED(v, Vectors) high[r][v] = dot_bytes(high[r][v], weight[v], upper);
         if constexpr (Bits == 16) {
           const I32 lower = I32{} + static_cast<std::int32_t>(bytes[r][low_bytes + 2 * g + half]);
-          MASKATTN_UNROLLED(v, Vectors) low[r][v] = dot_bytes(low[r][v], lower, weight[half][v]);
+          MASKATTN_UNROLLED(v, Vectors) low[r][v] = dot_bytes(low[r][v], lower, weight[v]);
         }
       }
+    }
   }
   const auto* scales = reinterpret_cast<const Half*>(group + args.group / 8 * kBlockOutputs) + first;
-  std::int32_t sums[Rows];
-  MASKATTN_UNROLLED(r, Rows) {
-    sums[r] = 0;
-    for (int i = 0; i < args.group; i += kScaleGroup) sums[r] += x[r]->sums(args.inputs)[(begin + i) / kScaleGroup];
-  }
   MASKATTN_UNROLLED(v, Vectors) {
     const F32 scale = widen(scales + v * n, n);
     MASKATTN_UNROLLED(r, Rows) {
-      const I32 products = (high[r][v] << 8) + low[r][v];
-      F32 sum;
-      if constexpr (Zeros)
-        sum = fma(splat(-static_cast<float>(sums[r])), widen(scales + kBlockOutputs + v * n, n),
-                  __builtin_convertvector(products, F32));
-      else
-        sum = __builtin_convertvector(products - 8 * sums[r], F32);
+      F32 sum = __builtin_convertvector(Bits == 8 ? high[r][v] : (high[r][v] << 8) + low[r][v], F32);
+      if constexpr (Zeros) sum = fma(splat(-static_cast<float>(sums[r])), widen(scales + kBlockOutputs + v * n, n), sum);
       float* to = out + r * args.stride + first + v * n;
       store(to, begin == 0 ? sum * scale : fma(sum, scale, load(to)));
     }
@@ -351,7 +348,7 @@ struct NibbleRows {
     MASKATTN_UNROLLED(r, Rows)
       for (int o = 0; o < kBlockOutputs; o += kLanes<float>) {
         float* to = out + r * args.stride + o;
-        store(to, load(to) * splat(x[r]->scale));
+        store(to, load(to) * splat(Bits == 8 ? 256 * x[r]->scale : x[r]->scale));
       }
   }
 };

@@ -42,19 +42,24 @@ struct QuantizedRow {
 };
 // 8 bits are enough for a row if their rounding errors stay below this part of it, both as root mean squares: about what rounding
 // to 8 bits makes of the weights.
-inline constexpr float kSmallError = 0.01f;
+inline constexpr float kSmallError = 0.0125f;
 
-// A row of activations for 4-bit weights: the same without a zero, of q with a sign; behind the bytes the sum of q of every
-// kScaleGroup inputs.
+// A row of activations for 4-bit weights: the same without a zero, of q with a sign; behind the bytes the sums of the
+// first 0, kScaleGroup, 2 kScaleGroup... q, modulo 2^32.
 struct SignedRow {
   float scale;
   std::int32_t bits;
   float unused[14];
   std::uint32_t bytes[1];  // [2][inputs / 4]
 
-  const std::int32_t* sums(int inputs) const { return reinterpret_cast<const std::int32_t*>(bytes + inputs / 2); }
+  std::uint32_t* sums(int inputs) { return bytes + inputs / 2; }
+  // Of q of the `group` inputs from `begin` on.
+  std::int32_t sum(int inputs, int begin, int group) const {
+    const std::uint32_t* sums = bytes + inputs / 2;
+    return static_cast<std::int32_t>(sums[(begin + group) / kScaleGroup] - sums[begin / kScaleGroup]);
+  }
   static constexpr std::size_t size(std::int64_t inputs) {
-    return QuantizedRow::size(inputs) + 4 * static_cast<std::size_t>(inputs / kScaleGroup);
+    return QuantizedRow::size(inputs) + 4 * static_cast<std::size_t>(inputs / kScaleGroup + 1);
   }
 };
 
