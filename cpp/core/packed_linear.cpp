@@ -17,20 +17,15 @@ namespace {
 constexpr double kFewProducts = 4e5, kFewBytes = 1.5e5;
 
 constexpr std::int64_t kRowsAtOnce = 4 * kBlockRows;  // of which there are copies
-constexpr std::int64_t kRowsInPlace = kFewRows;       // up to which rows of floats are read where they are
 
-// The rows of a call as kernels take them: where they are, or converted, or copies with zeros behind them. Copies of many rows of
-// floats stand chain by chain: 32 inputs of all rows of a block, then the next 32. Rows of a few kilobytes each, read in such
-// pieces, would fall on the same few lines of the first-level cache.
+// The rows of a call as kernels take them: where they are, or converted, or copies with zeros behind them.
 class Rows {
  public:
   Rows(const PackedLinear& call, const LinearTable& kernels)
       : call_(call),
         convert_(kernels.convert[static_cast<int>(call.weight->type())]),
         inputs_(static_cast<int>(call.weight->padded_inputs())),
-        in_chains_(!convert_ && call.rows > kRowsInPlace),
-        copied_(convert_ || in_chains_ || call.weight->inputs() != inputs_) {
-    if (in_chains_) inputs_ = (inputs_ + kChainInputs - 1) / kChainInputs * kChainInputs;
+        copied_(convert_ || call.weight->inputs() != inputs_) {
     const std::size_t row_bytes = is_four_bit(call.weight->type()) ? SignedRow::size(inputs_)
                                   : convert_                       ? QuantizedRow::size(inputs_)
                                                                    : sizeof(float) * static_cast<std::size_t>(inputs_);
@@ -45,35 +40,21 @@ class Rows {
       convert_(from, inputs, inputs_, at(row));
       return;
     }
-    const int step = in_chains_ ? kChainInputs : inputs_;
     auto* to = reinterpret_cast<float*>(at(row));
-    for (int i = 0; i < inputs_; i += step, to += chain(row)) {
-      const int count = std::clamp(inputs - i, 0, step);
-      std::copy_n(from + i, count, to);
-      std::fill(to + count, to + step, 0.f);
-    }
+    std::fill(std::copy_n(from, inputs, to), to + inputs_, 0.f);
   }
   const void* operator[](std::int64_t row) const {
     if (copied_) return at(row);
     return call_.x + row * call_.x_stride;
   }
-  // Elements from one chain of a row to the next, or 0: they follow each other.
-  std::ptrdiff_t chain(std::int64_t row) const {
-    const std::int64_t first = row / kBlockRows * kBlockRows;
-    return in_chains_ ? kChainInputs * std::min<std::int64_t>(kBlockRows, call_.rows - first) : 0;
-  }
 
  private:
-  std::byte* at(std::int64_t row) const {
-    const std::int64_t first = in_chains_ ? row / kBlockRows * kBlockRows : row;
-    return copies_ + static_cast<std::size_t>(first) * size_ +
-           static_cast<std::size_t>(row - first) * sizeof(float) * kChainInputs;
-  }
+  std::byte* at(std::int64_t row) const { return copies_ + static_cast<std::size_t>(row) * size_; }
 
   const PackedLinear& call_;
   void (*convert_)(const float*, int, int, void*);
   int inputs_;
-  bool in_chains_, copied_;
+  bool copied_;
   std::size_t size_;
   std::byte* copies_ = nullptr;
 };
@@ -84,7 +65,7 @@ void multiply_block(const PackedLinear& call, const LinearTable& kernels, const 
   const void* x[kBlockRows];
   for (int r = 0; r < count; ++r) x[r] = rows[first_row + r];
   const auto inputs = static_cast<int>(call.weight->padded_inputs()), group = static_cast<int>(call.weight->group());
-  const LinearArgs args{call.weight->block(block), inputs, group, x, rows.chain(first_row), count, tile, kBlockOutputs};
+  const LinearArgs args{call.weight->block(block), inputs, group, x, count, tile};
   kernels.multiply[static_cast<int>(call.weight->type())](args);
 }
 

@@ -57,7 +57,7 @@ struct ProductTile {
   // first one on. If `first`, out is set, else added to.
   template <int Rows, int Vectors>
   __attribute__((noinline)) static void run(const typename Products::Element* const* x, std::ptrdiff_t at, const float* block,
-                                            int groups, bool first, float* out, std::ptrdiff_t stride) {
+                                            int groups, bool first, float* out) {
     constexpr int n = kLanes<float>;
     const typename Products::Element* row[Rows];
     MASKATTN_UNROLLED(r, Rows) row[r] = x[r] + at;
@@ -74,7 +74,7 @@ struct ProductTile {
     }
     MASKATTN_UNROLLED(r, Rows)
       MASKATTN_UNROLLED(v, Vectors) {
-        float* to = out + r * stride + v * n;
+        float* to = out + r * LinearArgs::stride + v * n;
         store(to, first ? acc[r][v] : load(to) + acc[r][v]);
       }
   }
@@ -89,12 +89,11 @@ void multiply(const LinearArgs& args) {
   const auto* x = reinterpret_cast<const typename Products::Element* const*>(args.x);
   const auto* block = static_cast<const float*>(args.block);
   const int groups = args.inputs / Products::kGroup;
-  const std::ptrdiff_t next = args.chain ? args.chain : chain * Products::kElements;
   // A chain's weights, and the sums of the rows that meet them in turn, stay in the first-level cache.
   for (int first = 0; first < args.rows; first += kRowsInCache) {
     const int end = args.rows - first < kRowsInCache ? args.rows : first + kRowsInCache;
     std::ptrdiff_t at = 0;
-    for (int begin = 0; begin < groups; begin += chain, at += next) {
+    for (int begin = 0; begin < groups; begin += chain, at += chain * Products::kElements) {
       const int count = groups - begin < chain ? groups - begin : chain;
       for (int row = first; row < end; row += kRowGroup) {
         const int rows = end - row < kRowGroup ? end - row : kRowGroup;
@@ -102,7 +101,7 @@ void multiply(const LinearArgs& args) {
           const auto tile = row == 0 ? TileTable<ProductTile<Products, true>>::of(rows, most)
                                      : TileTable<ProductTile<Products, false>>::of(rows, most);
           tile(x + row, at, block + static_cast<std::ptrdiff_t>(begin) * kBlockOutputs + v * n, count, begin == 0,
-               args.out + row * args.stride + v * n, args.stride);
+               args.out + row * args.stride + v * n);
         }
       }
     }

@@ -69,10 +69,9 @@ struct LinearArgs {
   int group;   // of inputs with one scale, for 4-bit weights
   // [rows] as `convert` makes them, equally far apart; where there is none, of floats with as many readable elements.
   const void* const* x;
-  std::ptrdiff_t chain;  // of floats: elements from a row's kChainInputs inputs to its next ones, or 0: they follow each other
   int rows;
-  float* out;  // [rows][kBlockOutputs], `stride` apart
-  std::ptrdiff_t stride;
+  float* out;  // [rows][kBlockOutputs]
+  static constexpr std::ptrdiff_t stride = kBlockOutputs;  // known to the compiler: tiles end without computing addresses
 };
 
 // In the order of Activation (maskattn/elementwise.hpp).

@@ -34,11 +34,14 @@ struct ValuesTile {
         }
       }
     }
-    MASKATTN_UNROLLED(r, Rows)
+    MASKATTN_UNROLLED(r, Rows) {
+      __asm__("" : "+r"(partial));  // or g++ computes the addresses of all vectors first, most of them to the stack
       MASKATTN_UNROLLED(c, Columns) {
-        T* to = partial + r * columns + c * kLanes<T>;
+        T* to = partial + c * kLanes<T>;
         store<T>(to, first ? acc[r][c] : load<T>(to) + acc[r][c]);
       }
+      partial += columns;
+    }
   }
 };
 
