@@ -22,6 +22,22 @@ MASKATTN_INLINE I32 dot_bytes(V sum, I32 u, I32 s) {
 // Bytes of weights that are fetched ahead, for the first rows of a call.
 inline constexpr int kAhead = 4096;
 
+// Weights that are needed later, fetched while others are multiplied: a line for every group of inputs. Where four or more tiles
+// of rows meet the same weights, each of the first four fetches a quarter of what they meet next.
+struct Later {
+  const char* at;
+  std::ptrdiff_t step;
+  // For tile `index` of `tiles`, of weights of `groups` groups.
+  Later(const void* weights, int groups, int index, int tiles)
+      : at(static_cast<const char*>(weights) + static_cast<std::ptrdiff_t>(groups) * (4 * kLine + kLine * index)),
+        step(tiles >= 4 && index < 4 ? kLine : 0) {}
+  MASKATTN_INLINE void fetch() {
+    __builtin_prefetch(at);
+    at += step;
+  }
+  static constexpr int kLine = kBlockOutputs;  // a quarter of what a group of inputs has, in bytes
+};
+
 // What is multiplied with a group of kGroup inputs that lie together, in a row kElements elements: `add` takes the group `g` in.
 // A chain has kChain inputs.
 struct FloatProducts {
@@ -57,7 +73,7 @@ struct ProductTile {
   // first one on. If `first`, out is set, else added to.
   template <int Rows, int Vectors>
   __attribute__((noinline)) static void run(const typename Products::Element* const* x, std::ptrdiff_t at, const float* block,
-                                            int groups, bool first, float* out) {
+                                            int groups, bool first, float* out, Later later) {
     constexpr int n = kLanes<float>;
     const typename Products::Element* row[Rows];
     MASKATTN_UNROLLED(r, Rows) row[r] = x[r] + at;
@@ -67,6 +83,8 @@ struct ProductTile {
     for (std::ptrdiff_t g = 0; g < groups; ++g, block += kBlockOutputs) {
       if constexpr (Fetch)
         MASKATTN_UNROLLED(v, Vectors) __builtin_prefetch(reinterpret_cast<const char*>(block + v * n) + kAhead);
+      else
+        later.fetch();
       F32 weights[Vectors];
       MASKATTN_UNROLLED(v, Vectors) weights[v] = load(block + v * n);
       MASKATTN_UNROLLED(r, Rows)
@@ -98,10 +116,12 @@ void multiply(const LinearArgs& args) {
       for (int row = first; row < end; row += kRowGroup) {
         const int rows = end - row < kRowGroup ? end - row : kRowGroup;
         for (int v = 0; v < kBlockOutputs / n; v += most) {
-          const auto tile = row == 0 ? TileTable<ProductTile<Products, true>>::of(rows, most)
-                                     : TileTable<ProductTile<Products, false>>::of(rows, most);
-          tile(x + row, at, block + static_cast<std::ptrdiff_t>(begin) * kBlockOutputs + v * n, count, begin == 0,
-               args.out + row * args.stride + v * n);
+          const int tiles = (end - first + kRowGroup - 1) / kRowGroup;
+          const auto tile = tiles < 4 && row == 0 ? TileTable<ProductTile<Products, true>>::of(rows, most)
+                                                  : TileTable<ProductTile<Products, false>>::of(rows, most);
+          const float* weights = block + static_cast<std::ptrdiff_t>(begin) * kBlockOutputs;
+          tile(x + row, at, weights + v * n, count, begin == 0, args.out + row * args.stride + v * n,
+               Later(weights, count, (row - first) / kRowGroup, tiles));
         }
       }
     }
