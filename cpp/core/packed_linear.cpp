@@ -17,6 +17,8 @@ namespace {
 constexpr double kFewProducts = 4e5, kFewBytes = 1.5e5;
 
 constexpr std::int64_t kRowsAtOnce = 4 * kBlockRows;  // of which there are copies
+// Rows of a task: their sums are finished while they are in the first-level cache, and threads end at about the same time.
+constexpr std::int64_t kTaskRows = kBlockRows / 2;
 
 // The rows of a call as kernels take them: where they are, or converted, or copies with zeros behind them.
 class Rows {
@@ -59,10 +61,10 @@ class Rows {
   std::byte* copies_ = nullptr;
 };
 
-// The product of up to kBlockRows rows from `first_row` on with a block, [rows][kBlockOutputs].
+// The product of up to kTaskRows rows from `first_row` on with a block, [rows][kBlockOutputs].
 void multiply_block(const PackedLinear& call, const LinearTable& kernels, const Rows& rows, std::int64_t first_row, int count,
                     std::int64_t block, float* tile) {
-  const void* x[kBlockRows];
+  const void* x[kTaskRows];
   for (int r = 0; r < count; ++r) x[r] = rows[first_row + r];
   const auto inputs = static_cast<int>(call.weight->padded_inputs()), group = static_cast<int>(call.weight->group());
   const LinearArgs args{call.weight->block(block), inputs, group, x, count, tile};
@@ -70,7 +72,7 @@ void multiply_block(const PackedLinear& call, const LinearTable& kernels, const 
 }
 
 int rows_of_block(const PackedLinear& call, std::int64_t first_row) {
-  return static_cast<int>(std::min<std::int64_t>(kBlockRows, call.rows - first_row));
+  return static_cast<int>(std::min<std::int64_t>(kTaskRows, call.rows - first_row));
 }
 
 // Which of its 64 outputs are among those of the call: it may begin before them, and end behind them.
@@ -84,7 +86,7 @@ struct BlockSpan {
 
 void multiply(const PackedLinear& call, const LinearTable& kernels, const Rows& rows, std::int64_t first_row,
               std::int64_t block) {
-  alignas(kAlign) float tile[kBlockRows * kBlockOutputs], other[kBlockRows * kBlockOutputs];
+  alignas(kAlign) float tile[kTaskRows * kBlockOutputs], other[kTaskRows * kBlockOutputs];
   const int count = rows_of_block(call, first_row);
   const BlockSpan span(*call.weight, block);
   multiply_block(call, kernels, rows, first_row, count, block, tile);
@@ -200,7 +202,7 @@ void linear(const PackedLinear& call) {
   const Rows rows(call, kernels);
   copy_rows(call, rows, threads);
   // Few rows: every thread walks through one piece of memory. Many: whoever is free takes the next block, rows innermost.
-  const std::int64_t row_blocks = (call.rows + kBlockRows - 1) / kBlockRows;
+  const std::int64_t row_blocks = (call.rows + kTaskRows - 1) / kTaskRows;
   const bool few = call.rows <= kFewRows;
   const std::int64_t tasks = few ? threads : blocks.count * row_blocks;
   parallel_for(tasks, threads, [&](std::int64_t task) {
@@ -208,7 +210,7 @@ void linear(const PackedLinear& call) {
       for (std::int64_t b = blocks.count * task / tasks; b < blocks.count * (task + 1) / tasks; ++b)
         multiply(call, kernels, rows, 0, blocks.first + b);
     } else {
-      multiply(call, kernels, rows, task % row_blocks * kBlockRows, blocks.first + task / row_blocks);
+      multiply(call, kernels, rows, task % row_blocks * kTaskRows, blocks.first + task / row_blocks);
     }
   });
 }
@@ -233,8 +235,8 @@ void linear_best(const PackedLinear& call, const BestOutputs& best) {
   for (auto& each : largest) each.assign(static_cast<std::size_t>(call.rows), Largest(best.count));
   std::vector<BlockSummary> summaries(best.logsumexp ? static_cast<std::size_t>(call.rows * blocks.count) : 0);
   parallel_for(threads, threads, [&](std::int64_t task) {
-    alignas(kAlign) float tile[kBlockRows * kBlockOutputs];
-    for (std::int64_t first = 0; first < call.rows; first += kBlockRows)
+    alignas(kAlign) float tile[kTaskRows * kBlockOutputs];
+    for (std::int64_t first = 0; first < call.rows; first += kTaskRows)
       for (std::int64_t b = blocks.count * task / threads; b < blocks.count * (task + 1) / threads; ++b) {
         const int count = rows_of_block(call, first);
         multiply_block(call, kernels, rows, first, count, blocks.first + b, tile);

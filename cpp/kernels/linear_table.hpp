@@ -70,7 +70,7 @@ struct LinearArgs {
   // [rows] as `convert` makes them, equally far apart; where there is none, of floats with as many readable elements.
   const void* const* x;
   int rows;
-  float* out;  // [rows][kBlockOutputs]
+  float* out;                                              // [rows][kBlockOutputs]
   static constexpr std::ptrdiff_t stride = kBlockOutputs;  // known to the compiler: tiles end without computing addresses
 };
 
