@@ -171,7 +171,7 @@ class Checkpoint:
         key = (dtype, name)
         weight = self._weights.get(key)
         if weight is None:
-            weight = self._weights[key] = pack(arrange(self._tensors[name].float32()), dtype)
+            weight = self._weights[key] = pack(arrange(self._tensors[name].rows(0, shape[0])), dtype)
             self._used[name] = shape
         return weight
 
