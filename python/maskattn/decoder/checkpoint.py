@@ -20,7 +20,7 @@ WEIGHTS = "model.safetensors"
 #: Files of a checkpoint besides its weights.
 COMPANIONS = ("*.json", "*.model", "*.spm", "*.txt", "*.jinja")
 #: Numbers that are read and packed at once, so that a matrix is never there twice.
-_PIECE = 1 << 20
+_PIECE = 1 << 18
 
 
 class Checkpoint:

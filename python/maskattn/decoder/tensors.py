@@ -99,4 +99,7 @@ class SafeTensor(Tensor):
         if start is None:
             return self.stored()
         rows = slice(start, stop)
-        return self.stored(slice(None), rows).T if transposed else self.stored(rows)
+        if not transposed:
+            return self.stored(rows)
+        # Transposed out of the caches: straight from the file each number would be of another page.
+        return np.ascontiguousarray(self.stored(slice(None), rows)).T
