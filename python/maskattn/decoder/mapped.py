@@ -79,7 +79,7 @@ class MappedFile:
         return list(self.shapes)
 
     def took(self, nbytes: int) -> None:
-        """So much has been read for the last time: its pages count as ours until they are let go, now and then."""
+        """So much will be read once: pages count as ours when they have been, and are let go now and then."""
         self._read += nbytes
         if self._read >= _READ and hasattr(mmap, "MADV_DONTNEED"):
             self._memory.madvise(mmap.MADV_DONTNEED)
@@ -102,8 +102,10 @@ class MappedFile:
         if stop - start != _nbytes(entry) or self._data + stop > len(self._memory):
             size = len(self._memory) - self._data
             raise self.broken(f"all bytes of {name}", f"shape {shape} from {start} to {stop} of {size}")
-        return int(self._data + start)
+        place: int = self._data + start
+        return place
 
 
 def _nbytes(entry: Mapping[str, Any]) -> int:
-    return math.prod(entry["shape"]) * np.dtype(_NUMPY[entry["dtype"]]).itemsize
+    count: int = math.prod(entry["shape"])
+    return count * np.dtype(_NUMPY[entry["dtype"]]).itemsize

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from operator import mul
 from typing import Any
 
 import numpy as np
@@ -39,7 +40,8 @@ class Tensor(ABC):
         Raises:
             ValueError: it is not stored as numbers that are known, or holds one that is not finite.
         """
-        return self._checked(self._read(None, None, False)).copy()
+        whole: FloatArray = self._checked(self._read(None, None, False)).copy()
+        return whole
 
     def rows(self, start: int, stop: int, transposed: bool = False) -> FloatArray:
         """Some rows of a matrix, or columns as rows, maybe over the file's memory; errors as of ``float32``."""
@@ -86,8 +88,9 @@ class SafeTensor(Tensor):
 
     def stored(self, *places: slice) -> npt.NDArray[Any]:
         """A part of it in its own dtype, over the file's memory."""
-        found = self._file.array(self.name)[places]
-        self._file.took(found.nbytes)
+        found: npt.NDArray[Any] = self._file.array(self.name)[places]
+        # Columns of a matrix lie on all of its pages.
+        self._file.took(max([found.nbytes, *map(mul, found.shape, found.strides)]))
         return found if found.flags.aligned else found.copy()
 
     def _read(self, start: int | None, stop: int | None, transposed: bool) -> npt.NDArray[Any]:
@@ -102,4 +105,5 @@ class SafeTensor(Tensor):
         if not transposed:
             return self.stored(rows)
         # Transposed out of the caches: straight from the file each number would be of another page.
-        return np.ascontiguousarray(self.stored(slice(None), rows)).T
+        columns: npt.NDArray[Any] = np.ascontiguousarray(self.stored(slice(None), rows))
+        return columns.T
