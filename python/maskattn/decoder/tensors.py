@@ -105,5 +105,5 @@ class SafeTensor(Tensor):
         if not transposed:
             return self.stored(rows)
         # Transposed out of the caches: straight from the file each number would be of another page.
-        columns: npt.NDArray[Any] = np.ascontiguousarray(self.stored(slice(None), rows))
-        return columns.T
+        outputs: npt.NDArray[Any] = np.ascontiguousarray(self.stored(slice(None), rows)).T
+        return outputs
