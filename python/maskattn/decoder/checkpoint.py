@@ -20,7 +20,7 @@ WEIGHTS = "model.safetensors"
 #: Files of a checkpoint besides its weights.
 COMPANIONS = ("*.json", "*.model", "*.spm", "*.txt", "*.jinja")
 #: Numbers that are read and packed at once, so that a matrix is never there twice.
-_PIECE = 1 << 20
+_PIECE = 1 << 18
 
 
 class Checkpoint:
@@ -171,7 +171,7 @@ class Checkpoint:
         key = (dtype, name)
         weight = self._weights.get(key)
         if weight is None:
-            weight = self._weights[key] = pack(arrange(self._tensors[name].float32()), dtype)
+            weight = self._weights[key] = pack(arrange(self._tensors[name].rows(0, shape[0])), dtype)
             self._used[name] = shape
         return weight
 

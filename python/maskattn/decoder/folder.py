@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from maskattn.decoder.checkpoint import WEIGHTS, Checkpoint, read_configs, read_json
-from maskattn.decoder.tensors import SafeFile, SafeTensor, Tensor
+from maskattn.decoder.mapped import MappedFile
+from maskattn.decoder.tensors import SafeTensor, Tensor
 
 INDEX, GPTQ = "model.safetensors.index.json", "quantize_config.json"
 
@@ -48,7 +49,7 @@ def _quantization(directory: Path, config: dict[str, Any]) -> Mapping[str, Any] 
 
 def _open_files(directory: Path) -> Mapping[str, SafeTensor]:
     if (directory / WEIGHTS).is_file():
-        return SafeFile(directory / WEIGHTS).tensors()
+        return _open_file(directory / WEIGHTS)
     if (directory / INDEX).is_file():
         return _open_shards(directory)
     others = sorted(entry.name for entry in directory.glob("*model*") if entry.suffix != ".json")
@@ -57,6 +58,11 @@ def _open_files(directory: Path) -> Mapping[str, SafeTensor]:
         "transformers and write it again, by the class that config.json names in architectures: "
         f"transformers.<class>.from_pretrained({str(directory)!r}).save_pretrained({str(directory)!r})"
     )
+
+
+def _open_file(path: Path) -> dict[str, SafeTensor]:
+    file = MappedFile(path, "download it again")
+    return {name: SafeTensor(file, name) for name in file.names()}
 
 
 def _open_shards(directory: Path) -> Mapping[str, SafeTensor]:
@@ -73,7 +79,7 @@ def _open_shards(directory: Path) -> Mapping[str, SafeTensor]:
                     f"{name} must be in {str(directory)!r}, got no such file, but {INDEX} says that it has {tensor}; "
                     "download all shards"
                 )
-            files[name] = SafeFile(directory / name).tensors()
+            files[name] = _open_file(directory / name)
         if tensor not in files[name]:
             raise ValueError(f"{name} must have tensor {tensor}, as {INDEX} says, got none; download both again")
     return {tensor: files[name][tensor] for tensor, name in shards.items()}

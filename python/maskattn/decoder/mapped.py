@@ -1,34 +1,49 @@
-"""A safetensors file mapped into memory: its pages are read when they are used, and shared by all who map it."""
+"""A safetensors file mapped into memory: its pages are read when they are used, and shared by all who map it.
+
+The format: https://huggingface.co/docs/safetensors/index#format.
+"""
 
 from __future__ import annotations
 
 import json
 import math
 import mmap
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes  # noqa: F401 - so that NumPy knows the names of small floats
 import numpy as np
 import numpy.typing as npt
 
-_NUMPY: dict[str, np.dtype[Any]] = {"U8": np.dtype(np.uint8), "F32": np.dtype(np.float32)}
+#: Of numbers, by the format's names.
+_NUMPY = {"BOOL": "bool", "F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
+_NUMPY |= {f"{kind[0].upper()}{bits}": f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)}
+_NUMPY |= {"F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2"}
+#: Bytes after which pages are let go.
+_READ = 4 << 20
 
 
 class MappedFile:
-    """Tensors of bytes and of float32 as read-only arrays over the file's memory.
+    """Tensors as read-only arrays over the file's memory.
 
     Attributes:
         name: of the file.
         metadata: its own, as the header has it.
+        kinds: of each tensor, in the format's words.
+        shapes: of each tensor.
+
+    Args:
+        remedy: what helps where the file is broken.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it is no safetensors file, or its header describes what is not there.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.name = path.name
+    def __init__(self, path: Path, remedy: str) -> None:
+        self.name, self._remedy, self._read = path.name, remedy, 0
         with path.open("rb") as file:
             if path.stat().st_size < 8:
                 raise self.broken("a header", "an empty file")
@@ -47,33 +62,50 @@ class MappedFile:
         if not isinstance(header, dict) or not isinstance(header.get("__metadata__", {}), dict):
             raise self.broken("a header that is a JSON object", f"{header!r:.40}")
         self.metadata: dict[str, Any] = header.pop("__metadata__", {})
-        self._places = {name: self._checked(name, entry) for name, entry in header.items()}
+        self._starts = {name: self._checked(name, entry) for name, entry in header.items()}
+        self.kinds: dict[str, str] = {name: entry["dtype"] for name, entry in header.items()}
+        self.shapes: dict[str, tuple[int, ...]] = {name: tuple(entry["shape"]) for name, entry in header.items()}
+        size, of_tensors = len(self._memory) - self._data, sum(map(_nbytes, header.values()))
+        if of_tensors != size:
+            raise self.broken(f"tensors of {size} bytes, as it has", f"{of_tensors}")
 
-    def array(self, name: str) -> npt.NDArray[Any] | None:
-        """The tensor, or None where there is none of that name."""
-        if name not in self._places:
-            return None
-        dtype, shape, start = self._places[name]
-        return np.frombuffer(self._memory, dtype, math.prod(shape), start).reshape(shape)
+    def array(self, name: str) -> npt.NDArray[Any]:
+        """The tensor. Raises KeyError where there is none of that name."""
+        shape = self.shapes[name]
+        dtype = np.dtype(_NUMPY[self.kinds[name]])
+        return np.frombuffer(self._memory, dtype, math.prod(shape), self._starts[name]).reshape(shape)
 
     def names(self) -> list[str]:
-        return list(self._places)
+        return list(self.shapes)
+
+    def took(self, nbytes: int) -> None:
+        """So much will be read once: pages count as ours when they have been, and are let go now and then."""
+        self._read += nbytes
+        if self._read >= _READ and hasattr(mmap, "MADV_DONTNEED"):
+            self._memory.madvise(mmap.MADV_DONTNEED)
+            self._read = 0
 
     def broken(self, wanted: str, got: str) -> ValueError:
         """The error to raise."""
-        return ValueError(f"{self.name} must have {wanted}, got {got}; convert the model again")
+        return ValueError(f"{self.name} must have {wanted}, got {got}; {self._remedy}")
 
-    def _checked(self, name: str, entry: Any) -> tuple[np.dtype[Any], tuple[int, ...], int]:
+    def _checked(self, name: str, entry: Any) -> int:
         """Where it is, in bytes from the start of the file; all of it is inside, or nothing of the file is used."""
         try:
-            dtype, shape, (start, stop) = _NUMPY[entry["dtype"]], tuple(entry["shape"]), entry["data_offsets"]
+            known, shape, (start, stop) = entry["dtype"] in _NUMPY, tuple(entry["shape"]), entry["data_offsets"]
         except (KeyError, TypeError, ValueError):
-            raise self.broken(f"dtype, shape and data_offsets of {name} in its header", f"{entry!r:.80}") from None
+            known = False
+        if not known:
+            raise self.broken(f"dtype, shape and data_offsets of {name} in its header", f"{entry!r:.80}")
         if not all(type(number) is int and number >= 0 for number in (*shape, start, stop)):
             raise self.broken(f"integers from 0 up as shape and data_offsets of {name}", f"{entry!r:.80}")
-        if stop - start != math.prod(shape) * dtype.itemsize or self._data + stop > len(self._memory):
+        if stop - start != _nbytes(entry) or self._data + stop > len(self._memory):
             size = len(self._memory) - self._data
             raise self.broken(f"all bytes of {name}", f"shape {shape} from {start} to {stop} of {size}")
-        if (self._data + start) % dtype.itemsize:
-            raise self.broken(f"{name} at a multiple of its item's size", f"{self._data + start}")
-        return dtype, shape, self._data + start
+        place: int = self._data + start
+        return place
+
+
+def _nbytes(entry: Mapping[str, Any]) -> int:
+    count: int = math.prod(entry["shape"])
+    return count * np.dtype(_NUMPY[entry["dtype"]]).itemsize

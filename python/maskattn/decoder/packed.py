@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 from maskattn._core import PackedWeight
@@ -39,16 +38,15 @@ class PackedCheckpoint(Checkpoint):
 
     def __init__(self, directory: Path) -> None:
         config, generation = read_configs(directory)
-        self._file = MappedFile(directory / FILE)
+        self._file = MappedFile(directory / FILE, "convert the model again")
         facts = _read_facts(self._file, config.get("model_type"))
         self.dtype, self._asked = facts["dtype"] or "float32", facts["dtype"]
         self._stored = [_Stored.read(self._file, entry) for entry in facts["weights"]]
         self._places = {tuple(stored.shapes): stored for stored in self._stored}
         tensors: dict[str, Tensor] = {}
-        for name in self._file.names():
-            array = self._file.array(name)
-            if array is not None and array.dtype == np.float32:
-                tensors[name] = _Mapped(name, FILE, array.shape, "F32")
+        for name, kind in self._file.kinds.items():
+            if kind == "F32":
+                tensors[name] = _Mapped(name, FILE, self._file.shapes[name], kind)
         for stored in self._stored:
             for name, shape in stored.shapes.items():
                 tensors[name] = _Mapped(name, FILE, shape, stored.dtype)
@@ -66,9 +64,11 @@ class PackedCheckpoint(Checkpoint):
 
     def tensor(self, names: Sequence[str], shape: tuple[int, ...]) -> FloatArray:
         name = self._named(names, shape)
-        array = self._file.array(name)
-        if array is None:
+        if self._file.kinds.get(name) != "F32":
             raise self._file.broken(f"{name} as float32", "a packed weight of that name")
+        array = self._file.array(name)
+        if not array.flags.aligned:
+            raise self._file.broken(f"{name} at a multiple of its item's size", "another place")
         self._used[name], self._arrays[name] = shape, array
         return array
 
@@ -131,13 +131,12 @@ class _Stored:
 
     def over(self, file: MappedFile) -> PackedWeight:
         name = packed_name(list(self.shapes))
-        memory = file.array(name)
-        if memory is None or memory.dtype != np.uint8:
-            raise file.broken(f"{name} in bytes", "none" if memory is None else str(memory.dtype))
+        if file.kinds.get(name) != "U8":
+            raise file.broken(f"{name} in bytes", file.kinds.get(name, "none"))
         outputs = sum(shape[0] for shape in self.shapes.values())
         inputs = math.prod(next(iter(self.shapes.values()))[1:])
         try:
-            return PackedWeight.over(outputs, inputs, self.dtype, memory, self.group or 32)
+            return PackedWeight.over(outputs, inputs, self.dtype, file.array(name), self.group or 32)
         except (ValueError, TypeError) as error:
             raise file.broken(f"{name} as its metadata says", str(error)) from error
 

@@ -49,10 +49,13 @@ def sinusoidal(length: int, width: int) -> FloatArray:
     Returns:
         shape (length, width), float32; row ``p`` belongs to absolute position ``p``.
     """
-    pair = np.arange(width) // 2
+    sines = (width + 1) // 2
     # In float64 until the last step: a float32 angle at position 500 is wrong by more than a rounding of its sine.
-    angle = np.arange(length)[:, None] / np.power(10000.0, 2 * pair / width)
-    return np.concatenate([np.sin(angle[:, 0::2]), np.cos(angle[:, 1::2])], axis=1).astype(np.float32)
+    angle = np.arange(length)[:, None] / np.power(10000.0, 2 * np.arange(sines) / width)
+    table = np.empty((length, width), np.float32)
+    np.sin(angle, out=table[:, :sines])
+    np.cos(angle[:, : width - sines], out=table[:, sines:])
+    return table
 
 
 def sinusoidal_halves(length: int, width: int) -> FloatArray:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from pathlib import Path
-from typing import Any, cast
+from operator import mul
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from maskattn.decoder.arrays import FloatArray
+from maskattn.decoder.mapped import MappedFile
 
-#: Bytes of a file after which it is opened anew.
-_MAPPED = 16 << 20
 #: ``weight = (q - zero) * scale``: q (rows, inputs) from 0 to 15, scales and zeros (rows, inputs / group), float32.
 Groups = tuple[npt.NDArray[np.uint8], FloatArray, FloatArray]
 _DTYPES = ("F32", "F16", "BF16")
@@ -36,15 +35,16 @@ class Tensor(ABC):
         self.name, self.file, self.shape, self.dtype = name, file, shape, dtype
 
     def float32(self) -> FloatArray:
-        """All of it.
+        """All of it, in memory of its own.
 
         Raises:
             ValueError: it is not stored as numbers that are known, or holds one that is not finite.
         """
-        return self._checked(self._read(None, None, False))
+        whole: FloatArray = self._checked(self._read(None, None, False)).copy()
+        return whole
 
     def rows(self, start: int, stop: int, transposed: bool = False) -> FloatArray:
-        """Some rows of a matrix, or columns as rows; errors as of ``float32``."""
+        """Some rows of a matrix, or columns as rows, maybe over the file's memory; errors as of ``float32``."""
         return self._checked(self._read(start, stop, transposed))
 
     @property
@@ -82,16 +82,16 @@ class Tensor(ABC):
 class SafeTensor(Tensor):
     """A tensor of a safetensors file."""
 
-    def __init__(self, file: SafeFile, name: str) -> None:
-        view = file.slice(name)
-        super().__init__(name, file.name, tuple(view.get_shape()), str(view.get_dtype()))
+    def __init__(self, file: MappedFile, name: str) -> None:
+        super().__init__(name, file.name, file.shapes[name], file.kinds[name])
         self._file = file
 
     def stored(self, *places: slice) -> npt.NDArray[Any]:
-        """A part of it in its own dtype."""
-        found: npt.NDArray[Any] = self._file.slice(self.name)[places]
-        self._file.took(found.nbytes)
-        return found
+        """A part of it in its own dtype, over the file's memory."""
+        found: npt.NDArray[Any] = self._file.array(self.name)[places]
+        # Columns of a matrix lie on all of its pages.
+        self._file.took(max([found.nbytes, *map(mul, found.shape, found.strides)]))
+        return found if found.flags.aligned else found.copy()
 
     def _read(self, start: int | None, stop: int | None, transposed: bool) -> npt.NDArray[Any]:
         if self.dtype not in _DTYPES:
@@ -102,37 +102,8 @@ class SafeTensor(Tensor):
         if start is None:
             return self.stored()
         rows = slice(start, stop)
-        return self.stored(slice(None), rows).T if transposed else self.stored(rows)
-
-
-class SafeFile:
-    """A safetensors file, opened: its header has been read and checked, its tensors are read when asked for."""
-
-    def __init__(self, path: Path) -> None:
-        import ml_dtypes  # noqa: F401 - so that safetensors may read bfloat16
-
-        self.name, self._path = path.name, path
-        self._open()
-
-    def tensors(self) -> dict[str, SafeTensor]:
-        """All of them, by name; they keep the file."""
-        return {name: SafeTensor(self, name) for name in self._file.keys()}  # noqa: SIM118 - it is no dict
-
-    def slice(self, name: str) -> Any:
-        """What reads parts of a tensor when indexed."""
-        return self._file.get_slice(name)
-
-    def took(self, nbytes: int) -> None:
-        """Open the file anew now and then: what has been read stays mapped while it is open, and counts as ours."""
-        self._read += nbytes
-        if self._read > _MAPPED:
-            self._open()
-
-    def _open(self) -> None:
-        from safetensors import SafetensorError, safe_open
-
-        opened = cast("Any", safe_open)
-        try:
-            self._file, self._read = opened(self._path, framework="np"), 0
-        except (SafetensorError, OSError) as error:
-            raise ValueError(f"{self.name} must be a safetensors file, got {error}; download it again") from error
+        if not transposed:
+            return self.stored(rows)
+        # Transposed out of the caches: straight from the file each number would be of another page.
+        outputs: npt.NDArray[Any] = np.ascontiguousarray(self.stored(slice(None), rows)).T
+        return outputs
