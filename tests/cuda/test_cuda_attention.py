@@ -171,7 +171,7 @@ def test_keys_in_pages(kernels: None, dtype: Any, q_len: int, rng: np.random.Gen
     slopes = on_device(ALiBi.for_heads(4).slopes.astype(np.float32))
     out = on_device(np.zeros_like(q))
     on = [on_device(each) for each in (q, k, v)]
-    rest = None, 0.25, 0.0, None, None, slopes, 0, on_device(table), place.stream
+    rest = None, 0.25, 0.0, None, None, slopes, 0, on_device(table), None, place.stream
     place.cuda.attention(*on, out, None, plan, *rest)
     np.testing.assert_array_equal(back(out), want)
 

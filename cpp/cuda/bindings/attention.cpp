@@ -12,6 +12,7 @@ namespace maskattn::cuda {
 namespace {
 
 using MaybeArray = std::optional<Array>;
+using MaybePacking = std::optional<Packing>;
 
 void require_rank4(const Array& a, const char* name, const char* shape) {
   if (a.ndim() != 4) bad_value(std::string(name) + " must have shape " + shape + ", got " + a.describe());
@@ -87,6 +88,26 @@ void take_arrays(AttentionCall& call, const Array& q, const Array& k, const Arra
   call.page_size = static_cast<int>(k.shape[2]);
 }
 
+// Packed (tokens, heads, dim) as (1, heads, tokens, dim).
+Array four_axes(const Array& packed, const char* name) {
+  if (packed.ndim() != 3) bad_value(std::string(name) + " must have shape (tokens, heads, dim), got " + packed.describe());
+  Array view = packed;
+  view.shape = {1, packed.shape[1], packed.shape[0], packed.shape[2]};
+  view.strides = {0, packed.strides[1], packed.strides[0], packed.strides[2]};
+  return view;
+}
+
+// What take_arrays has taken for one sequence becomes many.
+void take_packing(AttentionCall& call, const Packing& packing) {
+  call.batch = packing.count;
+  call.q_len = packing.q_len;
+  call.kv_len = packing.kv_len;
+  call.kv_rows = packing.kv_tokens;
+  call.q_lengths = packing.q_lengths;
+  call.q.starts = call.out.starts = packing.q_starts;
+  call.k.starts = call.v.starts = packing.kv_starts;
+}
+
 void take_results(AttentionCall& call, const Array& q, const Array& out, const MaybeArray& lse) {
   if (float_dtype_of(out, "out") != call.dtype)
     bad_type("out must have the dtype of q, " + q.dtype_name() + ", got " + out.dtype_name());
@@ -138,11 +159,18 @@ const float* floats_per_head(const AttentionCall& call, const MaybeArray& a, con
 // Writes `out` and, if there is one, `lse`. What is not an array has been checked in Python.
 void attention_of(const Array& q, const Array& k, const Array& v, const Array& out, const MaybeArray& lse, const Plan& plan,
                   const MaybeArray& bias, double scale, double softcap, const MaybeArray& sinks, const MaybeArray& table,
-                  const MaybeArray& slopes, int precision, const MaybeArray& page_table, std::uintptr_t handle) {
+                  const MaybeArray& slopes, int precision, const MaybeArray& page_table, const MaybePacking& packing,
+                  std::uintptr_t handle) {
   const Stream stream = stream_of(handle);
   AttentionCall call{};
-  take_arrays(call, q, k, v, page_table, plan.extents.kv_len);
-  take_results(call, q, out, lse);
+  if (packing) {
+    take_arrays(call, four_axes(q, "q"), four_axes(k, "k"), four_axes(v, "v"), std::nullopt, 0);
+    take_results(call, q, four_axes(out, "out"), lse);
+    take_packing(call, *packing);
+  } else {
+    take_arrays(call, q, k, v, page_table, plan.extents.kv_len);
+    take_results(call, q, out, lse);
+  }
   take_plan(call, plan);
   take_bias(call, bias);
   call.sinks = floats_per_head(call, sinks, "sinks");
@@ -157,16 +185,15 @@ void attention_of(const Array& q, const Array& k, const Array& v, const Array& o
   wait_for(stream, plan.stream);
   constexpr std::size_t alignment = 256;
   const std::size_t entries = table || slopes ? static_cast<std::size_t>(call.batch) : 0;
-  const std::size_t positions = (entries * 3 * sizeof(std::int64_t) + alignment - 1) / alignment * alignment;
+  const std::size_t positions = (entries * TakenPositions::kBytes + alignment - 1) / alignment * alignment;
   const std::size_t workspace = workspace_bytes(call);
   const DeviceMemory memory(positions + workspace, stream);
   if (positions) {
-    auto* lengths = memory.data<std::int64_t>();
-    auto* near = reinterpret_cast<int*>(lengths + 2 * call.batch);
+    const TakenPositions taken(memory.data(), call.batch);
     const std::int64_t step = plan.sequences == 1 ? 0 : 1;
-    take_positions({plan.kv_lengths, plan.q_offset, true, true, step, step}, call.batch, call.q_len, call.kv_len, lengths,
-                   lengths + call.batch, near, stream);
-    call.q_offset = near;
+    take_positions({{plan.q_offset, true, step}, {plan.kv_lengths, true, step}, {}}, call.batch, call.q_len, call.kv_len, taken,
+                   stream);
+    call.q_offset = taken.near;
   }
   attention(call, memory.data<char>() + positions, stream);
   if (capturing(stream)) return;  // nobody knows when a graph runs
@@ -184,6 +211,10 @@ void register_attention(py::module_& m) {
   m.def("check_arrays", [](const Array& q, const Array& k, const Array& v) {
     AttentionCall call{};
     take_arrays(call, q, k, v, std::nullopt, 0);
+  });
+  m.def("check_packed", [](const Array& q, const Array& k, const Array& v) {
+    AttentionCall call{};
+    take_arrays(call, four_axes(q, "q"), four_axes(k, "k"), four_axes(v, "v"), std::nullopt, 0);
   });
 }
 
