@@ -66,7 +66,7 @@ def attention_varlen(
 
 
 class _Sequences(NamedTuple):
-    """Where they are in the packed arrays, and what masks need: tuples of the host, or arrays of the device."""
+    """Where they are in the packed arrays, and what masks need: NumPy arrays, or arrays of the device."""
 
     packing: Any
     q_lengths: Any
@@ -108,7 +108,7 @@ def _known(place: Place, ends: list[IntArray], mask: Any, most: Most) -> _Sequen
         check_plan(mask, kv_lengths)
     tokens, longest = (int(q_ends[-1]), int(kv_ends[-1])), tuple(int(n.max(initial=0)) for n in (q_lengths, kv_lengths))
     packing = place.cuda.pack(q_ends, kv_ends, len(q_lengths), tokens, longest, place.stream)
-    return _Sequences(packing, tuple(q_lengths.tolist()), tuple(kv_lengths.tolist()))
+    return _Sequences(packing, q_lengths, kv_lengths)
 
 
 def _unknown(place: Place, ends: Ends, mask: Any, most: Most) -> _Sequences:
@@ -134,9 +134,7 @@ def _plan(place: Place, mask: Any, sequences: _Sequences, heads: int, q_offset: 
     extents = packing.q_len, packing.kv_len, packing.count, heads
     if isinstance(mask, (_core.MaskPlan, place.cuda.Plan)):
         return plan_of(place, mask, *extents, q_offset, None)
-    if isinstance(q_lengths, tuple):
-        if q_offset is None:
-            q_offset = [keys - queries for keys, queries in zip(kv_lengths, q_lengths, strict=True)]
-        q_lengths = None if set(q_lengths) == {packing.q_len} else q_lengths
-        kv_lengths = list(kv_lengths)
+    if isinstance(q_lengths, np.ndarray):
+        q_offset = kv_lengths - q_lengths if q_offset is None else q_offset
+        q_lengths = tuple(q_lengths.tolist()) if (q_lengths != packing.q_len).any() else None
     return plan_of(place, mask, *extents, q_offset, kv_lengths, q_lengths)
