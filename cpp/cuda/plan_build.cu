@@ -108,7 +108,9 @@ __device__ std::int64_t integer_at(const GivenIntegers& given, int b, std::int64
   return given.wide ? static_cast<const std::int64_t*>(given.data)[at] : static_cast<const std::int32_t*>(given.data)[at];
 }
 
-__device__ std::int64_t between(std::int64_t low, std::int64_t x, std::int64_t high) { return x < low ? low : x > high ? high : x; }
+__device__ std::int64_t between(std::int64_t low, std::int64_t x, std::int64_t high) {
+  return x < low ? low : x > high ? high : x;
+}
 
 __global__ void take_positions_of(GivenPositions given, int batch, int q_len, int kv_len, TakenPositions taken) {
   const int b = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);

@@ -51,8 +51,8 @@ struct GivenIntegers {
   std::int64_t step;  // from one sequence to the next; 0: one for all
 };
 
-// Writes [batch] each: lengths, cut to what there are, and offsets. Where none is given, lengths are q_len and kv_len, and offsets
-// let the last query stand at the last key. `near` are offsets for biases, cut to +-2^30.
+// Writes [batch] each: lengths, cut to what there are, and offsets. Where none is given, lengths are q_len and kv_len, and
+// offsets let the last query stand at the last key. `near` are offsets for biases, cut to +-2^30.
 struct GivenPositions {
   GivenIntegers q_offset, kv_lengths, q_lengths;
 };

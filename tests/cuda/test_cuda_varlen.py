@@ -128,7 +128,11 @@ def test_lengths_that_nobody_checks_are_cut(rng: np.random.Generator) -> None:
     cu_q, cu_kv = ([0, 5, 4, 900], [0, 10, 7, 2000])  # each goes back once, and past the end
     out = on_device(np.full((len(q), 4, 20), 7, np.float32))
     got = maskattn.attention_varlen(
-        *map(on_device, (q, k, v)), *(on_device(np.array(each)) for each in (cu_q, cu_kv)), max_q_len=6, max_kv_len=12, out=out
+        *map(on_device, (q, k, v)),
+        *(on_device(np.array(each)) for each in (cu_q, cu_kv)),
+        max_q_len=6,
+        max_kv_len=12,
+        out=out,
     )
     assert got is out
     want = back(maskattn.attention_varlen(*map(on_device, (q[:5], k[:10], v[:10])), [0, 5], [0, 10]))
@@ -205,7 +209,11 @@ ERRORS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"max_kv_len": lambda: "4"}, TypeError, "^max_kv_len must be an integer, got str"),
     ({"mask": lambda: np.ones((3, 4), bool)}, TypeError, "^mask must be a Mask, a MaskPlan or None, got ndarray"),
     ({"mask": lambda: Causal().plan(3, 3)}, ValueError, "^mask must be planned for"),
-    ({"mask": lambda: Causal().plan(3, 4, batch=2)}, ValueError, r"^mask must be planned for kv_lengths .*\[3, 4\], got"),
+    (
+        {"mask": lambda: Causal().plan(3, 4, batch=2)},
+        ValueError,
+        r"^mask must be planned for kv_lengths .*\[3, 4\], got",
+    ),
     (
         {
             "mask": lambda: Causal().plan(3, 4, batch=2, kv_lengths=[3, 4]),

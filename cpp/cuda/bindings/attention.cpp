@@ -156,7 +156,29 @@ const float* floats_per_head(const AttentionCall& call, const MaybeArray& a, con
   return static_cast<const float*>(a->data);
 }
 
-// Writes `out` and, if there is one, `lse`. What is not an array has been checked in Python.
+// What scores go through, behind the plan; what is not an array has been checked in Python.
+void take_terms(AttentionCall& call, const MaybeArray& bias, double scale, double softcap, const MaybeArray& sinks,
+                const MaybeArray& table, const MaybeArray& slopes, int precision) {
+  take_bias(call, bias);
+  call.sinks = floats_per_head(call, sinks, "sinks");
+  call.bias_table = floats_per_head(call, table, "bias");
+  call.bias_reach = table ? static_cast<int>(table->shape[1] / 2) : 0;
+  call.slopes = floats_per_head(call, slopes, "bias");
+  call.scale = static_cast<float>(scale);
+  call.softcap = static_cast<float>(softcap);
+  call.precision = static_cast<Precision>(precision);
+}
+
+// Of a call that is prepared, what attention_of will not be given anew.
+void check_prepared(const Array& q, const Array& k, const Array& v, const Plan& plan, const MaybeArray& bias, double scale,
+                    double softcap, const MaybeArray& sinks, const MaybeArray& table, const MaybeArray& slopes, int precision) {
+  AttentionCall call{};
+  take_arrays(call, q, k, v, std::nullopt, 0);
+  take_plan(call, plan);
+  take_terms(call, bias, scale, softcap, sinks, table, slopes, precision);
+}
+
+// Writes `out` and, if there is one, `lse`.
 void attention_of(const Array& q, const Array& k, const Array& v, const Array& out, const MaybeArray& lse, const Plan& plan,
                   const MaybeArray& bias, double scale, double softcap, const MaybeArray& sinks, const MaybeArray& table,
                   const MaybeArray& slopes, int precision, const MaybeArray& page_table, const MaybePacking& packing,
@@ -172,14 +194,7 @@ void attention_of(const Array& q, const Array& k, const Array& v, const Array& o
     take_results(call, q, out, lse);
   }
   take_plan(call, plan);
-  take_bias(call, bias);
-  call.sinks = floats_per_head(call, sinks, "sinks");
-  call.bias_table = floats_per_head(call, table, "bias");
-  call.bias_reach = table ? static_cast<int>(table->shape[1] / 2) : 0;
-  call.slopes = floats_per_head(call, slopes, "bias");
-  call.scale = static_cast<float>(scale);
-  call.softcap = static_cast<float>(softcap);
-  call.precision = static_cast<Precision>(precision);
+  take_terms(call, bias, scale, softcap, sinks, table, slopes, precision);
   if (out.size() == 0 && (!lse || lse->size() == 0)) return;
 
   wait_for(stream, plan.stream);
@@ -208,6 +223,7 @@ void attention_of(const Array& q, const Array& k, const Array& v, const Array& o
 
 void register_attention(py::module_& m) {
   m.def("attention", &attention_of);
+  m.def("check_prepared", &check_prepared);
   m.def("check_arrays", [](const Array& q, const Array& k, const Array& v) {
     AttentionCall call{};
     take_arrays(call, q, k, v, std::nullopt, 0);

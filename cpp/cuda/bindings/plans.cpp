@@ -68,9 +68,9 @@ Plan make_plan(const std::variant<Program, Words>& source, std::pair<int, int> e
 
   Staged staged;
   constexpr const char* names = "kv_lengths and q_offset";
-  take_positions({take(q_offset, names, stream, staged), take(kv_lengths, names, stream, staged),
-                  take(q_lengths, "cu_q", stream, staged)},
-                 plan.sequences, q_len, kv_len, taken, stream);
+  take_positions(
+      {take(q_offset, names, stream, staged), take(kv_lengths, names, stream, staged), take(q_lengths, "cu_q", stream, staged)},
+      plan.sequences, q_len, kv_len, taken, stream);
 
   const PlanMemory memory(plan.extents, plan.memory->data());
   plan.view = memory.view();

@@ -118,13 +118,14 @@ def _unknown(place: Place, ends: Ends, mask: Any, most: Most) -> _Sequences:
             "lengths nobody can compare with theirs; pass the mask itself"
         )
     arrays = [
-        _lent(place, name, value) if _core.is_cuda(value) else cumulative(name, value, tokens) for name, value, tokens in ends
+        _lent(place, name, value) if _core.is_cuda(value) else cumulative(name, value, tokens)
+        for name, value, tokens in ends
     ]
     q_entries, kv_entries = (int(each.size) for each in arrays)
     check_count(q_entries, kv_entries)
     tokens = ends[0][2], ends[1][2]
     names = "max_q_len", "max_kv_len"
-    longest = tuple(min(count(*given), there) for *given, there in zip(names, most, tokens, strict=True))
+    longest = tuple(min(count(name, each), there) for name, each, there in zip(names, most, tokens, strict=True))
     packing = place.cuda.pack(*arrays, q_entries - 1, tokens, longest, place.stream)
     return _Sequences(packing, packing.q_lengths, packing.kv_lengths)
 
