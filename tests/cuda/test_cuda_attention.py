@@ -428,4 +428,4 @@ def test_numpy_arrays_of_other_dtypes_stay() -> None:
 def test_functions_that_run_on_the_host_say_so() -> None:
     q = ones(1, 1, 2, 8)
     with pytest.raises(NotImplementedError, match=r"^q must be .*CPU's memory .*got a CUDA array"):
-        maskattn.attention_weights(q, q)
+        maskattn.attention_topk(q, q, 1)

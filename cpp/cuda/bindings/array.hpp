@@ -52,5 +52,6 @@ void register_attention(py::module_& m);
 void register_exchange(py::module_& m, py::class_<Array>& array);
 void register_packing(py::module_& m);
 void register_plans(py::module_& m);
+void register_weights(py::module_& m);
 
 }  // namespace maskattn::cuda

@@ -26,18 +26,6 @@ Packing pack(const Given& cu_q, const Given& cu_kv, int count, std::pair<int, in
   return p;
 }
 
-Array lengths_of(const Packing& p, std::int64_t* lengths) {
-  Array a;
-  a.data = lengths;
-  a.shape = {p.count};
-  a.strides = {1};
-  a.dtype = dtype_named("int64");
-  a.device = current_device();
-  a.stream = p.stream;
-  a.owner = p.memory;
-  return a;
-}
-
 }  // namespace
 
 void register_packing(py::module_& m) {
@@ -45,8 +33,9 @@ void register_packing(py::module_& m) {
       .def_readonly("count", &Packing::count)
       .def_readonly("q_len", &Packing::q_len)
       .def_readonly("kv_len", &Packing::kv_len)
-      .def_property_readonly("q_lengths", [](const Packing& p) { return lengths_of(p, p.q_lengths); })
-      .def_property_readonly("kv_lengths", [](const Packing& p) { return lengths_of(p, p.kv_lengths); });
+      .def_property_readonly("q_lengths", [](const Packing& p) { return integers_of(p.q_lengths, p.count, p.memory, p.stream); })
+      .def_property_readonly("kv_lengths",
+                             [](const Packing& p) { return integers_of(p.kv_lengths, p.count, p.memory, p.stream); });
   m.def("pack", &pack);
 }
 

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 namespace maskattn::cuda {
 namespace {
@@ -170,6 +171,19 @@ void let_go(std::initializer_list<const Given*> given, Stream stream) {
       wait_for(array->stream, stream);
 }
 
+Array integers_of(const std::int64_t* data, int count, std::shared_ptr<DeviceMemory> memory, Stream stream) {
+  Array a;
+  a.data = const_cast<std::int64_t*>(data);
+  a.shape = {count};
+  a.strides = {1};
+  a.dtype = dtype_named("int64");
+  a.device = current_device();
+  a.read_only = true;
+  a.stream = stream;
+  a.owner = std::move(memory);
+  return a;
+}
+
 void register_plans(py::module_& m) {
   py::class_<Program>(m, "Program").def_property_readonly("nbytes", [](const Program& p) { return p.bytes; });
   py::class_<Plan>(m, "Plan")
@@ -179,6 +193,8 @@ void register_plans(py::module_& m) {
       .def_property_readonly("kv_len", [](const Plan& p) { return p.extents.kv_len; })
       .def_property_readonly("spans_per_row", [](const Plan& p) { return p.extents.spans_per_row; })
       .def_property_readonly("nbytes", [](const Plan& p) { return p.bytes; })
+      .def_property_readonly("kv_lengths",
+                             [](const Plan& p) { return integers_of(p.kv_lengths, p.sequences, p.memory, p.stream); })
       .def_property_readonly("device", [](const Plan& p) { return p.device; })
       .def_property_readonly("stream", [](const Plan& p) { return reinterpret_cast<std::uintptr_t>(p.stream); })
       .def("tiles", &tiles_of)

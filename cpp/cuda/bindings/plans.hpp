@@ -52,5 +52,7 @@ using Staged = std::vector<std::shared_ptr<DeviceMemory>>;
 GivenIntegers take(const Given& given, const char* name, Stream stream, Staged& staged);
 // Arrays of ours may be of other streams: what comes there next, as the end of their memory, waits for `stream`.
 void let_go(std::initializer_list<const Given*> given, Stream stream);
+// Such integers as an array of ours.
+Array integers_of(const std::int64_t* data, int count, std::shared_ptr<DeviceMemory> memory, Stream stream);
 
 }  // namespace maskattn::cuda
