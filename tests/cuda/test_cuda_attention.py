@@ -401,7 +401,7 @@ ERRORS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"softcap": lambda: -1.0}, ValueError, "^softcap must be at least 0"),
     ({"precision": lambda: "best"}, ValueError, "^precision must be one of"),
     ({"strategy": lambda: "delete"}, ValueError, '^strategy must be "mask" or "auto" on CUDA'),
-    ({"v": lambda: None}, TypeError, "^k and v must be arrays on CUDA"),
+    ({"v": lambda: None}, TypeError, "^v must be an array where k is no layer of a cache, got k of type Array alone"),
 ]
 
 

@@ -71,9 +71,9 @@ void attention_of(const Array& q, const Array& k, const Array& v, const Array& o
 void register_attention(py::module_& m) {
   m.def("attention", &attention_of);
   m.def("check_prepared", &check_prepared);
-  m.def("check_arrays", [](const Array& q, const Array& k, const Array& v) {
+  m.def("check_arrays", [](const Array& q, const Array& k, const Array& v, const MaybeArray& page_table) {
     AttentionCall call{};
-    take_arrays(call, q, k, v, std::nullopt, 0);
+    take_arrays(call, q, k, v, page_table, 0);
   });
   m.def("check_packed", [](const Array& q, const Array& k, const Array& v) {
     AttentionCall call{};

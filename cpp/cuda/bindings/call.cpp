@@ -72,7 +72,10 @@ void take_arrays(AttentionCall& call, const Array& q, const Array& k, const Arra
   require_rank4(v, "v", "(batch, kv_heads, kv_len, v_head_dim)");
   require_q_dtype(k, "k", call.dtype, q);
   require_q_dtype(v, "v", call.dtype, q);
-  if (!page_table) require_extent(k, "k", 0, "batch", q.shape[0], "q");
+  if (page_table)
+    require_extent(q, "q", 0, "batch", page_table->shape[0], "the cache");
+  else
+    require_extent(k, "k", 0, "batch", q.shape[0], "q");
   require_extent(k, "k", 3, "head_dim", q.shape[3], "q");
   if (k.shape[1] == 0 ? q.shape[1] != 0 : q.shape[1] % k.shape[1] != 0)
     bad_value("k must have a number of heads that divides q's " + std::to_string(q.shape[1]) + ", got " +

@@ -38,12 +38,6 @@ void weights_of(const Array& q, const Array& k, const Array& out, const Plan& pl
 
 }  // namespace
 
-void register_weights(py::module_& m) {
-  m.def("attention_weights", &weights_of);
-  m.def("check_keys", [](const Array& q, const Array& k) {
-    AttentionCall call{};
-    take_arrays(call, q, k, k, std::nullopt, 0);
-  });
-}
+void register_weights(py::module_& m) { m.def("attention_weights", &weights_of); }
 
 }  // namespace maskattn::cuda

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from maskattn import _core
+from maskattn.cuda.keys import keys_of
 from maskattn.cuda.places import Kind, NumPy, Place, kind_of, named_place, place_of
 from maskattn.cuda.plans import plan_of
 from maskattn.cuda.terms import GivenTerms
@@ -34,7 +35,8 @@ def attention(
     """:func:`maskattn.attention` of arrays of a device, or of NumPy's moved there; what differs of its arguments:
 
     Args:
-        q, k, v: of one dtype, float32, float16 or bfloat16, and head dims from 1 to 256; ``lse`` is float32.
+        q, k, v: of one dtype, float32, float16 or bfloat16, and head dims from 1 to 256; ``lse`` is float32. A layer of
+            a cache is one of the device.
         mask: also a bool array of the device, or a plan of :func:`maskattn.cuda.plan`.
         sinks: also a float32 array of the device.
         kv_lengths, q_offset: also int32 or int64 arrays of the device, which the host does not look at: lengths are
@@ -43,23 +45,21 @@ def attention(
     """
     if strategy not in ("mask", "auto"):
         raise ValueError(f'strategy must be "mask" or "auto" on CUDA, where keys stay where they are, got {strategy!r}')
-    if v is None or hasattr(k, "k_pool"):
-        raise TypeError(f"k and v must be arrays on CUDA, got {type(k).__name__}, whose keys are in the CPU's memory")
     on_host = not _core.is_cuda(q)
     place = named_place("cuda" if device is None else device) if on_host else place_of("q", q)
     take = _to_device if on_host else Place.borrow
     kind = NumPy(None) if on_host else result_kind(q, like)
     given = GivenTerms(bias, scale, softcap, sinks, precision)
     with place.current():
-        q, k, v = (take(place, name, array) for name, array in (("q", q), ("k", k), ("v", v)))
-        place.cuda.check_arrays(q, k, v)
-        (batch, heads, q_len, head_dim), v_head_dim = q.shape, v.shape[3]
+        q = take(place, "q", q)
+        keys = keys_of(place, take, q, k, v, mask, kv_lengths)
+        (batch, heads, q_len, head_dim), v_head_dim = q.shape, keys.v.shape[3]
         host_out = _host_out(out, (batch, heads, q_len, v_head_dim), q.dtype) if on_host and out is not None else None
         terms = given.on(place, head_dim, take)
-        plan = plan_of(place, mask, q_len, k.shape[2], batch, heads, q_offset, kv_lengths)
+        plan = plan_of(place, keys.mask, q_len, keys.kv_len, batch, heads, q_offset, keys.kv_lengths)
         results = Results(place, kind, (*q.shape[:3], v_head_dim), q.dtype, None if on_host else out)
         lse = results.lse(q.shape[:3]) if return_lse else None
-        place.cuda.attention(q, k, v, results.out, lse, plan, *terms, None, None, place.stream)
+        place.cuda.attention(q, keys.k, keys.v, results.out, lse, plan, *terms, keys.table, None, place.stream)
         finished = results.finished()
     if host_out is not None:
         host_out[...] = finished[0]

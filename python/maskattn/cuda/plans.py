@@ -95,6 +95,8 @@ def plan_of(
 
 
 def _expr(mask: Any) -> _core.MaskExpr:
+    if isinstance(mask, _core.MaskExpr):
+        return mask
     if mask is None or isinstance(mask, Mask):
         return (mask or _EVERY_KEY).expr
     if isinstance(mask, np.ndarray):

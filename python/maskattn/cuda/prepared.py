@@ -29,7 +29,7 @@ class PreparedOnDevice:
         place = place_of("q", q)
         with place.current():
             arrays = [place.borrow(*each) for each in zip(_NAMES, (q, k, v), strict=True)]
-            place.cuda.check_arrays(*arrays)
+            place.cuda.check_arrays(*arrays, None)
             self._wanted = [(each.dtype, each.shape) for each in arrays]
             q, k, _ = arrays
             self._extents = q.shape[2], k.shape[2], q.shape[0], q.shape[1]
