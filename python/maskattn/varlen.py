@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,9 @@ from maskattn.bias import DistanceBias
 from maskattn.masks.base import Mask
 from maskattn.masks.parameters import count
 
+if TYPE_CHECKING:
+    from maskattn.interop import SupportsDLPack
+
 IntArray = npt.NDArray[np.int64]
 
 
@@ -21,8 +24,8 @@ def attention_varlen(
     q: Any,
     k: Any,
     v: Any,
-    cu_q: npt.ArrayLike,
-    cu_kv: npt.ArrayLike,
+    cu_q: npt.ArrayLike | SupportsDLPack,
+    cu_kv: npt.ArrayLike | SupportsDLPack,
     *,
     mask: Mask | _core.MaskPlan | None = None,
     bias: DistanceBias | None = None,
@@ -128,7 +131,7 @@ def _four_axes(packed: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return view
 
 
-def cumulative(name: str, value: npt.ArrayLike, tokens: int) -> IntArray:
+def cumulative(name: str, value: Any, tokens: int) -> IntArray:
     """Cumulative lengths of so many tokens, checked."""
     ends = np.asarray(value)
     if ends.dtype.kind not in "iu":

@@ -69,7 +69,7 @@ class Layer(BlockTables):
         assert self._draft_start is not None
         return self.lengths - self._draft_start
 
-    def append(self, k: Array, v: Array, lengths: npt.ArrayLike | None = None) -> None:
+    def append(self, k: Any, v: Any, lengths: npt.ArrayLike | None = None) -> None:
         """Store tokens behind those that each sequence has.
 
         Args:

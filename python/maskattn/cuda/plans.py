@@ -189,8 +189,8 @@ def _by_the_host(place: Place, expr: _core.MaskExpr, geometry: Geometry) -> Any:
     g = geometry
     if not g.on_host():
         raise ValueError(
-            "q_offset, kv_lengths, cu_q and cu_kv must be on the host where a function decides the mask: it is asked "
-            "there"
+            "q_offset and kv_lengths (or cu_q and cu_kv) must be on the host where a function decides the mask: it is "
+            "asked there"
         )
 
     def rows(batch: int, heads: int) -> _core.MaskPlan:
