@@ -93,6 +93,8 @@ def test_everything_that_changes_scores(
     arrays = some(rng, q_lengths, kv_lengths, np.float32)
     for options in (
         {"softcap": 5.0, "scale": 0.7},
+        {"scale": 0.0},  # which matrix units are not asked
+        {"scale": -0.2, "mask": Causal()},
         {"sinks": rng.standard_normal(4), "mask": Causal() & SlidingWindow(left=3)},
         {"bias": ALiBi.for_heads(4), "mask": Causal()},
         {"bias": RelativeBias(rng.standard_normal((8, 4)), max_distance=20), "q_offset": 3},
@@ -241,8 +243,7 @@ def test_errors(given: dict[str, Any], error: type[Exception], message: str) -> 
 
 
 def test_a_graph_cannot_wait_for_lengths(monkeypatch: pytest.MonkeyPatch) -> None:
-    capturing = load()
-    monkeypatch.setattr(capturing, "is_capturing", lambda stream: True)
+    monkeypatch.setattr(load(), "is_capturing", lambda stream: True)
     arrays = [ones(5, 2, 4), ones(7, 2, 4), ones(7, 2, 4)]
     with pytest.raises(ValueError, match=r"^max_q_len and max_kv_len must be given .* got None and 4"):
         maskattn.attention_varlen(*arrays, [0, 5], on_device(np.array([0, 7])), max_kv_len=4)

@@ -70,6 +70,11 @@ class DeviceLayer(Layer):
             raise ValueError(
                 f"k must be on cuda:{here}, where the cache is, got an array on cuda:{place.device}; move it there"
             )
+        if place.cuda.is_capturing(place.stream):
+            raise ValueError(
+                "k must not be appended while a graph is captured, which would repeat the lengths of now, got a stream "
+                "that is captured; append before the capture"
+            )
         return place
 
     def device_tables(self, place: Place) -> Any:
