@@ -154,7 +154,7 @@ def test_beams_and_forks_share_pages(rng: np.random.Generator) -> None:
 
 def test_a_cache_without_tokens(rng: np.random.Generator) -> None:
     cache = KVCache(**MADE, device="cuda")
-    cache[0].append(ones(2, 2, 0, 8), ones(2, 2, 0, 6))
+    cache[0].append(*(lent(np.ones((2, 2, 0, dim), np.float32)) for dim in (8, 6)))
     for mask in (None, masks.Causal()):
         out, lse = maskattn.attention(lent(normal(rng, 2, 4, 1, 8)), cache[0], mask=mask, return_lse=True)
         assert back(out).shape == (2, 4, 1, 6)
