@@ -131,10 +131,13 @@ def _values(stored: list[Array]) -> list[Array]:
     return [x.astype(np.float32) * s[..., None] for x, s in zip(stored[:2], stored[2:], strict=False)] or stored
 
 
-def check_pages(layers: list[Layer]) -> None:
+def check_pages(layers: list[Layer], arrays: list[Array] | None = None) -> None:
     """Of caches that share memory, one layer each: pages are counted right, and what no cache holds may be anything.
 
     Fills that memory with NaN, so that whoever reads it later is found out.
+
+    Args:
+        arrays: to be filled in place of the pages' own, where these are not the host's.
     """
     pages = layers[0]._pages
     named = np.concatenate([layer.tables[layer.tables >= 0] for layer in layers])
@@ -147,7 +150,7 @@ def check_pages(layers: list[Layer]) -> None:
             live[layer.tables[b, positions // layer.page_size % layer.tables.shape[1]], positions % layer.page_size] = (
                 True
             )
-    for array in pages.arrays:
+    for array in pages.arrays if arrays is None else arrays:
         array.swapaxes(1, 2)[~live] = 99 if array.dtype == np.int8 else np.nan
 
 

@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from cache_model import LayerModel, SequenceModel, Token, as_stored, check_layer, check_pages
 from maskattn import KVCache
-from maskattn.cache import Draft
+from maskattn.cache import Draft, Layer
 from strategies import Array, seeds
 
 LAYERS, KV_HEADS, CAPACITY, HEAD_DIM, V_HEAD_DIM = 2, 2, 120, 3, 2
@@ -61,6 +61,18 @@ class CacheMachine(RuleBasedStateMachine):
         self.dtype = cache[0].dtype
         self.pairs = [Pair(cache, models)]
 
+    # What differs for arrays that are not the host's.
+
+    def put(self, array: Array) -> Any:
+        """What is appended, of an array of the host."""
+        return array
+
+    def check_layer(self, layer: Layer, model: LayerModel) -> None:
+        check_layer(layer, model)
+
+    def check_pages(self, layers: list[Layer]) -> None:
+        check_pages(layers)
+
     def some(self, data: st.DataObject, drafting: bool | None = None) -> Pair:
         # Drawn by number: hypothesis keeps what it drew, and a cache that is dropped must die.
         numbers = [i for i, pair in enumerate(self.pairs) if drafting in (None, pair.draft is not None)]
@@ -93,11 +105,11 @@ class CacheMachine(RuleBasedStateMachine):
         for layer, model, (k, v) in zip(pair.cache, pair.layers, arrays, strict=True):
             lengths = None if counts == [k.shape[2]] * len(counts) else counts
             if fits:
-                layer.append(k, v, lengths)
+                layer.append(self.put(k), self.put(v), lengths)
                 model.append(self.stored(counts, k, v))
             else:
                 with pytest.raises(ValueError, match=r"^capacity must be at least"):
-                    layer.append(k, v, lengths)
+                    layer.append(self.put(k), self.put(v), lengths)
 
     @rule(data=st.data())
     def truncate(self, data: st.DataObject) -> None:
@@ -191,8 +203,8 @@ class CacheMachine(RuleBasedStateMachine):
 
         def step() -> None:
             with pair.cache.draft():
-                pair.cache[0].append(k, v, counts)
-                pair.cache[1].append(k[..., 1:], v, counts)
+                pair.cache[0].append(self.put(k), self.put(v), counts)
+                pair.cache[1].append(self.put(k[..., 1:]), self.put(v), counts)
 
         with pytest.raises(ValueError, match=r"^k must have shape"):
             step()
@@ -203,9 +215,9 @@ class CacheMachine(RuleBasedStateMachine):
             assert pair.cache.batch == len(pair.layers[0].sequences)
             np.testing.assert_array_equal(pair.cache.lengths, np.array(pair.layers[0].lengths(), int))
             for layer, model in zip(pair.cache, pair.layers, strict=True):
-                check_layer(layer, model)
+                self.check_layer(layer, model)
         for i in range(LAYERS):
-            check_pages([pair.cache[i] for pair in self.pairs])
+            self.check_pages([pair.cache[i] for pair in self.pairs])
 
 
 @pytest.mark.parametrize("options", STORAGES.values(), ids=STORAGES)

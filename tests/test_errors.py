@@ -228,7 +228,7 @@ def test_cuda_arrays_where_cuda_was_not_built(monkeypatch: pytest.MonkeyPatch) -
 
 def test_what_runs_on_the_host_alone_says_so() -> None:
     with pytest.raises(NotImplementedError, match=r"^q must be a NumPy array .*CUDA.*\.cpu\(\)"):
-        maskattn.attention_weights(OnDevice(), ones(2, 2, 5, 8))
+        maskattn.attention_topk(OnDevice(), ones(2, 2, 5, 8), 1)
 
 
 def test_the_arguments_are_good_otherwise() -> None:

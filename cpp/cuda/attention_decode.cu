@@ -16,7 +16,7 @@ __global__ void __launch_bounds__(32 * kDecodeWarps, Rows::kBlocks)
   let_next_kernel_begin();
   char* slots = dynamic_shared<char>();
   auto& memory = *reinterpret_cast<typename Rows::Memory*>(slots + kDecodeWarps * kSlotMemory);
-  const DecodeBlock block = decode_block<Rows::kRows>(shape);
+  const DecodeBlock block = decode_block<Rows::kRows>(call, shape);
   if (!look(call, shape, block, memory.sight)) return finish_unseen_split<T>(call, shape, block, partials);
   const int thread = static_cast<int>(threadIdx.x), warp = thread / 32;
   char* const mine = slots + warp * kSlotMemory;

@@ -67,11 +67,12 @@ template <class Shape>
 __device__ void load_queries(const MmaCall& mma, MmaPlace place, char* to) {
   constexpr int kElementBytes = Shape::kElementBytes;
   const AttentionCall& call = mma.call;
+  const int queries = queries_of(call, place.b);
   copy_tile<kElementBytes, Shape::kRows, Shape::kRowBytes, Shape::kThreads>(
       to, call.q.data, call.head_dim * kElementBytes, mma.aligned_q, [&](int row) -> const char* {
         const Strip strip = strip_of(call, place.kv_head, place.first_strip + row / kTile);
         const int query = strip.q_tile * kTile + row % kTile;
-        return query < call.q_len ? rows_at<kElementBytes>(call.q, call, false, place.b, strip.head)(query) : nullptr;
+        return query < queries ? rows_at<kElementBytes>(call.q, call, false, place.b, strip.head)(query) : nullptr;
       });
 }
 

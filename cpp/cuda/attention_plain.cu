@@ -12,7 +12,7 @@ __global__ void __launch_bounds__(32 * kWarps) attention_plain_kernel(AttentionC
   MASKATTN_SHARED PlainRowMemory memory[kWarps];
   const int warp = static_cast<int>(threadIdx.x) / 32;
   const int query = static_cast<int>(blockIdx.x) * kWarps + warp, head = static_cast<int>(blockIdx.y);
-  if (query >= call.q_len) return;
+  if (query >= queries_of(call, static_cast<int>(blockIdx.z))) return;
   attend_row<T>(call, terms, {static_cast<int>(blockIdx.z), head, head / (call.q_heads / call.kv_heads), query}, memory[warp]);
 }
 

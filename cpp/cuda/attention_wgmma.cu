@@ -3,6 +3,7 @@
 // consumers, do a strip each. A consumer's products of the next scores run while it makes weights of the last, and while others
 // multiply.
 #include <algorithm>
+#include <array>
 
 #include "cuda/runtime.hpp"
 #include "cuda/wgmma_consumer.hpp"
@@ -39,9 +40,15 @@ __global__ void __launch_bounds__(WgmmaShape<kDim, kModified>::kThreads, 1)
 #endif
 }
 
+// Sequences, heads and rows of keys and values: packed sequences are one.
+std::array<int, 3> extents_of(const AttentionCall& call) {
+  return {call.k.starts ? 1 : call.batch, call.kv_heads, call.k.starts ? call.kv_rows : call.kv_len};
+}
+
 TensorMap map_of(const AttentionCall& call, const Rows<const void>& rows, int columns) {
   const auto extent = [](int n) { return static_cast<std::uint64_t>(n); };
-  TensorShape shape{rows.data, {extent(columns), extent(call.kv_len), extent(call.kv_heads), extent(call.batch)}, {}};
+  const std::array<int, 3> outer = extents_of(call);
+  TensorShape shape{rows.data, {extent(columns), extent(outer[2]), extent(outer[1]), extent(outer[0])}, {}};
   const std::ptrdiff_t strides[] = {rows.stride[2], rows.stride[1], rows.stride[0]};
   // Along an extent of 1 nothing is ever multiplied with the stride, but it must be one.
   for (int i = 0; i < 3; ++i) shape.stride[i] = shape.extent[i + 1] == 1 ? 16 : static_cast<std::uint64_t>(strides[i]) * 2;
@@ -83,9 +90,9 @@ constexpr bool kBuilt = false;
 
 // Extents of 1 may have any stride.
 bool engine_can_copy(const AttentionCall& call, const Rows<const void>& rows) {
-  const int extent[] = {call.batch, call.kv_heads, call.kv_len};
-  bool can = reinterpret_cast<std::uintptr_t>(rows.data) % 16 == 0 && !rows.starts;
-  for (int i = 0; i < 3; ++i)
+  const std::array<int, 3> extent = extents_of(call);
+  bool can = reinterpret_cast<std::uintptr_t>(rows.data) % 16 == 0;
+  for (std::size_t i = 0; i < 3; ++i)
     can = can && (extent[i] == 1 || (rows.stride[i] > 0 && rows.stride[i] % 8 == 0 && rows.stride[i] < (std::int64_t{1} << 39)));
   return can;
 }

@@ -40,10 +40,10 @@ struct DecodeBlock {
   }
 };
 template <int kRows>
-__device__ DecodeBlock decode_block(const DecodeShape& shape) {
-  const int row_groups = (shape.rows + kRows - 1) / kRows, x = static_cast<int>(blockIdx.x);
-  const int first = x % row_groups * kRows, left = shape.rows - first;
-  return {static_cast<int>(blockIdx.z), static_cast<int>(blockIdx.y), first, left < kRows ? left : kRows, x / row_groups};
+__device__ DecodeBlock decode_block(const AttentionCall& call, const DecodeShape& shape) {
+  const int row_groups = (shape.rows + kRows - 1) / kRows, x = static_cast<int>(blockIdx.x), b = static_cast<int>(blockIdx.z);
+  const int first = x % row_groups * kRows, left = max(shape.group * queries_of(call, b) - first, 0);
+  return {b, static_cast<int>(blockIdx.y), first, min(left, kRows), x / row_groups};
 }
 
 // Which keys of each piece a row sees; what some row sees; what all see.
@@ -114,8 +114,7 @@ __device__ void finish_split(const AttentionCall& call, const DecodeShape& shape
     if (shape.splits == 1) {
       const RowResult result = finish(merged, call.sinks ? call.sinks + head : nullptr);
       at<T>(call.out, row_offset(call.out, block.b, head, query))[column] = from_float<T>(value * result.factor);
-      if (call.lse && column == 0)
-        call.lse[(static_cast<std::int64_t>(block.b) * call.q_heads + head) * call.q_len + query] = result.lse;
+      if (call.lse && column == 0) store_lse(call, block.b, head, query, result.lse);
     } else {
       const std::int64_t partial = block.partial(call, shape, r);
       if (column == 0) partials.states[partial] = make_float2(merged.maximum, merged.sum);
@@ -132,8 +131,7 @@ __device__ void finish_unseen_split(const AttentionCall& call, const DecodeShape
     const int r = n / call.v_head_dim, column = n % call.v_head_dim, head = block.head(shape, r), query = block.query(shape, r);
     if (shape.splits == 1) {
       at<T>(call.out, row_offset(call.out, block.b, head, query))[column] = from_float<T>(0.f);
-      if (call.lse && column == 0)
-        call.lse[(static_cast<std::int64_t>(block.b) * call.q_heads + head) * call.q_len + query] = kMinusInfinity;
+      if (call.lse && column == 0) store_lse(call, block.b, head, query, kMinusInfinity);
     } else if (column == 0) {
       partials.states[block.partial(call, shape, r)] = make_float2(kMinusInfinity, 0.f);
     }
@@ -152,6 +150,7 @@ __global__ void __launch_bounds__(32 * kMergeWarps)
   DecodeBlock block{static_cast<int>(blockIdx.z), static_cast<int>(blockIdx.y), static_cast<int>(blockIdx.x), 1, 0};
   const std::int64_t first = block.partial(call, shape, 0);
   wait_for_previous_kernel();
+  if (block.query(shape, 0) >= queries_of(call, block.b)) return;
   RowState row;
   for (int s = lane; s < shape.splits; s += 32) row.maximum = fmaxf(row.maximum, partials.states[first + s].x);
   row.maximum = warp_maximum(row.maximum);
@@ -185,8 +184,7 @@ __global__ void __launch_bounds__(32 * kMergeWarps)
     for (int w = 0; w < kMergeWarps; ++w) value += sums[w][thread];
     at<T>(call.out, row_offset(call.out, block.b, head, query))[thread] = from_float<T>(value * result.factor);
   }
-  if (call.lse && thread == 0)
-    call.lse[(static_cast<std::int64_t>(block.b) * call.q_heads + head) * call.q_len + query] = result.lse;
+  if (call.lse && thread == 0) store_lse(call, block.b, head, query, result.lse);
 }
 
 }  // namespace maskattn::cuda

@@ -51,7 +51,7 @@ __device__ unsigned store_rows(const AttentionCall& call, int b, int h, int quer
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
     const RowResult result = finish_row(rows.maximum[r], rows.sum[r], call.sinks ? call.sinks + h : nullptr);
-    if (query + 8 * r >= call.q_len) continue;
+    if (query + 8 * r >= queries_of(call, b)) continue;
     char* const to = reinterpret_cast<char*>(at<NumberOf<kType>>(call.out, row_offset(call.out, b, h, query + 8 * r)));
     bool finite = is_finite(result.factor);
 #pragma unroll
@@ -60,8 +60,7 @@ __device__ unsigned store_rows(const AttentionCall& call, int b, int h, int quer
       finite = finite && is_finite(x) && is_finite(y);
       store_pair<kType>(to, 8 * n + 2 * (threadIdx.x % 4), call.v_head_dim, pairs, x, y);
     }
-    if (call.lse && threadIdx.x % 4 == 0)
-      call.lse[(static_cast<std::int64_t>(b) * call.q_heads + h) * call.q_len + query + 8 * r] = result.lse;
+    if (call.lse && threadIdx.x % 4 == 0) store_lse(call, b, h, query + 8 * r, result.lse);
     odd |= static_cast<unsigned>(!finite) << r;
   }
   return odd;

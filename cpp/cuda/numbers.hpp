@@ -65,6 +65,17 @@ __device__ inline std::int64_t key_offset(const AttentionCall& call, const Rows<
   return page * rows.stride[0] + h * rows.stride[1] + key % call.page_size * rows.stride[2];
 }
 
+// Queries of a sequence.
+__device__ inline int queries_of(const AttentionCall& call, int b) {
+  return call.q_lengths ? static_cast<int>(call.q_lengths[b]) : call.q_len;
+}
+
+__device__ inline void store_lse(const AttentionCall& call, int b, int h, int query, float lse) {
+  const std::int64_t row = call.q_lengths ? (call.out.starts[b] + query) * call.q_heads + h
+                                          : (static_cast<std::int64_t>(b) * call.q_heads + h) * call.q_len + query;
+  call.lse[row] = lse;
+}
+
 template <class T, class Data>
 __device__ auto at(const Rows<Data>& rows, std::int64_t offset) {
   if constexpr (std::is_const_v<Data>)

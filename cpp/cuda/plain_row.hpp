@@ -108,8 +108,7 @@ __device__ void attend_row(const AttentionCall& call, const ScoreTerms& terms, P
 #pragma unroll
   for (int c = 0; c < kColumnsPerLane; ++c)
     if (lane + 32 * c < call.v_head_dim) out[lane + 32 * c] = from_float<T>(sums[c] * result.factor);
-  if (call.lse && lane == 0)
-    call.lse[(static_cast<std::int64_t>(row.b) * call.q_heads + row.head) * call.q_len + row.query] = result.lse;
+  if (call.lse && lane == 0) store_lse(call, row.b, row.head, row.query, result.lse);
 }
 
 }  // namespace maskattn::cuda

@@ -16,7 +16,8 @@ std::size_t round_up(std::size_t bytes) { return (bytes + 15) / 16 * 16; }
 
 __device__ RowPlace place_of(const PlanExtents& plan, const Positions& positions, std::int64_t row) {
   const int i = static_cast<int>(row % plan.q_len), strip = static_cast<int>(row / plan.q_len), b = strip / plan.heads;
-  return {b, strip % plan.heads, positions.row_base + i, positions.q_offset[b] + i, positions.kv_lengths[b]};
+  const std::int64_t keys = i < positions.q_lengths[b] ? positions.kv_lengths[b] : 0;
+  return {b, strip % plan.heads, positions.row_base + i, positions.q_offset[b] + i, keys};
 }
 
 // The edges between hidden and visible keys in words [begin, end) of a row, in order: all of them are counted, `most` are
@@ -101,23 +102,38 @@ __global__ void __launch_bounds__(kBlock) list_tiles_of(PlanView plan, TileEntry
   if (threadIdx.x == 0) tile_counts[blockIdx.x] = listed;
 }
 
-__device__ std::int64_t integer_at(const void* array, bool wide, std::int64_t at) {
-  return wide ? static_cast<const std::int64_t*>(array)[at] : static_cast<const std::int32_t*>(array)[at];
+__device__ std::int64_t integer_at(const GivenIntegers& given, int b, std::int64_t otherwise) {
+  if (!given.data) return otherwise;
+  const std::int64_t at = b * given.step;
+  return given.wide ? static_cast<const std::int64_t*>(given.data)[at] : static_cast<const std::int32_t*>(given.data)[at];
 }
 
-__global__ void take_positions_of(GivenPositions given, int batch, int q_len, int kv_len, std::int64_t* kv_lengths,
-                                  std::int64_t* q_offset, int* near) {
+__device__ std::int64_t between(std::int64_t low, std::int64_t x, std::int64_t high) {
+  return x < low ? low : x > high ? high : x;
+}
+
+__global__ void take_positions_of(GivenPositions given, int batch, int q_len, int kv_len, TakenPositions taken) {
   const int b = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
   if (b >= batch) return;
-  std::int64_t length = kv_len;
-  if (given.kv_lengths) length = integer_at(given.kv_lengths, given.wide_lengths, b * given.length_step);
-  length = length < 0 ? 0 : length > kv_len ? kv_len : length;
-  const std::int64_t offset =
-      given.q_offset ? integer_at(given.q_offset, given.wide_offset, b * given.offset_step) : length - q_len;
+  const std::int64_t keys = between(0, integer_at(given.kv_lengths, b, kv_len), kv_len);
+  const std::int64_t queries = between(0, integer_at(given.q_lengths, b, q_len), q_len);
+  const std::int64_t offset = integer_at(given.q_offset, b, keys - queries);
   constexpr std::int64_t farthest = std::int64_t{1} << 30;
-  kv_lengths[b] = length;
-  q_offset[b] = offset;
-  near[b] = static_cast<int>(offset < -farthest ? -farthest : offset > farthest ? farthest : offset);
+  taken.kv_lengths[b] = keys;
+  taken.q_lengths[b] = queries;
+  taken.q_offset[b] = offset;
+  taken.near[b] = static_cast<int>(between(-farthest, offset, farthest));
+}
+
+// Queries by blocks of y 0, keys by those of y 1.
+__global__ void take_packed_of(PackedRows queries, PackedRows keys, int count) {
+  const int b = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
+  if (b >= count) return;
+  const PackedRows& rows = blockIdx.y == 0 ? queries : keys;
+  const std::int64_t start = between(0, integer_at(rows.ends, b, 0), rows.tokens);
+  const std::int64_t end = between(start, integer_at(rows.ends, b + 1, 0), rows.tokens);
+  rows.starts[b] = start;
+  rows.lengths[b] = between(0, end - start, rows.most);
 }
 
 // As many words as may be a kernel's parameters.
@@ -180,11 +196,20 @@ void list_tiles(const PlanMemory& plan, Stream stream) {
   launch(list_tiles_of, lists, kBlock, 0, stream, plan.view(), plan.tiles, plan.tile_counts);
 }
 
-void take_positions(const GivenPositions& given, int batch, int q_len, int kv_len, std::int64_t* kv_lengths,
-                    std::int64_t* q_offset, int* near, Stream stream) {
+TakenPositions::TakenPositions(void* memory, int batch)
+    : q_offset(static_cast<std::int64_t*>(memory)),
+      kv_lengths(q_offset + batch),
+      q_lengths(kv_lengths + batch),
+      near(reinterpret_cast<int*>(q_lengths + batch)) {}
+
+void take_positions(const GivenPositions& given, int batch, int q_len, int kv_len, const TakenPositions& taken, Stream stream) {
   constexpr int threads = 128;
-  launch(take_positions_of, blocks_for(batch, threads), threads, 0, stream, given, batch, q_len, kv_len, kv_lengths, q_offset,
-         near);
+  launch(take_positions_of, blocks_for(batch, threads), threads, 0, stream, given, batch, q_len, kv_len, taken);
+}
+
+void take_packed(const PackedRows& queries, const PackedRows& keys, int count, Stream stream) {
+  constexpr int threads = 128;
+  launch(take_packed_of, dim3(blocks_for(count, threads), 2), threads, 0, stream, queries, keys, count);
 }
 
 void upload(void* to, const void* from, std::size_t bytes, Stream stream) {

@@ -24,8 +24,8 @@ struct PlanExtents {
 
 // Where rows stand, in the device's memory: [batch] each, or one for all where a plan has a batch of 1.
 struct Positions {
-  const std::int64_t *q_offset, *kv_lengths;
-  std::int64_t row_base;  // rows of the call in front of the plan's first
+  const std::int64_t *q_offset, *kv_lengths, *q_lengths;  // rows at or past q_lengths see nothing
+  std::int64_t row_base;                                  // rows of the call in front of the plan's first
 };
 
 // A plan's arrays in one piece of memory, which begins at a multiple of 8.
@@ -44,16 +44,35 @@ struct PlanMemory {
 void lower_rows(const ProgramView& program, const Positions& positions, const PlanMemory& plan, Stream stream);
 void list_tiles(const PlanMemory& plan, Stream stream);
 
-// Writes kv_lengths[batch], cut to what there are, and q_offset[batch] from arrays of the device that may be 32-bit integers or
-// absent: then lengths are kv_len, and offsets let the last query stand at the last key. `near` are offsets for biases, cut to
-// +-2^30.
-struct GivenPositions {
-  const void *kv_lengths, *q_offset;
-  bool wide_lengths, wide_offset;         // 64-bit integers
-  std::int64_t length_step, offset_step;  // from one sequence to the next; 0: one for all
+// An array of the device of 32-bit or 64-bit integers.
+struct GivenIntegers {
+  const void* data;   // null: none is given
+  bool wide;          // 64 bits
+  std::int64_t step;  // from one sequence to the next; 0: one for all
 };
-void take_positions(const GivenPositions& given, int batch, int q_len, int kv_len, std::int64_t* kv_lengths,
-                    std::int64_t* q_offset, int* near, Stream stream);
+
+// Writes [batch] each: lengths, cut to what there are, and offsets. Where none is given, lengths are q_len and kv_len, and
+// offsets let the last query stand at the last key. `near` are offsets for biases, cut to +-2^30.
+struct GivenPositions {
+  GivenIntegers q_offset, kv_lengths, q_lengths;
+};
+struct TakenPositions {
+  std::int64_t *q_offset, *kv_lengths, *q_lengths;
+  int* near;
+
+  static constexpr std::size_t kBytes = 4 * sizeof(std::int64_t);  // of a sequence
+  TakenPositions(void* memory, int batch);
+};
+void take_positions(const GivenPositions& given, int batch, int q_len, int kv_len, const TakenPositions& taken, Stream stream);
+
+// Writes starts[count] and lengths[count] of sequences one behind the other, from their count + 1 cumulative lengths: cut to
+// `tokens`, and to `most` a sequence.
+struct PackedRows {
+  GivenIntegers ends;
+  int tokens, most;
+  std::int64_t *starts, *lengths;
+};
+void take_packed(const PackedRows& queries, const PackedRows& keys, int count, Stream stream);
 
 // Host memory into the device's without waiting for the stream, however small pageable memory is treated.
 void upload(void* to, const void* from, std::size_t bytes, Stream stream);

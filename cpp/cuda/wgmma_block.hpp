@@ -86,12 +86,15 @@ __device__ std::uint64_t hidden_keys(const AttentionCall& call, WgmmaPlace place
   return ~(static_cast<std::uint64_t>(high) << 32 | low);
 }
 
+// Packed sequences are one to the copy engine. What it brings of a next one's keys, no row of the block sees.
 template <class Shape>
-__device__ void load_panels(char* to, const TensorMap& map, WgmmaPlace place, int kv_tile, std::uint64_t* barrier) {
+__device__ void load_panels(char* to, const TensorMap& map, const AttentionCall& call, WgmmaPlace place, int kv_tile,
+                            std::uint64_t* barrier) {
+  const int first = kv_tile * kTile + (call.k.starts ? static_cast<int>(call.k.starts[place.b]) : 0);
   barrier_arrive_expect(barrier, Shape::kTileBytes);
 #pragma unroll 1
   for (int n = 0; n < Shape::kPanels; ++n)
-    copy_box(to + n * kTile * kPanelRowBytes, map, n * kPanelColumns, kv_tile * kTile, place.kv_head, place.b, barrier);
+    copy_box(to + n * kTile * kPanelRowBytes, map, n * kPanelColumns, first, place.kv_head, call.k.starts ? 0 : place.b, barrier);
 }
 
 template <class Shape>
@@ -118,9 +121,9 @@ __device__ void produce(const WgmmaCall& w, const TensorMap& keys, const TensorM
         barrier_arrive(&shared.values_full[at.stage]);
         continue;
       }
-      load_panels<Shape>(shared.k[at.stage], keys, place, tile.kv_tile, &shared.keys_full[at.stage]);
+      load_panels<Shape>(shared.k[at.stage], keys, w.call, place, tile.kv_tile, &shared.keys_full[at.stage]);
       barrier_wait(&shared.values_empty[at.stage], at.parity ^ 1);
-      load_panels<Shape>(shared.v[at.stage], values, place, tile.kv_tile, &shared.values_full[at.stage]);
+      load_panels<Shape>(shared.v[at.stage], values, w.call, place, tile.kv_tile, &shared.values_full[at.stage]);
     }
   }
 }

@@ -45,9 +45,10 @@ struct WgmmaConsumer {
   // Fragments, or panels, of 64 rows; past the end, and past head_dim, which is even, zeros.
   __device__ void load_queries() {
     const Strip mine = strip();
+    const int queries_here = queries_of(w.call, place.b);
     const auto read = [&](int row, int column) {
       const int query = mine.q_tile * kTile + row;
-      if (query >= w.call.q_len || column >= w.call.head_dim) return 0u;
+      if (query >= queries_here || column >= w.call.head_dim) return 0u;
       return *reinterpret_cast<const std::uint32_t*>(at_query(mine.head, query) + column);
     };
     if constexpr (WgmmaMath<kType, kDim>::kQueriesInRegisters) {
@@ -182,7 +183,7 @@ struct WgmmaConsumer {
       const Strip mine = strip();
       const int first = mine.q_tile * kTile + static_cast<int>(threadIdx.x) % 128 / 32 * 16;
 #pragma unroll 1
-      for (int query = first; query < min(first + 16, w.call.q_len); ++query)
+      for (int query = first; query < min(first + 16, queries_of(w.call, place.b)); ++query)
         repair_row<kType>(w.call, w.terms, {place.b, mine.head, place.kv_head, query},
                           shared.rows[s * 4 + threadIdx.x % 128 / 32]);
     }

@@ -142,12 +142,12 @@ class PreparedAttention(Generic[_Result]):
 
     def __call__(
         self,
-        q: npt.NDArray[Any],
-        k: npt.NDArray[Any],
-        v: npt.NDArray[Any],
+        q: Any,  # NumPy's, or CUDA's as the examples were
+        k: Any,
+        v: Any,
         *,
-        out: npt.NDArray[Any] | None = None,
-        kv_lengths: int | npt.NDArray[np.integer[Any]] | list[int] | tuple[int, ...] | None = None,
+        out: Any = None,
+        kv_lengths: Any = None,
     ) -> _Result: ...
 
 def prepare_attention(

@@ -73,7 +73,7 @@ def prepare(
 ) -> tuple[FloatArray, FloatArray, FloatArray, Arguments]:
     """(q, k, v, the other arguments); ``k`` is a cache's layer where ``v`` is None."""
     q, modifiers = borrowed("q", q), modifiers_of(bias, softcap, sinks, precision)
-    layer, pages = _layer(k, v, kv_lengths), None
+    layer, pages = layer_of(k, v, kv_lengths), None
     if layer is None:
         k, v = borrowed("k", k), borrowed("v", v)
         plan = None if mask is None and q_offset is None else _plan(mask, q, k, kv_lengths, q_offset, threads)
@@ -86,6 +86,11 @@ def prepare(
 
 def stored(layer: Any) -> tuple[FloatArray, FloatArray, tuple[Any, ...], Lengths]:
     """(keys, values, pages, kv_lengths) of a cache's layer, as the core takes them."""
+    if not isinstance(layer.k_pool, np.ndarray):
+        raise TypeError(
+            "q must be a CUDA array, as the keys of the cache are, got one of the host; move it to the device, or pass "
+            'device="cuda"'
+        )
     shortest, longest = layer.extremes
     pages = (layer.tables, longest, layer.k_scales, layer.v_scales)
     return layer.k_pool, layer.v_pool, pages, longest if shortest >= longest else layer.lengths
@@ -122,7 +127,7 @@ def _is_foreign(array: object) -> bool:
     return hasattr(array, "__dlpack__") or hasattr(array, "__cuda_array_interface__")
 
 
-def _layer(k: Any, v: Any, kv_lengths: Lengths) -> Any:
+def layer_of(k: Any, v: Any, kv_lengths: Lengths) -> Any:
     """``k``, if it is a layer of a cache."""
     if not hasattr(k, "k_pool"):
         return None
@@ -161,7 +166,7 @@ def _plan(
     if not all(isinstance(a, np.ndarray) and a.ndim == 4 for a in (q, k)):
         return None  # the core says what is wrong with them
     batch, heads, q_len, _ = q.shape
-    return _core.make_plan(_expr(mask), q_len, k.shape[2], batch, heads, q_offset, kv_lengths, threads)
+    return _core.make_plan(expr_of(mask), q_len, k.shape[2], batch, heads, q_offset, kv_lengths, threads)
 
 
 def _plan_of_layer(
@@ -172,21 +177,32 @@ def _plan_of_layer(
     if isinstance(mask, _core.MaskPlan):
         plan = _agreeing(mask, kv_lengths, q_offset)
         if lost:
-            held = _core.mask_key_range(layer.begins, layer.lengths)
-            geometry = (plan.batch, plan.heads, plan.q_offset, plan.kv_lengths)
-            if not plan.is_subset(_core.make_plan(held, plan.q_len, plan.kv_len, *geometry, threads)):
-                raise ValueError(
-                    f"mask must see only keys that the cache holds, from {layer.begins.tolist()} on, got a plan that "
-                    "sees earlier ones; pass the mask itself, or make the cache with a larger window"
-                )
+            check_held(plan, layer, threads)
         return plan
     if not (isinstance(q, np.ndarray) and q.ndim == 4) or (mask is None and q_offset is None and not lost):
         return None
-    expr = _expr(mask)
-    if lost:
-        expr = _core.mask_and([expr, _core.mask_key_range(layer.begins, layer.lengths)])
+    expr = held_alone(expr_of(mask), layer) if lost else expr_of(mask)
     batch, heads, q_len, _ = q.shape
     return _core.make_plan(expr, q_len, layer.kv_len, batch, heads, q_offset, kv_lengths, threads)
+
+
+def held_alone(expr: _core.MaskExpr, layer: Any) -> _core.MaskExpr:
+    """An expression without the keys that a layer no longer holds."""
+    return _core.mask_and([expr, _core.mask_key_range(layer.begins, layer.lengths)])
+
+
+def check_held(plan: _core.MaskPlan, layer: Any, threads: int | None) -> None:
+    """A plan must not see keys that a layer no longer holds."""
+    begins, lengths = layer.begins, layer.lengths
+    if plan.batch == 1:  # for all sequences
+        begins, lengths = begins.max(keepdims=True), lengths.max(keepdims=True)
+    held = _core.mask_key_range(begins, lengths)
+    geometry = (plan.batch, plan.heads, plan.q_offset, plan.kv_lengths)
+    if not plan.is_subset(_core.make_plan(held, plan.q_len, plan.kv_len, *geometry, threads)):
+        raise ValueError(
+            f"mask must see only keys that the cache holds, from {layer.begins.tolist()} on, got a plan that sees "
+            "earlier ones; pass the mask itself, or make the cache with a larger window"
+        )
 
 
 def _agreeing(plan: _core.MaskPlan, kv_lengths: Lengths, q_offset: Lengths) -> _core.MaskPlan:
@@ -198,7 +214,8 @@ def _agreeing(plan: _core.MaskPlan, kv_lengths: Lengths, q_offset: Lengths) -> _
     return plan
 
 
-def _expr(mask: MaskLike) -> _core.MaskExpr:
+def expr_of(mask: MaskLike) -> _core.MaskExpr:
+    """The expression of a mask that is no plan."""
     mask = borrowed("mask", mask)
     if isinstance(mask, np.ndarray):
         return _core.mask_dense(four_axes(mask))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
 import numpy.typing as npt
 
@@ -60,6 +60,8 @@ def prepare(
         on one thread, it allocates nothing after its first call. ``kv_lengths``, an integer or shape (batch,), takes
         the place of the prepared one, as when a decoder's cache of fixed capacity fills up; not where there is a mask
         or a ``q_offset``, which were lowered for their lengths (a query that is the last to be decoded needs neither).
+        Prepared with CUDA arrays, it is one for those: the plan is kept on the device, a call launches work on the
+        current stream of ``q``'s library, and ``kv_lengths`` may be an array there; results are of ``q``'s library.
 
     Raises:
         TypeError, ValueError, NotImplementedError: as :func:`attention`, and likewise from the call, for arrays that
@@ -73,6 +75,13 @@ def prepare(
     """
     if hasattr(k, "k_pool"):
         raise TypeError(f"k must be an array, got a cache's {type(k).__name__}, which grows; call attention with it")
+    if _core.is_cuda(q):
+        from maskattn.cuda.prepared import PreparedOnDevice
+        from maskattn.cuda.terms import GivenTerms
+
+        terms = GivenTerms(bias, scale, softcap, sinks, precision)
+        on_device: Any = PreparedOnDevice(q, k, v, mask, q_offset, kv_lengths, terms, return_lse)
+        return cast("PreparedAttention[Any]", on_device)
     queries, keys, values, rest = arguments.prepare(
         q, k, v, mask, bias, scale, softcap, sinks, kv_lengths, q_offset, precision, threads
     )

@@ -46,10 +46,11 @@ def attention_weights(
             mask, hidden keys -inf; "softmax": the weights, hidden keys 0, each row's sum 1 (less what ``sinks`` take),
             or 0 where it sees no key. Keys past ``kv_lengths`` are -inf, in "softmax" 0.
         rows: only these queries, shape (n,), negative ones counted from the last; ``rows=[-1]`` costs one row.
-        q, k, mask, bias, scale, softcap, sinks, kv_lengths, q_offset, precision, threads: as in :func:`attention`.
+        q, k, mask, bias, scale, softcap, sinks, kv_lengths, q_offset, precision, threads: as in :func:`attention`;
+            on CUDA devices float32 is multiplied as such, whatever is permitted.
 
     Returns:
-        New array (batch, q_heads, q_len or n, kv_len), dtype of ``q``.
+        New array (batch, q_heads, q_len or n, kv_len), dtype of ``q``, and of its library where it is a CUDA array.
 
     Raises:
         TypeError, ValueError, NotImplementedError: as :func:`attention`; ValueError for an unknown stage.
@@ -57,6 +58,14 @@ def attention_weights(
     """
     if stage not in _STAGES:
         raise ValueError(f"stage must be one of {', '.join(_STAGES)}, got {stage!r}")
+    if _core.is_cuda(q):
+        from maskattn.cuda.weights import attention_weights as on_device
+
+        made: FloatArray = on_device(
+            q, k, stage=stage, rows=rows, mask=mask, bias=bias, scale=scale, softcap=softcap, sinks=sinks,
+            kv_lengths=kv_lengths, q_offset=q_offset, precision=precision,
+        )  # fmt: skip
+        return made
     if stage in ("scores", "softcap"):  # before bias and mask; what does not exist has no score all the same
         if isinstance(mask, _core.MaskPlan) and kv_lengths is None and isinstance(k, np.ndarray):
             kv_lengths = mask.kv_lengths
@@ -140,12 +149,16 @@ def attention_key_sums(
 
 
 def _rows(rows: Rows, q: FloatArray) -> list[int] | None:
-    if rows is None or not isinstance(q, np.ndarray) or q.ndim != 4:
+    return check_rows(rows, q.shape[2]) if isinstance(q, np.ndarray) and q.ndim == 4 else None
+
+
+def check_rows(rows: Rows, q_len: int) -> list[int] | None:
+    """``rows`` counted from the first; None: all."""
+    if rows is None:
         return None
     array = np.asarray(rows)
     if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
         raise TypeError(f"rows must be a sequence of integers, got {array.dtype} of shape {array.shape}")
-    q_len = q.shape[2]
     for row in array.tolist():
         if not -q_len <= row < q_len:
             raise IndexError(f"rows must be from {-q_len} to {q_len - 1}, got {row}")

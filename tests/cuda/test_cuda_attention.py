@@ -171,7 +171,7 @@ def test_keys_in_pages(kernels: None, dtype: Any, q_len: int, rng: np.random.Gen
     slopes = on_device(ALiBi.for_heads(4).slopes.astype(np.float32))
     out = on_device(np.zeros_like(q))
     on = [on_device(each) for each in (q, k, v)]
-    rest = None, 0.25, 0.0, None, None, slopes, 0, on_device(table), place.stream
+    rest = None, 0.25, 0.0, None, None, slopes, 0, on_device(table), None, place.stream
     place.cuda.attention(*on, out, None, plan, *rest)
     np.testing.assert_array_equal(back(out), want)
 
@@ -401,7 +401,7 @@ ERRORS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"softcap": lambda: -1.0}, ValueError, "^softcap must be at least 0"),
     ({"precision": lambda: "best"}, ValueError, "^precision must be one of"),
     ({"strategy": lambda: "delete"}, ValueError, '^strategy must be "mask" or "auto" on CUDA'),
-    ({"v": lambda: None}, TypeError, "^k and v must be arrays on CUDA"),
+    ({"v": lambda: None}, TypeError, "^v must be an array where k is no layer of a cache, got k of type Array alone"),
 ]
 
 
@@ -428,4 +428,4 @@ def test_numpy_arrays_of_other_dtypes_stay() -> None:
 def test_functions_that_run_on_the_host_say_so() -> None:
     q = ones(1, 1, 2, 8)
     with pytest.raises(NotImplementedError, match=r"^q must be .*CPU's memory .*got a CUDA array"):
-        maskattn.attention_weights(q, q)
+        maskattn.attention_topk(q, q, 1)

@@ -141,6 +141,7 @@ void register_arrays(py::module_& m) {
       .def_property_readonly("__cuda_array_interface__", &interface_of)
       .def("__repr__", [](const Array& a) { return "<" + a.describe() + " on cuda:" + std::to_string(a.device) + ">"; });
   register_exchange(m, array);
+  register_cache(m, array);
   m.def("empty", [](std::vector<std::int64_t> shape, const std::string& dtype, std::uintptr_t stream) {
     return new_array(std::move(shape), dtype_named(dtype), stream_of(stream));
   });

@@ -5,11 +5,11 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 namespace maskattn::cuda {
 namespace {
 
-using Integers = py::array_t<std::int64_t, py::array::c_style>;
 using Words = py::array_t<std::uint64_t, py::array::c_style>;
 
 Program to_device(const std::vector<std::int64_t>& words, std::size_t steps, std::int64_t spans, Stream stream) {
@@ -45,39 +45,11 @@ Program program_of_bools(const Array& keep, std::uintptr_t stream) {
   return to_device(words, 1, one_answer ? 1 : (keep.shape.back() + 1) / 2, stream_of(stream));
 }
 
-// [batch] integers of the host, an array of the device, or none.
-using Given = std::variant<std::monostate, Integers, Array>;
-
-int entries_of(const Given& given) {
-  if (const auto* host = std::get_if<Integers>(&given)) return static_cast<int>(host->size());
-  if (const auto* array = std::get_if<Array>(&given)) return static_cast<int>(array->size());
-  return 1;
-}
-
-// As the device's array; what the host has goes into `staged`.
-void take(const Given& given, Stream stream, std::vector<std::shared_ptr<DeviceMemory>>& staged, const void*& data, bool& wide,
-          std::int64_t& step) {
-  step = entries_of(given) == 1 ? 0 : 1;
-  wide = true;
-  if (const auto* host = std::get_if<Integers>(&given)) {
-    const std::size_t bytes = static_cast<std::size_t>(host->nbytes());
-    staged.push_back(std::make_shared<DeviceMemory>(bytes, stream));
-    upload(staged.back()->data(), host->data(), bytes, stream);
-    data = staged.back()->data();
-  } else if (const auto* array = std::get_if<Array>(&given)) {
-    if (array->dtype.code != dlpack::Int || (array->dtype.bits != 32 && array->dtype.bits != 64))
-      bad_type("kv_lengths and q_offset must be int32 or int64 on CUDA, got " + array->dtype_name());
-    data = array->data;
-    wide = array->dtype.bits == 64;
-    if (step) step = array->strides[0];
-  }
-}
-
 // `batch` and `heads` are the geometry's, `stored` those that differ. Of `source` one is there: a program, or bits of the host,
 // [stored batch][stored heads][q_len][words].
 Plan make_plan(const std::variant<Program, Words>& source, std::pair<int, int> extents, int q_len, int kv_len,
-               std::pair<int, int> stored, const Given& q_offset, const Given& kv_lengths, std::int64_t row_base,
-               std::uintptr_t handle) {
+               std::pair<int, int> stored, const Given& q_offset, const Given& kv_lengths, const Given& q_lengths,
+               std::int64_t row_base, std::uintptr_t handle) {
   const Stream stream = stream_of(handle);
   const auto* program = std::get_if<Program>(&source);
   Plan plan;
@@ -86,27 +58,25 @@ Plan make_plan(const std::variant<Program, Words>& source, std::pair<int, int> e
   const std::int64_t spans = program ? std::max<std::int64_t>(1, program->spans) : 0;
   plan.extents = {stored.first, stored.second, q_len, kv_len, spans <= kMostSpans ? static_cast<int>(spans) : 0};
   plan.sequences = stored.first;
-  const std::size_t arrays = PlanMemory::bytes(plan.extents), positions = static_cast<std::size_t>(plan.sequences) * 8;
-  plan.bytes = static_cast<std::int64_t>(arrays + 3 * positions);
+  const std::size_t arrays = PlanMemory::bytes(plan.extents);
+  plan.bytes = static_cast<std::int64_t>(arrays + static_cast<std::size_t>(plan.sequences) * TakenPositions::kBytes);
   plan.memory = std::make_shared<DeviceMemory>(static_cast<std::size_t>(plan.bytes), stream);
-  auto* lengths = reinterpret_cast<std::int64_t*>(plan.memory->data<char>() + arrays);
-  auto* offsets = lengths + plan.sequences;
-  plan.kv_lengths = lengths;
-  plan.q_offset = offsets;
+  const TakenPositions taken(plan.memory->data<char>() + arrays, plan.sequences);
+  plan.kv_lengths = taken.kv_lengths;
+  plan.q_offset = taken.q_offset;
   plan.device = current_device();
   plan.stream = stream;
 
-  std::vector<std::shared_ptr<DeviceMemory>> staged;
-  GivenPositions given{};
-  take(q_offset, stream, staged, given.q_offset, given.wide_offset, given.offset_step);
-  take(kv_lengths, stream, staged, given.kv_lengths, given.wide_lengths, given.length_step);
-  take_positions(given, plan.sequences, q_len, kv_len, lengths, offsets, reinterpret_cast<int*>(offsets + plan.sequences),
-                 stream);
+  Staged staged;
+  constexpr const char* names = "kv_lengths and q_offset";
+  take_positions(
+      {take(q_offset, names, stream, staged), take(kv_lengths, names, stream, staged), take(q_lengths, "cu_q", stream, staged)},
+      plan.sequences, q_len, kv_len, taken, stream);
 
   const PlanMemory memory(plan.extents, plan.memory->data());
   plan.view = memory.view();
   if (program) {
-    lower_rows(program->view, {offsets, lengths, row_base}, memory, stream);
+    lower_rows(program->view, {taken.q_offset, taken.kv_lengths, taken.q_lengths, row_base}, memory, stream);
   } else {
     const auto& bits = std::get<Words>(source);
     if (bits.size() != plan.extents.rows() * plan.extents.kv_tiles())
@@ -114,9 +84,7 @@ Plan make_plan(const std::variant<Program, Words>& source, std::pair<int, int> e
     upload(memory.bits, bits.data(), static_cast<std::size_t>(bits.nbytes()), stream);
   }
   list_tiles(memory, stream);
-  for (const Given* each : {&q_offset, &kv_lengths})
-    if (const auto* array = std::get_if<Array>(each); array && array->stream != stream && !capturing(stream))
-      wait_for(array->stream, stream);  // ours, of another stream: what comes there next may be the end of its memory
+  let_go({&q_offset, &kv_lengths, &q_lengths}, stream);
   return plan;
 }
 
@@ -183,6 +151,39 @@ Words words_on_host(const Integers& steps, const Integers& data, int batch, int 
 
 }  // namespace
 
+GivenIntegers take(const Given& given, const char* name, Stream stream, Staged& staged) {
+  if (const auto* host = std::get_if<Integers>(&given)) {
+    const std::size_t bytes = static_cast<std::size_t>(host->nbytes());
+    staged.push_back(std::make_shared<DeviceMemory>(bytes, stream));
+    upload(staged.back()->data(), host->data(), bytes, stream);
+    return {staged.back()->data(), true, host->size() == 1 ? 0 : 1};
+  }
+  const auto* array = std::get_if<Array>(&given);
+  if (!array) return {};
+  if (array->dtype.code != dlpack::Int || (array->dtype.bits != 32 && array->dtype.bits != 64))
+    bad_type(std::string(name) + " must be int32 or int64 on CUDA, got " + array->dtype_name());
+  return {array->data, array->dtype.bits == 64, array->size() == 1 ? 0 : array->strides[0]};
+}
+
+void let_go(std::initializer_list<const Given*> given, Stream stream) {
+  for (const Given* each : given)
+    if (const auto* array = std::get_if<Array>(each); array && array->stream != stream && !capturing(stream))
+      wait_for(array->stream, stream);
+}
+
+Array integers_of(const std::int64_t* data, int count, std::shared_ptr<DeviceMemory> memory, Stream stream) {
+  Array a;
+  a.data = const_cast<std::int64_t*>(data);
+  a.shape = {count};
+  a.strides = {1};
+  a.dtype = dtype_named("int64");
+  a.device = current_device();
+  a.read_only = true;
+  a.stream = stream;
+  a.owner = std::move(memory);
+  return a;
+}
+
 void register_plans(py::module_& m) {
   py::class_<Program>(m, "Program").def_property_readonly("nbytes", [](const Program& p) { return p.bytes; });
   py::class_<Plan>(m, "Plan")
@@ -192,6 +193,8 @@ void register_plans(py::module_& m) {
       .def_property_readonly("kv_len", [](const Plan& p) { return p.extents.kv_len; })
       .def_property_readonly("spans_per_row", [](const Plan& p) { return p.extents.spans_per_row; })
       .def_property_readonly("nbytes", [](const Plan& p) { return p.bytes; })
+      .def_property_readonly("kv_lengths",
+                             [](const Plan& p) { return integers_of(p.kv_lengths, p.sequences, p.memory, p.stream); })
       .def_property_readonly("device", [](const Plan& p) { return p.device; })
       .def_property_readonly("stream", [](const Plan& p) { return reinterpret_cast<std::uintptr_t>(p.stream); })
       .def("tiles", &tiles_of)

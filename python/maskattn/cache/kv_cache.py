@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -45,9 +46,12 @@ class KVCache:
             a scale per token and head, and an :meth:`error_bound`.
         page_size: tokens per page, a multiple of 16. A ring has pages of at most 64 by default.
         window: how many keys a query sees at most, its own included: ``SlidingWindow(left=window - 1)``.
+        device: "cuda" (or "cuda:1") keeps the pages there, in float32, float16 or bfloat16: CUDA arrays are appended,
+            and queries are CUDA arrays. The memory of its whole capacity (of a ring's window) is taken at once there.
 
     Raises:
         TypeError, ValueError: an argument is not as above.
+        maskattn.cuda.NotBuilt, RuntimeError: there is no such device, or nothing was built for it.
     """
 
     def __init__(
@@ -62,6 +66,7 @@ class KVCache:
         dtype: npt.DTypeLike = np.float32,
         page_size: int | None = None,
         window: int | None = None,
+        device: str | None = None,
     ) -> None:
         batch, capacity, kv_heads = count("batch", batch), size("capacity", capacity), size("kv_heads", kv_heads)
         head_dim = size("head_dim", head_dim)
@@ -74,9 +79,15 @@ class KVCache:
             # A page more than the window, which may begin inside one; and one for drafts of up to half a page.
             per_sequence = min(per_sequence, -(-window // page_size) + 2)
 
+        pages, kind = self._pages, Layer
+        if device is not None:
+            from maskattn.cuda.cache import DeviceLayer, pages_on
+
+            pages, kind = partial(pages_on, device), DeviceLayer
+
         def layer() -> Layer:
-            pages = self._pages(batch * per_sequence, kv_heads, page_size, head_dim, v_head_dim, stored)
-            return Layer(pages, batch, per_sequence, capacity, window)
+            made = pages(batch * per_sequence, kv_heads, page_size, head_dim, v_head_dim, stored)
+            return kind(made, batch, per_sequence, capacity, window)
 
         self._layers = [layer() for _ in range(size("layers", layers))]
 

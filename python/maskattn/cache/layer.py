@@ -69,7 +69,7 @@ class Layer(BlockTables):
         assert self._draft_start is not None
         return self.lengths - self._draft_start
 
-    def append(self, k: Array, v: Array, lengths: npt.ArrayLike | None = None) -> None:
+    def append(self, k: Any, v: Any, lengths: npt.ArrayLike | None = None) -> None:
         """Store tokens behind those that each sequence has.
 
         Args:
@@ -94,12 +94,16 @@ class Layer(BlockTables):
             ends = self.lengths + counts
         self._check_capacity(ends)
         encoded = self._pages.encode(k.transpose(0, 2, 1, 3)[kept], v.transpose(0, 2, 1, 3)[kept])
-        if not self.drafting:
-            self._retire(self.lengths, ends)
-        self._make_room(ends)
+        self._open(ends)
         pages, slots = self._locate(self.lengths[:, None] + steps)
         self._pages.write(pages[kept], slots[kept], encoded)
         self.lengths = ends
+
+    def _open(self, ends: IntArray) -> None:
+        """Pages for the tokens from ``lengths`` to ``ends``; a ring lets go of others first, but in a draft."""
+        if not self.drafting:
+            self._retire(self.lengths, ends)
+        self._make_room(ends)
 
     def _append_in_place(self, k: Array, v: Array, n: int) -> bool:
         """The short way of most appends, a decoder's steps: a page per sequence, its own, and nothing to convert."""
@@ -205,7 +209,7 @@ class Layer(BlockTables):
 
     def empty(self, batch: int) -> Layer:
         """A layer of ``batch`` sequences without tokens, over the same pages."""
-        return Layer(self._pages, batch, self.tables.shape[1], self.capacity, self.window)
+        return type(self)(self._pages, batch, self.tables.shape[1], self.capacity, self.window)
 
     def fork(self, sequences: IntArray) -> Layer:
         """Another layer with the tokens of some sequences, in the same pages."""
@@ -257,10 +261,7 @@ class Layer(BlockTables):
     def _check_tokens(self, k: Array, v: Array) -> int:
         batch, kv_heads = len(self.lengths), self.k_pool.shape[1]
         for name, array, dim_name, pool in (("k", k, "head_dim", self.k_pool), ("v", v, "v_head_dim", self.v_pool)):
-            if not isinstance(array, np.ndarray):
-                raise TypeError(f"{name} must be a NumPy array, got {type(array).__name__}; pass np.asarray({name})")
-            if array.dtype.kind != "f" and array.dtype.name != "bfloat16":
-                raise TypeError(f"{name} must be an array of floats, got {array.dtype}; pass {name}.astype(np.float32)")
+            self._check_kind(name, array)
             shape = (batch, kv_heads, pool.shape[3])
             if array.ndim != 4 or (*array.shape[:2], array.shape[3]) != shape:
                 raise ValueError(
@@ -270,6 +271,12 @@ class Layer(BlockTables):
         if k.shape[2] != v.shape[2]:
             raise ValueError(f"v must have as many tokens as k, {k.shape[2]}, got {v.shape[2]}")
         return int(k.shape[2])
+
+    def _check_kind(self, name: str, array: Any) -> None:
+        if not isinstance(array, np.ndarray):
+            raise TypeError(f"{name} must be a NumPy array, got {type(array).__name__}; pass np.asarray({name})")
+        if array.dtype.kind != "f" and array.dtype.name != "bfloat16":
+            raise TypeError(f"{name} must be an array of floats, got {array.dtype}; pass {name}.astype(np.float32)")
 
     def _check_capacity(self, ends: IntArray) -> None:
         if (longest := int(ends.max(initial=0))) > self.capacity:

@@ -33,7 +33,7 @@ _kept: weakref.WeakKeyDictionary[_core.MaskExpr, _Kept] = weakref.WeakKeyDiction
 @dataclass(frozen=True)
 class Geometry:
     """Where a call stands. Positions are tuples of one or one per sequence, or arrays of the device; an offset that is
-    None follows from lengths that the device has."""
+    None follows from lengths that the device has. ``q_lengths``: the rows of each sequence; None: all have q_len."""
 
     q_len: int
     kv_len: int
@@ -42,16 +42,27 @@ class Geometry:
     q_offset: Any
     kv_lengths: Any
     row_base: int = 0
+    q_lengths: Any = None
 
     def on_host(self) -> bool:
-        return isinstance(self.q_offset, tuple) and isinstance(self.kv_lengths, tuple)
+        rows = self.q_lengths is None or isinstance(self.q_lengths, tuple)
+        return rows and isinstance(self.q_offset, tuple) and isinstance(self.kv_lengths, tuple)
 
     def sequences_agree(self) -> bool:
-        return self.on_host() and len(set(self.q_offset)) == len(set(self.kv_lengths)) == 1
+        positions = (self.q_offset, self.kv_lengths, self.q_lengths or (0,))
+        return self.on_host() and all(len(set(each)) == 1 for each in positions)
 
 
 def plan_of(
-    place: Place, mask: Any, q_len: int, kv_len: int, batch: int, heads: int, q_offset: Any, kv_lengths: Any
+    place: Place,
+    mask: Any,
+    q_len: int,
+    kv_len: int,
+    batch: int,
+    heads: int,
+    q_offset: Any,
+    kv_lengths: Any,
+    q_lengths: Any = None,
 ) -> Any:
     """A plan on the device, for a call of these extents.
 
@@ -59,6 +70,8 @@ def plan_of(
         mask: a Mask, a plan of the host or of the device, a bool array of either, or None.
         q_offset, kv_lengths: as in ``attention``, or int32 or int64 arrays of the device, of shape (batch,), which
             nobody checks: lengths are cut to what there is.
+        q_lengths: a tuple, or an array of ours: how many rows each sequence has; rows that are none see nothing. Not
+            asked for where ``mask`` is a plan.
     """
     if isinstance(mask, place.cuda.Plan):
         if q_offset is not None or kv_lengths is not None:
@@ -77,11 +90,13 @@ def plan_of(
     offset, lengths = (g if isinstance(g, place.cuda.Array) else tuple(c) for g, c in zip(given, checked, strict=True))
     if isinstance(lengths, place.cuda.Array) and q_offset is None:
         offset = None
-    geometry = Geometry(q_len, kv_len, batch, heads, offset, lengths)
+    geometry = Geometry(q_len, kv_len, batch, heads, offset, lengths, q_lengths=q_lengths)
     return _lowered(place, expr, geometry) if bools is None else _of_bools(place, bools, geometry)
 
 
 def _expr(mask: Any) -> _core.MaskExpr:
+    if isinstance(mask, _core.MaskExpr):
+        return mask
     if mask is None or isinstance(mask, Mask):
         return (mask or _EVERY_KEY).expr
     if isinstance(mask, np.ndarray):
@@ -151,7 +166,7 @@ def _make(place: Place, source: Any, geometry: Geometry, stored: tuple[int, int]
     g = geometry
     where = (
         np.asarray(each[: max(1, stored[0])], np.int64) if isinstance(each, tuple) else each
-        for each in (g.q_offset, g.kv_lengths)
+        for each in (g.q_offset, g.kv_lengths, g.q_lengths)
     )
     return place.cuda.make_plan(source, (g.batch, g.heads), g.q_len, g.kv_len, stored, *where, g.row_base, place.stream)
 
@@ -174,7 +189,8 @@ def _by_the_host(place: Place, expr: _core.MaskExpr, geometry: Geometry) -> Any:
     g = geometry
     if not g.on_host():
         raise ValueError(
-            "q_offset and kv_lengths must be on the host where a function decides the mask: it is asked there"
+            "q_offset and kv_lengths (or cu_q and cu_kv) must be on the host where a function decides the mask: it is "
+            "asked there"
         )
 
     def rows(batch: int, heads: int) -> _core.MaskPlan:

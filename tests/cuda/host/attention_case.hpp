@@ -220,6 +220,7 @@ inline void Arrays::fill_call() {
   if (c.packed) {
     call.k.starts = call.v.starts = kv_starts_.data();
     call.k.stride[0] = call.v.stride[0] = 0;
+    call.kv_rows = c.batch * c.kv_len;
   }
   const std::ptrdiff_t out_head = c.q_len * c.v_head_dim;
   call.out = {out.data(), c.dtype, {c.q_heads * out_head, out_head, c.v_head_dim}};

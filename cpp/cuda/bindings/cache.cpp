@@ -1,0 +1,77 @@
+// The pages of a cache as arrays of ours: what is appended, copied and moved.
+#include "cuda/cache_append.hpp"
+
+#include <pybind11/stl.h>
+
+#include "cuda/bindings/plans.hpp"
+#include "cuda/decoder/elementwise.hpp"
+
+namespace maskattn::cuda {
+namespace {
+
+using Ints = py::array_t<std::int32_t, py::array::c_style | py::array::forcecast>;
+
+// Of tokens and a pool that fit, by whoever has the tables; `table` names a page for every token.
+void append_to(const Array& pool, const Array& tokens, const char* name, const Array& table, const GivenIntegers& lengths,
+               std::int64_t batch, Stream stream) {
+  const auto* integers = static_cast<const std::int64_t*>(lengths.data);
+  AppendCall call{static_cast<int>(batch),
+                  static_cast<int>(pool.shape[1]),
+                  static_cast<int>(tokens.shape[2]),
+                  static_cast<int>(pool.shape[3]),
+                  tokens.data,
+                  float_dtype_of(tokens, name),
+                  {tokens.strides[0], tokens.strides[1], tokens.strides[2], tokens.strides[3]},
+                  pool.data,
+                  float_dtype_of(pool, "dtype"),
+                  static_cast<int>(pool.shape[2]),
+                  static_cast<int>(table.shape[1]),
+                  static_cast<const int*>(table.data),
+                  integers,
+                  integers + batch};
+  append_tokens(call, stream);
+}
+
+// `lengths`: of each sequence, and behind them how many tokens each gets.
+void append_tokens_to(const Array& k_pool, const Array& v_pool, const Array& k, const Array& v, const Array& table,
+                      const Integers& lengths, std::uintptr_t handle) {
+  const Stream stream = stream_of(handle);
+  Staged staged;
+  const GivenIntegers sent = take(lengths, "lengths", stream, staged);
+  append_to(k_pool, k, "k", table, sent, lengths.size() / 2, stream);
+  append_to(v_pool, v, "v", table, sent, lengths.size() / 2, stream);
+  for (const Array* each : {&k_pool, &v_pool, &k, &v, &table}) wait_for(each->stream, stream);
+}
+
+// The first `slots` rows of pages, in the order of the pool's stream.
+void copy_pages_of(const Array& pool, const Ints& sources, const Ints& targets, int slots) {
+  const auto count = static_cast<std::size_t>(sources.size());
+  if (count == 0 || slots == 0) return;
+  const OnDevice current(pool.device);
+  const DeviceMemory names(2 * count * sizeof(int), pool.stream);
+  int* on_device = names.data<int>();
+  send(on_device, sources.data(), count * sizeof(int), pool.stream);
+  send(on_device + count, targets.data(), count * sizeof(int), pool.stream);
+  const auto extent = [&](std::size_t axis) { return static_cast<int>(pool.shape[axis]); };
+  copy_pages({pool.data, extent(1), extent(2), extent(3), static_cast<int>(pool.item_bytes())}, static_cast<int>(count),
+             on_device, on_device + count, slots, pool.stream);
+}
+
+// What a smaller array of the same rows holds, in the order of both streams.
+void begin_with(const Array& pool, const Array& other) {
+  if (other.size() == 0) return;
+  const OnDevice current(pool.device);
+  wait_for(pool.stream, other.stream);
+  copy(pool.data, other.data, static_cast<std::size_t>(other.size() * other.item_bytes()), pool.stream);
+  wait_for(other.stream, pool.stream);
+}
+
+}  // namespace
+
+void register_cache(py::module_& m, py::class_<Array>& array) {
+  array.def("copy_pages", &copy_pages_of).def("begin_with", &begin_with);
+  m.def("append_tokens", &append_tokens_to);
+  m.def("check_tokens", [](const Array& k, const Array& v) { float_dtype_of(k, "k"), float_dtype_of(v, "v"); });
+}
+
+}  // namespace maskattn::cuda

@@ -1,0 +1,30 @@
+// What a call of attention is about, taken from Python's arguments and checked. Errors read as those of the CPU's arrays do.
+#pragma once
+
+#include <initializer_list>
+#include <memory>
+#include <optional>
+
+#include "cuda/attention.hpp"
+#include "cuda/bindings/plans.hpp"
+
+namespace maskattn::cuda {
+
+using MaybeArray = std::optional<Array>;
+inline const Array* pointer_to(const MaybeArray& a) { return a ? &*a : nullptr; }
+
+// Queries, keys, values: the shapes of the call. Keys and values are pools of pages where there is a table.
+void take_arrays(AttentionCall& call, const Array& q, const Array& k, const Array& v, const MaybeArray& page_table, int kv_len);
+void take_results(AttentionCall& call, const Array& q, const Array& out, const MaybeArray& lse);
+void take_plan(AttentionCall& call, const Plan& plan);
+
+// What scores go through, behind the plan; what is not an array has been checked in Python.
+void take_terms(AttentionCall& call, const MaybeArray& bias, double scale, double softcap, const MaybeArray& sinks,
+                const MaybeArray& table, const MaybeArray& slopes, int precision);
+// Positions for biases by distance, if the call has any, in memory that must live until the call has been launched.
+std::unique_ptr<DeviceMemory> take_offsets(AttentionCall& call, const Plan& plan, Stream stream);
+
+// The call has been launched: what comes next on other streams, where arrays of ours may be, as the end of their memory, waits.
+void let_go(const Plan& plan, std::initializer_list<const Array*> arrays, Stream stream);
+
+}  // namespace maskattn::cuda
