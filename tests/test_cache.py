@@ -10,7 +10,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays_of
 
@@ -257,6 +257,7 @@ def test_any_float_is_converted(stored: Any, given_as: Any, rng: np.random.Gener
     ),
     exponents=st.lists(st.integers(-150, 120), min_size=3, max_size=3),
 )
+@example(x=np.full((2, 2, 3, 4), 0.75), exponents=[-150, -150, 0])  # zeros of float32
 def test_int8_keeps_its_bound(x: Array, exponents: list[int]) -> None:
     k = np.ldexp(x, np.array(exponents)[:, None].astype(np.int32))
     cache = KVCache(1, 2, 2, 10, 4, dtype="int8")

@@ -21,14 +21,15 @@ def quantize(name: str, x: npt.NDArray[Any]) -> tuple[npt.NDArray[np.int8], npt.
     Raises:
         ValueError: ``x`` is not finite in float32.
     """
+    held = (x != 0).any(axis=-1)  # before float64 numbers become zeros of float32, from which they differ
     with np.errstate(over="ignore"):  # what float32 cannot hold becomes inf, which is refused below
         x = x.astype(np.float32, copy=False)
     largest = np.abs(x).max(axis=-1)
     if not np.isfinite(largest).all():
         raise ValueError(f"{name} must be finite in float32 to be stored as int8, got inf or nan; store it as floats")
     # A subnormal scale has too few bits to keep the quotient within 127.
-    scales = np.where(largest > 0, np.maximum(largest / np.float32(127), _TINY), np.float32(0))
-    divisors = np.where(largest > 0, scales, np.float32(1))
+    scales = np.where(held, np.maximum(largest / np.float32(127), _TINY), np.float32(0))
+    divisors = np.where(held, scales, np.float32(1))
     return np.rint(x / divisors[..., None]).astype(np.int8), scales
 
 
