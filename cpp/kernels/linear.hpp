@@ -223,6 +223,8 @@ struct RowRange {
   float least, most;  // with zero between them
   float squares;      // their sum
   bool finite;
+
+  float largest() const { return most > -least ? most : -least; }
 };
 
 MASKATTN_INLINE RowRange range_of(const float* x, int inputs) {
@@ -281,7 +283,7 @@ inline void quantize(const float* x, int inputs, int padded, void* to) {
   const RowRange range = range_of(x, inputs);
   const auto row = static_cast<QuantizedRow*>(to);
   const float step = (range.most - range.least) / 255;
-  Rounding rounding{(range.most > -range.least ? range.most : -range.least) / 32767, 32768, 65535, 0};
+  Rounding rounding{range.largest() / 32767, 32768, 65535, 0};
   if (is_small(step, range, inputs))
     rounding = {step, static_cast<int>(__builtin_rintf(step > kSmallestStep ? -range.least / step : 0)), 255, 8};
   row->zero = rounding.zero << rounding.shift >> 8;
@@ -290,13 +292,13 @@ inline void quantize(const float* x, int inputs, int padded, void* to) {
 
 inline void quantize_signed(const float* x, int inputs, int padded, void* to) {
   const RowRange range = range_of(x, inputs);
-  const float most = range.most > -range.least ? range.most : -range.least;
-  const bool small = is_small(most / 127, range, inputs);
+  const float most = range.largest();
   const auto row = static_cast<SignedRow*>(to);
   std::uint32_t *sums = row->sums(padded), sum = 0;
   sums[0] = 0;
   static_assert(kScaleGroup % kLanes<float> == 0);
-  const Rounding rounding = small ? Rounding{most / 127, 0, 127, 8} : Rounding{most / 32767, 0, 32767, 0};
+  const Rounding rounding =
+      is_small(most / 127, range, inputs) ? Rounding{most / 127, 0, 127, 8} : Rounding{most / 32767, 0, 32767, 0};
   round_row(x, inputs, padded, range.finite, rounding, row, [&](int i, I32 q) {
     for (int lane = 0; lane < kLanes<float>; ++lane) sum += static_cast<std::uint32_t>(q[lane]);
     sums[i / kScaleGroup + 1] = sum;

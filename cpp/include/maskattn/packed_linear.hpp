@@ -75,8 +75,8 @@ struct Finish {
 
 // out[r][o] = x[r] . weight[o] + bias[o], and what `finish` says is done with it before it is written; rows of x and out are
 // `..._stride` elements apart, bias may be null. Activations are float32; with integer weights each row is rounded to 8 or
-// 16 bits of its own scale first, and with bfloat16 weights to bfloat16 where the instruction set multiplies such. The bits of a row of out
-// depend on that row of x only.
+// 16 bits of its own scale first, and with bfloat16 weights to bfloat16 where the instruction set multiplies such. The bits of a
+// row of out depend on that row of x only.
 struct PackedLinear {
   const PackedWeight* weight;
   std::int64_t rows;
