@@ -17,7 +17,7 @@ import maskattn
 import oracle
 from maskattn import ALiBi, RelativeBias, cuda, masks
 from maskattn.bias import DistanceBias
-from maskattn.cuda.module import load
+from maskattn.cuda.module import compiled, load
 from maskattn.cuda.places import named_place
 from maskattn.cuda.plans import plan_of
 from maskattn.masks import Causal, Dense, Documents, Full, KeyPadding, Mask, Padding, PrefixLM, SlidingWindow
@@ -172,7 +172,7 @@ def test_keys_in_pages(kernels: None, dtype: Any, q_len: int, rng: np.random.Gen
     out = on_device(np.zeros_like(q))
     on = [on_device(each) for each in (q, k, v)]
     rest = None, 0.25, 0.0, None, None, slopes, 0, on_device(table), place.stream
-    place.cuda.attention(*on, out, None, plan, *rest)
+    compiled.attention(*on, out, None, plan, *rest)
     np.testing.assert_array_equal(back(out), want)
 
 

@@ -11,14 +11,16 @@ import numpy as np
 from maskattn import _core
 from maskattn.arguments import modifiers_of, precision_level
 from maskattn.bias import DistanceBias
+from maskattn.cuda.module import compiled
 from maskattn.cuda.places import Kind, NumPy, Place, kind_of, named_place, place_of
 from maskattn.cuda.plans import plan_of
 from maskattn.interop import borrow
 from maskattn.interop import like as as_kind
 from maskattn.runtime import get_precision
 
+_Lowered = tuple["compiled.Array | None", "compiled.Array | None"]
 #: Tables and slopes of biases by distance, by device and stream.
-_biases: weakref.WeakKeyDictionary[DistanceBias, dict[Any, Any]] = weakref.WeakKeyDictionary()
+_biases: weakref.WeakKeyDictionary[DistanceBias, dict[Any, _Lowered]] = weakref.WeakKeyDictionary()
 
 
 def attention(
@@ -62,7 +64,7 @@ def attention(
     level = precision_level(get_precision() if precision is None else precision)
     with place.current():
         q, k, v = (take(place, name, array) for name, array in (("q", q), ("k", k), ("v", v)))
-        place.cuda.check_arrays(q, k, v)
+        compiled.check_arrays(q, k, v)
         (batch, heads, q_len, head_dim), v_head_dim = q.shape, v.shape[3]
         host_out = _host_out(out, (batch, heads, q_len, v_head_dim), q.dtype) if on_host and out is not None else None
         softcap, host_sinks, *_ = modifiers or (0.0, None)
@@ -77,7 +79,7 @@ def attention(
         plan = plan_of(place, mask, q_len, k.shape[2], batch, heads, q_offset, kv_lengths)
         results = _results(place, kind, q, v_head_dim, None if on_host else out, return_lse)
         (_, ours), (_, our_lse) = results
-        place.cuda.attention(q, k, v, ours, our_lse, plan, *modified, None, place.stream)
+        compiled.attention(q, k, v, ours, our_lse, plan, *modified, None, place.stream)
         finished = [theirs if theirs is None or theirs is out else kind.finished(theirs) for theirs, _ in results]
     if host_out is not None:
         host_out[...] = finished[0]
@@ -96,14 +98,14 @@ def _kind(q: Any, like: Any) -> Kind:
     return kind_of(q if like is None else like)
 
 
-def _results(place: Place, kind: Kind, q: Any, v_head_dim: int, out: Any, return_lse: bool) -> list[Any]:
+def _results(place: Place, kind: Kind, q: compiled.Array, v_head_dim: int, out: Any, return_lse: bool) -> list[Any]:
     """(what the caller gets, our view of it) of the output and the LSE, which is (None, None) if not asked for."""
     shape = (*q.shape[:3], v_head_dim)
     output = kind.empty(shape, q.dtype, place) if out is None else (out, place.borrow("out", out))
     return [output, kind.empty(shape[:3], "float32", place) if return_lse else (None, None)]
 
 
-def _to_device(place: Place, name: str, array: Any) -> Any:
+def _to_device(place: Place, name: str, array: Any) -> compiled.Array:
     host = borrow(name, array)
     if host.dtype.name not in ("float32", "float16", "bfloat16"):
         raise TypeError(f"{name} must be float32, float16 or bfloat16 on CUDA, got {host.dtype}; convert it first")
@@ -130,19 +132,18 @@ def _scale(scale: Any, head_dim: int) -> float:
     return float(scale)
 
 
-def _floats(place: Place, array: Any) -> Any:
+def _floats(place: Place, array: Any) -> compiled.Array | None:
     return None if array is None else place.to_device(np.asarray(array, np.float32))
 
 
-def _by_distance(place: Place, bias: Any) -> tuple[Any, Any]:
+def _by_distance(place: Place, bias: Any) -> _Lowered:
     """(table, slopes) of a bias by distance, kept on the device."""
     if not isinstance(bias, DistanceBias):
         return None, None
     kept = _biases.setdefault(bias, {})
     key = (place.device, place.stream) if place.keeps() else None
     if key in kept:
-        made: tuple[Any, Any] = kept[key]
-        return made
+        return kept[key]
     table, slopes = (_floats(place, each) for each in bias._lower())
     if key:
         kept[key] = table, slopes

@@ -9,13 +9,13 @@ import numpy as np
 
 from maskattn.cache import KVCache
 from maskattn.cache.pages import Array, IntArray, Pages
-from maskattn.cuda.module import load
+from maskattn.cuda.module import compiled
 
 
 class DevicePages(Pages):
     """Pages in a device's memory. ``arrays`` are the compiled module's, of the same shapes."""
 
-    def __init__(self, device: Any, *extents: Any) -> None:
+    def __init__(self, device: compiled.DecoderDevice, *extents: Any) -> None:
         self._device = device
         super().__init__(*extents)
 
@@ -35,8 +35,8 @@ class DevicePages(Pages):
         raise NotImplementedError("keys and values on a device are stored by its layers; append to a cache on the host")
 
     def _new(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-        made: Array = load().DeviceArray(self._device, list(shape), dtype)
-        return made
+        made: Any = compiled.DeviceArray(self._device, list(shape), dtype)
+        return made  # type: ignore[no-any-return]
 
     def _moved(self, old: Array, new: Array) -> None:
         new.begin_with(old)  # type: ignore[attr-defined]
@@ -45,7 +45,7 @@ class DevicePages(Pages):
 class DeviceCache(KVCache):
     """A :class:`~maskattn.KVCache` that a device's layers fill and read; forks and beams copy pages there."""
 
-    def __init__(self, device: Any, *extents: Any, **options: Any) -> None:
+    def __init__(self, device: compiled.DecoderDevice, *extents: Any, **options: Any) -> None:
         self._device = device
         super().__init__(*extents, **options)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from maskattn.cuda.module import compiled
 from maskattn.decoder.device.uploading import on_device
 from maskattn.decoder.memory import Memory
 
@@ -36,13 +37,13 @@ def page_for(lengths: Any) -> int:
     return -(-int(np.max(lengths, initial=1)) // _PAGE_MULTIPLE) * _PAGE_MULTIPLE
 
 
-def upload(memory: Memory, device: Any) -> DeviceMemory:
+def upload(memory: Memory, device: compiled.DecoderDevice) -> DeviceMemory:
     """The sources that the sequences of ``memory`` read, copied to the device, each once."""
     starts, sources = np.unique(memory.starts, return_inverse=True)
     page = page_for(memory.lengths)
     # Past a source's end stands what is there: nobody sees it.
     rows = starts[:, None] + np.arange(page)
-    pairs = []
+    pairs: list[Any] = []  # of the device's arrays, which are no NumPy arrays
     for keys, values in memory.key_values:
         within = np.minimum(rows, len(keys) - 1).reshape(-1)
         pairs.append((on_device(device, keys[within]), on_device(device, values[within])))

@@ -9,6 +9,7 @@ import numpy as np
 
 from maskattn import masks
 from maskattn.cache import KVCache
+from maskattn.cuda.module import compiled
 from maskattn.decoder.arrays import FloatArray, IntArray
 from maskattn.decoder.device.cache import DeviceCache
 from maskattn.decoder.device.head import DeviceHead
@@ -61,7 +62,9 @@ class DeviceTransformer(Transformer):
         assert self._decoder is not None
         return self._decoder.memory(*self._encode_rows(sources, None))
 
-    def _encode_rows(self, sources: Sequence[Any], segments: Sequence[IntArray] | None) -> tuple[Any, IntArray]:
+    def _encode_rows(
+        self, sources: Sequence[Any], segments: Sequence[IntArray] | None
+    ) -> tuple[compiled.DeviceArray, IntArray]:
         """The encoder's output as the compiled module's array (rows, width), and the lengths of the sources."""
         stack, layers = self.encoder, self._encoder
         assert stack is not None
