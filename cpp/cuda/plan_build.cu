@@ -12,6 +12,7 @@ constexpr unsigned kAllLanes = 0xffffffffu;
 constexpr int kMostWarps = 8;            // of a block, which lowers a row
 constexpr int kBlock = 32 * kMostWarps;  // words, or key tiles, that a block looks at at a time
 
+MASKATTN_HD int blocks_for(int items, int per_block) { return items / per_block + (items % per_block != 0); }
 std::size_t round_up(std::size_t bytes) { return (bytes + 15) / 16 * 16; }
 
 __device__ RowPlace place_of(const PlanExtents& plan, const Positions& positions, std::int64_t row) {
@@ -63,10 +64,11 @@ __global__ void __launch_bounds__(kBlock)
                                                                                     : 0;
 }
 
-// A block takes a row and, by its y, 256 words.
+// A block takes 256 words of a row.
 __global__ void __launch_bounds__(kBlock) lower_to_bits(ProgramView program, Positions positions, PlanExtents plan, Word* bits) {
-  const std::int64_t row = blockIdx.x;
-  const int kv_tiles = plan.kv_tiles(), tile = static_cast<int>(blockIdx.y) * kBlock + static_cast<int>(threadIdx.x);
+  const int kv_tiles = plan.kv_tiles(), of_row = blocks_for(kv_tiles, kBlock);
+  const std::int64_t row = static_cast<int>(blockIdx.x) / of_row;
+  const int tile = static_cast<int>(blockIdx.x) % of_row * kBlock + static_cast<int>(threadIdx.x);
   if (tile < kv_tiles) bits[row * kv_tiles + tile] = mask_word(program, place_of(plan, positions, row), std::int64_t{tile} * 64);
 }
 
@@ -133,8 +135,6 @@ __global__ void write_words(UploadWords from, int bytes, std::uint64_t* to) {
 }
 constexpr std::size_t kUploadByCopy = 8 * sizeof(UploadWords);  // from here on, a copy takes less time
 
-unsigned blocks_for(std::int64_t items, int per_block) { return static_cast<unsigned>((items + per_block - 1) / per_block); }
-
 }  // namespace
 
 std::size_t PlanMemory::bytes(const PlanExtents& e) {
@@ -164,19 +164,18 @@ PlanView PlanMemory::view() const {
 
 void lower_rows(const ProgramView& program, const Positions& positions, const PlanMemory& plan, Stream stream) {
   const PlanExtents& e = plan.extents;
-  const auto rows = static_cast<unsigned>(e.rows());
   constexpr int words_per_warp = 64;  // two for each lane; with fewer, rows alone keep the device busy
   const int warps = std::clamp(e.kv_tiles() / words_per_warp, 1, kMostWarps);
   if (e.spans_per_row)
-    launch(lower_to_spans, rows, 32 * warps, 0, stream, program, positions, e, plan.spans);
+    launch(lower_to_spans, e.rows(), 32 * warps, 0, stream, program, positions, e, plan.spans);
   else
-    launch(lower_to_bits, dim3(rows, blocks_for(e.kv_tiles(), kBlock)), std::clamp((e.kv_tiles() + 31) / 32 * 32, 32, kBlock), 0,
+    launch(lower_to_bits, e.rows() * blocks_for(e.kv_tiles(), kBlock), std::clamp((e.kv_tiles() + 31) / 32 * 32, 32, kBlock), 0,
            stream, program, positions, e, plan.bits);
 }
 
 void list_tiles(const PlanMemory& plan, Stream stream) {
   const PlanExtents& e = plan.extents;
-  const auto lists = static_cast<unsigned>(e.batch) * static_cast<unsigned>(e.heads) * static_cast<unsigned>(e.q_tiles());
+  const std::int64_t lists = std::int64_t{e.batch} * e.heads * e.q_tiles();
   launch(list_tiles_of, lists, kBlock, 0, stream, plan.view(), plan.tiles, plan.tile_counts);
 }
 
