@@ -230,8 +230,8 @@ class DeviceArray:
         """Rows of an array (n, width); row -1 is zeros."""
     def copy_pages(self, sources: npt.ArrayLike, targets: npt.ArrayLike, slots: int) -> None:
         """Of a pool (pages, heads, page_size, dim): the first ``slots`` rows of pages, copied to others."""
-    def begin_with(self, other: DeviceArray) -> None:
-        """All of ``other`` becomes the first part of this one."""
+    def copy_from(self, at: int, other: DeviceArray, first: int, count: int) -> None:
+        """``count`` elements of ``other``, from number ``first`` on, become those from number ``at`` on."""
 
 class DeviceStack:
     """Layers, for rows of several sequences; see decoder/device/layers.py, which describes them."""

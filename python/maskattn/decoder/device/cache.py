@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -39,7 +40,7 @@ class DevicePages(Pages):
         return made  # type: ignore[no-any-return]
 
     def _moved(self, old: Array, new: Array) -> None:
-        new.begin_with(old)  # type: ignore[attr-defined]
+        new.copy_from(0, old, 0, math.prod(old.shape))  # type: ignore[attr-defined]
 
 
 class DeviceCache(KVCache):
