@@ -173,10 +173,9 @@ void lower_rows(const ProgramView& program, const Positions& positions, const Pl
            stream, program, positions, e, plan.bits);
 }
 
-void list_tiles(const PlanMemory& plan, Stream stream) {
-  const PlanExtents& e = plan.extents;
-  const std::int64_t lists = std::int64_t{e.batch} * e.heads * e.q_tiles();
-  launch(list_tiles_of, lists, kBlock, 0, stream, plan.view(), plan.tiles, plan.tile_counts);
+void list_tiles(const PlanView& plan, TileEntry* tiles, int* tile_counts, Stream stream) {
+  const std::int64_t lists = std::int64_t{plan.batch} * plan.heads * plan.q_tiles;
+  launch(list_tiles_of, lists, kBlock, 0, stream, plan, tiles, tile_counts);
 }
 
 void take_positions(const GivenPositions& given, int batch, int q_len, int kv_len, std::int64_t* kv_lengths,
@@ -196,15 +195,5 @@ void upload(void* to, const void* from, std::size_t bytes, Stream stream) {
            reinterpret_cast<std::uint64_t*>(static_cast<char*>(to) + done));
   }
 }
-
-#if defined(__CUDACC__)
-bool capturing(Stream stream) {
-  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
-  check(cudaStreamIsCapturing(static_cast<cudaStream_t>(stream), &status), "the state of a stream");
-  return status != cudaStreamCaptureStatusNone;
-}
-#else
-bool capturing(Stream) { return false; }
-#endif
 
 }  // namespace maskattn::cuda

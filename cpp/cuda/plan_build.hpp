@@ -42,7 +42,8 @@ struct PlanMemory {
 };
 
 void lower_rows(const ProgramView& program, const Positions& positions, const PlanMemory& plan, Stream stream);
-void list_tiles(const PlanMemory& plan, Stream stream);
+// The tiles of rows that are there: writes `tiles` and `tile_counts`, which the view then leads to.
+void list_tiles(const PlanView& plan, TileEntry* tiles, int* tile_counts, Stream stream);
 
 // Writes kv_lengths[batch], cut to what there are, and q_offset[batch] from arrays of the device that may be 32-bit integers or
 // absent: then lengths are kv_len, and offsets let the last query stand at the last key. `near` are offsets for biases, cut to
@@ -57,9 +58,6 @@ void take_positions(const GivenPositions& given, int batch, int q_len, int kv_le
 
 // Host memory into the device's without waiting for the stream, however small pageable memory is treated.
 void upload(void* to, const void* from, std::size_t bytes, Stream stream);
-
-// Whether the stream's work is being captured into a graph: what is allocated then is the graph's.
-bool capturing(Stream stream);
 
 // Arrays [batch][heads][q_len][kv_len] of elements of 1, 2, 4 or 8 bytes, the patterns `shown` and `hidden`, contiguous.
 void fill(const PlanView& plan, int batch, int heads, void* out, int element_bytes, std::uint64_t shown, std::uint64_t hidden,

@@ -113,7 +113,7 @@ Plan make_plan(const std::variant<Program, Words>& source, std::pair<int, int> e
       bad_value("bits must have a word for every 64 keys of a row");
     upload(memory.bits, bits.data(), static_cast<std::size_t>(bits.nbytes()), stream);
   }
-  list_tiles(memory, stream);
+  list_tiles(plan.view, memory.tiles, memory.tile_counts, stream);
   for (const Given* each : {&q_offset, &kv_lengths})
     if (const auto* array = std::get_if<Array>(each); array && array->stream != stream && !capturing(stream))
       wait_for(array->stream, stream);  // ours, of another stream: what comes there next may be the end of its memory

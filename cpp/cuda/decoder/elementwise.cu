@@ -3,22 +3,17 @@
 #include <algorithm>
 
 #include "cuda/numbers.hpp"
+#include "cuda/softmax.hpp"
 
 namespace maskattn::cuda {
 namespace {
 
 constexpr int kThreads = 256, kWarpSize = 32, kWarps = kThreads / kWarpSize;
-constexpr unsigned kAllLanes = 0xffffffffu;
 
 MASKATTN_HD std::int64_t blocks_of(std::int64_t count) { return (count + kThreads - 1) / kThreads; }
 // Of a block that does one row: no more than it has elements.
 unsigned threads_of(int width) {
   return static_cast<unsigned>(std::clamp((width + kWarpSize - 1) / kWarpSize * kWarpSize, kWarpSize, kThreads));
-}
-
-__device__ float warp_sum(float x) {
-  for (int step = kWarpSize / 2; step > 0; step /= 2) x += __shfl_xor_sync(kAllLanes, x, step);
-  return x;
 }
 
 // The same sum in all threads of the block.
@@ -166,31 +161,6 @@ __global__ void __launch_bounds__(kWarpSize* kHeadsPerBlock) store_head_rows(Hea
   }
 }
 
-// A warp a list: lanes look at 32 key tiles at a time, and those that are not empty are written in order.
-__global__ void __launch_bounds__(kWarpSize) lower_tile_lists(PlanView plan, TileEntry* tiles, int* tile_counts) {
-  const int lane = static_cast<int>(threadIdx.x), b = static_cast<int>(blockIdx.x) / plan.q_tiles;
-  const int q_tile = static_cast<int>(blockIdx.x) % plan.q_tiles;
-  const int rows = min(kTile, plan.q_len - q_tile * kTile);
-  const std::int64_t list = plan.strip(b, 0) * plan.q_tiles + q_tile;
-  int count = 0;
-  for (int begin = 0; begin < plan.kv_tiles; begin += kWarpSize) {
-    std::uint64_t some = 0, every = begin + lane < plan.kv_tiles ? ~std::uint64_t{0} : 0;
-    for (int i = 0; i < rows && begin + lane < plan.kv_tiles; ++i) {
-      const std::uint64_t seen = plan.visible(b, 0, q_tile * kTile + i, begin + lane);
-      some |= seen;
-      every &= seen;
-    }
-    const std::uint32_t kept = __ballot_sync(kAllLanes, some != 0);
-    if (some != 0) {
-      const int before = __popc(kept & ((1u << lane) - 1));
-      tiles[list * plan.kv_tiles + count + before] = {static_cast<std::uint32_t>(begin + lane) << 1 |
-                                                      (every == ~std::uint64_t{0} ? 1u : 0u)};
-    }
-    count += __popc(kept);
-  }
-  if (lane == 0) tile_counts[list] = count;
-}
-
 template <class Element>
 __global__ void __launch_bounds__(kThreads) copy_page_rows(PageCopy pool, const int* sources, const int* targets, int slots) {
   const std::int64_t page = std::int64_t{pool.heads} * pool.page_size * pool.dim;
@@ -254,10 +224,6 @@ void add_rows(int rows, int width, const AddedRows& added, float* x, Stream stre
 void store_heads(const HeadsCall& call, Dtype dtype, Stream stream) {
   const std::int64_t blocks = std::int64_t{call.rows} * blocks_of_heads(call.q_heads + 2 * call.kv_heads);
   with_type(dtype, [&]<class T>(T) { launch(store_head_rows<T>, blocks, dim3(kWarpSize, kHeadsPerBlock), 0, stream, call); });
-}
-
-void lower_tiles(const PlanView& plan, TileEntry* tiles, int* tile_counts, Stream stream) {
-  launch(lower_tile_lists, std::int64_t{plan.batch} * plan.q_tiles, kWarpSize, 0, stream, plan, tiles, tile_counts);
 }
 
 void copy_pages(const PageCopy& pool, int count, const int* sources, const int* targets, int slots, Stream stream) {
