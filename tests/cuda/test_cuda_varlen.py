@@ -11,7 +11,7 @@ from device_arrays import Interface, Lent, back, lent, on_device
 
 import maskattn
 from maskattn import ALiBi, RelativeBias, cuda
-from maskattn.cuda.module import load
+from maskattn.cuda.module import compiled
 from maskattn.masks import Causal, Function, KeyPadding, Mask, SlidingWindow
 from strategies import Array, normal
 from test_varlen import KV_LENGTHS, Q_LENGTHS, ends
@@ -243,7 +243,7 @@ def test_errors(given: dict[str, Any], error: type[Exception], message: str) -> 
 
 
 def test_a_graph_cannot_wait_for_lengths(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(load(), "is_capturing", lambda stream: True)
+    monkeypatch.setattr(compiled, "is_capturing", lambda stream: True)
     arrays = [ones(5, 2, 4), ones(7, 2, 4), ones(7, 2, 4)]
     with pytest.raises(ValueError, match=r"^max_q_len and max_kv_len must be given .* got None and 4"):
         maskattn.attention_varlen(*arrays, [0, 5], on_device(np.array([0, 7])), max_kv_len=4)
