@@ -125,6 +125,13 @@ def test_lengths_of_the_device(
     np.testing.assert_array_equal(back(got), want)
 
 
+def test_more_sequences_than_threads_of_a_block(rng: np.random.Generator) -> None:
+    q_lengths, kv_lengths = [n % 3 for n in range(300)], [n % 7 for n in range(300)]
+    arrays, cu = some(rng, q_lengths, kv_lengths, np.float32), (ends(q_lengths), ends(kv_lengths))
+    got = back(maskattn.attention_varlen(*map(lent, arrays), *cu, mask=Causal()))
+    np.testing.assert_allclose(got, maskattn.attention_varlen(*arrays, *cu, mask=Causal()), rtol=0, atol=1e-5)
+
+
 def test_lengths_that_nobody_checks_are_cut(rng: np.random.Generator) -> None:
     q, k, v = of_lengths(rng)
     cu_q, cu_kv = ([0, 5, 4, 900], [0, 10, 7, 2000])  # each goes back once, and past the end
