@@ -12,12 +12,15 @@ MASKATTN_HD int blocks_of_head(int q_len) { return q_len / kWarps + (q_len % kWa
 template <class T>
 __global__ void __launch_bounds__(32 * kWarps) attention_plain_kernel(AttentionCall call, ScoreTerms terms) {
   MASKATTN_SHARED PlainRowMemory memory[kWarps];
+  MASKATTN_SHARED PlainRow rows[kWarps];  // every thread's own would take registers that there are not
   const int warp = static_cast<int>(threadIdx.x) / 32;
   const int of_head = blocks_of_head(call.q_len), heads = static_cast<int>(blockIdx.x) / of_head;  // before this one
   const int query = static_cast<int>(blockIdx.x) % of_head * kWarps + warp, head = heads % call.q_heads;
   const int b = heads / call.q_heads;
   if (query >= queries_of(call, b)) return;
-  attend_row<T>(call, terms, {b, head, head / (call.q_heads / call.kv_heads), query}, memory[warp]);
+  if (threadIdx.x % 32 == 0) rows[warp] = {b, head, head / (call.q_heads / call.kv_heads), query};
+  __syncwarp();
+  attend_row<T>(call, terms, rows[warp], memory[warp]);
 }
 
 }  // namespace
