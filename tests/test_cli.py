@@ -195,6 +195,7 @@ def test_info(capsys: pytest.CaptureFixture[str]) -> None:
         (["generate", "--top-p", "3", "x"], "top_p must be in"),
         (["score", "a"], "pairs SOURCE TARGET, got 1"),
         (["models", "nowhere"], "nowhere"),
+        (["generate", "--device", "gpu", "x"], 'device must be "cuda"'),
     ],
 )
 def test_errors_are_one_line(capsys: pytest.CaptureFixture[str], arguments: list[str], said: str) -> None:
@@ -204,6 +205,29 @@ def test_errors_are_one_line(capsys: pytest.CaptureFixture[str], arguments: list
     assert captured.err.startswith("maskattn: ")
     assert captured.err.count("\n") == 1
     assert said in captured.err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["generate", "x"],
+        ["score", "x", "y"],
+        ["classify", "--model", "nowhere", "x"],
+        ["chat", "--model", "nowhere"],
+        ["transcribe", "--model", "nowhere", "x.wav"],
+    ],
+)
+def test_a_device_where_cuda_was_not_built(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "maskattn._cuda", None)
+    assert cli.main([*arguments, "--device", "cuda"]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith(
+        "maskattn: device must be None, as maskattn was built without CUDA, got 'cuda'; build it"
+    )
+    assert captured.err.count("\n") == 1
 
 
 def test_heat_map_breaks_long_sources_into_blocks() -> None:

@@ -58,3 +58,4 @@ def test_wrong_lines_are_told(errors: dict[str, list[int]]) -> None:
 def test_the_package_says_that_it_is_typed() -> None:
     assert (PACKAGE / "py.typed").is_file()
     assert (PACKAGE / "_core.pyi").is_file()
+    assert (PACKAGE / "_cuda.pyi").is_file()  # whether built or not

@@ -15,9 +15,9 @@ REPEATS = 3  # times behind the share outside the core
 
 
 class Side:
-    def __init__(self, path: Path, dtype: str, threads: int) -> None:
+    def __init__(self, path: Path, dtype: str, threads: int, device: str | None = None) -> None:
         maskattn.set_num_threads(threads)
-        self.model = maskattn.load(path, dtype=dtype)
+        self.model = maskattn.load(path, dtype=dtype, device=device)
         self.options: Any = {"prompt_ids": list(shapes.SPOKEN)} if shapes.hears(self.model.config) else {}
 
     def write(self, sources: Any, tokens: int, beams: int) -> list[list[int]]:

@@ -16,11 +16,13 @@ __global__ void __launch_bounds__(32 * kDecodeWarps, Rows::kBlocks)
   let_next_kernel_begin();
   char* slots = dynamic_shared<char>();
   auto& memory = *reinterpret_cast<typename Rows::Memory*>(slots + kDecodeWarps * kSlotMemory);
-  const DecodeBlock block = decode_block<Rows::kRows>(call, shape);
+  DecodeBlock& block = memory.block;  // every thread's own would take registers that there are not
+  if (threadIdx.x == 0) block = decode_block<Rows::kRows>(call, shape);
+  __syncthreads();
   if (!look(call, shape, block, memory.sight)) return finish_unseen_split<T>(call, shape, block, partials);
   const int thread = static_cast<int>(threadIdx.x), warp = thread / 32;
   char* const mine = slots + warp * kSlotMemory;
-  KeyStream<T, Rows::kColumns> stream(call, block.b, block.kv_head, block.split * kSplit, memory.sight.any, mine);
+  KeyStream<T, Rows::kColumns> stream(call, block, memory.sight.any, mine);
   for (int n = thread; n < Rows::kRows * kMostHeadDim; n += 32 * kDecodeWarps) {  // while the first keys are on their way
     const int r = n / kMostHeadDim, d = n % kMostHeadDim;
     const bool real = r < block.rows && d < call.head_dim;
@@ -28,7 +30,7 @@ __global__ void __launch_bounds__(32 * kDecodeWarps, Rows::kBlocks)
     memory.set_query(r, d, real ? terms.sign * to_float(at<T>(call.q, row)[d]) : 0.f);
   }
   __syncthreads();
-  Rows rows(call, terms, shape, block, memory);
+  Rows rows(call, terms, shape, memory);
   const int key_parts = S::parts(call.head_dim), value_parts = S::parts(call.v_head_dim);
 #pragma unroll 1
   for (int piece = warp; piece < kPieces; piece += kDecodeWarps) {
@@ -49,12 +51,12 @@ __global__ void __launch_bounds__(32 * kDecodeWarps, Rows::kBlocks)
 
 template <class Rows>
 void launch_decode(const AttentionCall& call, const DecodeShape& shape, const Partials& partials, Stream stream) {
-  const dim3 grid(shape.splits * ((shape.rows + Rows::kRows - 1) / Rows::kRows), call.kv_heads, call.batch);
-  launch(decode_kernel<Rows>, grid, dim3(32 * kDecodeWarps), kDecodeWarps * kSlotMemory + sizeof(typename Rows::Memory), stream,
-         call, score_terms(call), shape, partials);
+  const std::int64_t heads = std::int64_t{call.batch} * call.kv_heads, row_groups = (shape.rows + Rows::kRows - 1) / Rows::kRows;
+  launch(decode_kernel<Rows>, heads * shape.splits * row_groups, dim3(32 * kDecodeWarps),
+         kDecodeWarps * kSlotMemory + sizeof(typename Rows::Memory), stream, call, score_terms(call), shape, partials);
   if (shape.splits > 1)
-    launch_early(decode_merge_kernel<typename Rows::T>, dim3(shape.rows, call.kv_heads, call.batch), dim3(32 * kMergeWarps), 0,
-                 stream, call, shape, partials);
+    launch_early(decode_merge_kernel<typename Rows::T>, heads * shape.rows, dim3(32 * kMergeWarps), 0, stream, call, shape,
+                 partials);
 }
 
 template <int kColumns>

@@ -183,9 +183,9 @@ void launch_mma(const AttentionCall& call, Stream stream) {
                        rows_are_aligned<kElementBytes>(call.k),
                        rows_are_aligned<kElementBytes>(call.v),
                        rows_have_pairs<kElementBytes>(call.out, call.v_head_dim)};
-  const int blocks = (strips_per_kv_head(call) + Shape::kStrips - 1) / Shape::kStrips;
-  launch(mma_kernel<Operands, kDim, kModified, kType>, dim3(static_cast<unsigned>(blocks * call.kv_heads * call.batch)),
-         dim3(Shape::kThreads), sizeof(MmaShared<Shape>), stream, mma);
+  const std::int64_t blocks = (strips_per_kv_head(call) + Shape::kStrips - 1) / Shape::kStrips;
+  launch(mma_kernel<Operands, kDim, kModified, kType>, blocks * call.kv_heads * call.batch, dim3(Shape::kThreads),
+         sizeof(MmaShared<Shape>), stream, mma);
 }
 
 template <class Operands, Dtype kType>
@@ -224,6 +224,7 @@ void attention_mma(const AttentionCall& call, Stream stream) {
   if (call.dtype == Dtype::bfloat16) return launch_mma<Operands16<Dtype::bfloat16>, Dtype::bfloat16>(call, stream);
   if (call.dtype == Dtype::float16) return launch_mma<Operands16<Dtype::float16>, Dtype::float16>(call, stream);
   if (call.precision == Precision::medium) return launch_mma<OperandsTf32<1>, Dtype::float32>(call, stream);
+  if (call.precision == Precision::high) return launch_mma<OperandsBfloatPairs, Dtype::float32>(call, stream);
   launch_mma<OperandsTf32<3>, Dtype::float32>(call, stream);
 }
 

@@ -7,21 +7,28 @@ namespace {
 
 constexpr int kWarps = 4;
 
+MASKATTN_HD int blocks_of_head(int q_len) { return q_len / kWarps + (q_len % kWarps != 0); }
+
 template <class T>
 __global__ void __launch_bounds__(32 * kWarps) attention_plain_kernel(AttentionCall call, ScoreTerms terms) {
   MASKATTN_SHARED PlainRowMemory memory[kWarps];
+  MASKATTN_SHARED PlainRow rows[kWarps];  // every thread's own would take registers that there are not
   const int warp = static_cast<int>(threadIdx.x) / 32;
-  const int query = static_cast<int>(blockIdx.x) * kWarps + warp, head = static_cast<int>(blockIdx.y);
-  if (query >= queries_of(call, static_cast<int>(blockIdx.z))) return;
-  attend_row<T>(call, terms, {static_cast<int>(blockIdx.z), head, head / (call.q_heads / call.kv_heads), query}, memory[warp]);
+  const int of_head = blocks_of_head(call.q_len), heads = static_cast<int>(blockIdx.x) / of_head;  // before this one
+  const int query = static_cast<int>(blockIdx.x) % of_head * kWarps + warp, head = heads % call.q_heads;
+  const int b = heads / call.q_heads;
+  if (query >= queries_of(call, b)) return;
+  if (threadIdx.x % 32 == 0) rows[warp] = {b, head, head / (call.q_heads / call.kv_heads), query};
+  __syncwarp();
+  attend_row<T>(call, terms, rows[warp], memory[warp]);
 }
 
 }  // namespace
 
 void attention_plain(const AttentionCall& call, Stream stream) {
-  const dim3 grid((call.q_len + kWarps - 1) / kWarps, call.q_heads, call.batch);
+  const std::int64_t blocks = std::int64_t{call.batch} * call.q_heads * blocks_of_head(call.q_len);
   with_type(call.dtype, [&](auto number) {
-    launch(attention_plain_kernel<decltype(number)>, grid, dim3(32 * kWarps), 0, stream, call, score_terms(call));
+    launch(attention_plain_kernel<decltype(number)>, blocks, dim3(32 * kWarps), 0, stream, call, score_terms(call));
   });
 }
 

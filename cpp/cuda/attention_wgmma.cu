@@ -64,11 +64,11 @@ void launch_wgmma(const AttentionCall& call, Stream stream) {
   const std::int64_t head_bytes = 2 * static_cast<std::int64_t>(call.kv_len) * (call.head_dim + call.v_head_dim);
   const auto at_once =
       static_cast<int>(std::clamp<std::int64_t>(kCacheBytes / std::max<std::int64_t>(head_bytes, 1), 1, std::max(heads, 1)));
-  const WgmmaCall w{
-      call, score_terms(call), strips, blocks, blocks * heads, at_once, rows_have_pairs<2>(call.out, call.v_head_dim)};
+  const auto works = static_cast<int>(grid_of(std::int64_t{blocks} * heads).x);  // no more than may be blocks elsewhere
+  const WgmmaCall w{call, score_terms(call), strips, blocks, works, at_once, rows_have_pairs<2>(call.out, call.v_head_dim)};
   const int grid = std::min(w.works, device().multiprocessors);
-  launch(wgmma_kernel<kType, kDim, kModified>, dim3(static_cast<unsigned>(grid)), dim3(Shape::kThreads),
-         sizeof(WgmmaShared<Shape>), stream, w, map_of(call, call.k, call.head_dim), map_of(call, call.v, call.v_head_dim));
+  launch(wgmma_kernel<kType, kDim, kModified>, grid, dim3(Shape::kThreads), sizeof(WgmmaShared<Shape>), stream, w,
+         map_of(call, call.k, call.head_dim), map_of(call, call.v, call.v_head_dim));
 }
 
 template <Dtype kType>

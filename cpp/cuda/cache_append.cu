@@ -11,7 +11,8 @@ namespace {
 // A block stores the numbers of one token and head.
 template <class From, class To>
 __global__ void append_tokens_of(AppendCall call) {
-  const int i = static_cast<int>(blockIdx.x), head = static_cast<int>(blockIdx.y), b = static_cast<int>(blockIdx.z);
+  const int i = static_cast<int>(blockIdx.x) % call.count, heads = static_cast<int>(blockIdx.x) / call.count;
+  const int head = heads % call.heads, b = heads / call.heads;
   if (i >= call.appends[b]) return;
   const std::int64_t position = call.lengths[b] + i, column = position / call.page_size % call.pages_per_sequence;
   const std::int64_t page = call.table[static_cast<std::int64_t>(b) * call.pages_per_sequence + column];
@@ -24,12 +25,11 @@ __global__ void append_tokens_of(AppendCall call) {
 }  // namespace
 
 void append_tokens(const AppendCall& call, Stream stream) {
+  const std::int64_t blocks = std::int64_t{call.batch} * call.heads * call.count;
   const int threads = std::clamp((call.dim + 31) / 32 * 32, 32, 256);
   with_type(call.from_dtype, [&](auto from) {
-    with_type(call.dtype, [&](auto to) {
-      launch(append_tokens_of<decltype(from), decltype(to)>, dim3(call.count, call.heads, call.batch), dim3(threads), 0, stream,
-             call);
-    });
+    with_type(call.dtype,
+              [&](auto to) { launch(append_tokens_of<decltype(from), decltype(to)>, blocks, dim3(threads), 0, stream, call); });
   });
 }
 

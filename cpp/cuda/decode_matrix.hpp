@@ -25,13 +25,13 @@ class MatrixRows {
     T query[kRows][kMostHeadDim + 8];  // 16 bytes more than a row: 8 rows are in different banks
     RowState states[kDecodeWarps][kRows];
     Sight<kRows> sight;
+    DecodeBlock block;
 
     __device__ void set_query(int r, int d, float x) { query[r][d] = from_float<T>(x); }
   };
 
-  __device__ MatrixRows(const AttentionCall& call, const ScoreTerms& terms, const DecodeShape& shape, const DecodeBlock& block,
-                        Memory& memory)
-      : call_(call), terms_(terms), shape_(shape), block_(block), memory_(memory) {}
+  __device__ MatrixRows(const AttentionCall& call, const ScoreTerms& terms, const DecodeShape& shape, Memory& memory)
+      : call_(call), terms_(terms), shape_(shape), block_(memory.block), memory_(memory) {}
 
   __device__ void add_products(const char* keys, int part) {
     const int units = call_.head_dim / 8 - part * S::kUnits;

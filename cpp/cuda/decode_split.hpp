@@ -8,15 +8,6 @@ namespace maskattn::cuda {
 
 inline constexpr int kMostHeadDim = 256;
 
-// Rows of a (sequence, key head) are numbered query by query with the heads of the group innermost.
-struct DecodeShape {
-  int group, rows, splits;
-};
-inline DecodeShape decode_shape(const AttentionCall& call) {
-  const int group = call.q_heads / call.kv_heads;
-  return {group, group * call.q_len, call.kv_len / kSplit + (call.kv_len % kSplit != 0)};
-}
-
 // Results of a row over the keys of one split, [batch][kv_heads][rows][splits]: the row's state, and v_head_dim sums, which mean
 // nothing where the row has seen nothing.
 struct Partials {
@@ -26,24 +17,6 @@ struct Partials {
 inline std::size_t partial_count(const AttentionCall& call, const DecodeShape& shape) {
   return static_cast<std::size_t>(call.batch) * static_cast<std::size_t>(call.kv_heads) * static_cast<std::size_t>(shape.rows) *
          static_cast<std::size_t>(shape.splits);
-}
-
-// The rows and the split of a block: blockIdx is (split * groups of rows, key head, sequence), so that blocks that read the same
-// keys run side by side and memory gives them once.
-struct DecodeBlock {
-  int b, kv_head, first_row, rows, split;
-
-  __device__ int query(const DecodeShape& shape, int r) const { return (first_row + r) / shape.group; }
-  __device__ int head(const DecodeShape& shape, int r) const { return kv_head * shape.group + (first_row + r) % shape.group; }
-  __device__ std::int64_t partial(const AttentionCall& call, const DecodeShape& shape, int r) const {
-    return ((static_cast<std::int64_t>(b) * call.kv_heads + kv_head) * shape.rows + first_row + r) * shape.splits + split;
-  }
-};
-template <int kRows>
-__device__ DecodeBlock decode_block(const AttentionCall& call, const DecodeShape& shape) {
-  const int row_groups = (shape.rows + kRows - 1) / kRows, x = static_cast<int>(blockIdx.x), b = static_cast<int>(blockIdx.z);
-  const int first = x % row_groups * kRows, left = max(shape.group * queries_of(call, b) - first, 0);
-  return {b, static_cast<int>(blockIdx.y), first, min(left, kRows), x / row_groups};
 }
 
 // Which keys of each piece a row sees; what some row sees; what all see.
@@ -139,7 +112,7 @@ __device__ void finish_unseen_split(const AttentionCall& call, const DecodeShape
 }
 
 // The splits of a row become its result: warp w adds splits w, w + 8, ... in order, then the warps' sums are added in theirs. A
-// block for each row, blockIdx (row, key head, sequence).
+// block for each row, numbered sequence by sequence and key head by key head.
 inline constexpr int kMergeWarps = 8;
 template <class T>
 __global__ void __launch_bounds__(32 * kMergeWarps)
@@ -147,7 +120,8 @@ __global__ void __launch_bounds__(32 * kMergeWarps)
   MASKATTN_SHARED float sums[kMergeWarps][kMostHeadDim];
   MASKATTN_SHARED float totals[kMergeWarps];
   const int thread = static_cast<int>(threadIdx.x), warp = thread / 32, lane = thread % 32;
-  DecodeBlock block{static_cast<int>(blockIdx.z), static_cast<int>(blockIdx.y), static_cast<int>(blockIdx.x), 1, 0};
+  const int of_head = static_cast<int>(blockIdx.x) / shape.rows, of_row = static_cast<int>(blockIdx.x) % shape.rows;
+  const DecodeBlock block{of_head / call.kv_heads, of_head % call.kv_heads, of_row, 1, 0};
   const std::int64_t first = block.partial(call, shape, 0);
   wait_for_previous_kernel();
   if (block.query(shape, 0) >= queries_of(call, block.b)) return;

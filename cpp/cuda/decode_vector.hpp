@@ -22,13 +22,13 @@ class VectorRows {
     float factors[kDecodeWarps][kRows];            // of what was summed up before the last piece
     RowState states[kDecodeWarps][kRows];
     Sight<kRows> sight;
+    DecodeBlock block;
 
     __device__ void set_query(int r, int d, float x) { query[r][d] = x; }
   };
 
-  __device__ VectorRows(const AttentionCall& call, const ScoreTerms& terms, const DecodeShape& shape, const DecodeBlock& block,
-                        Memory& memory)
-      : call_(call), terms_(terms), shape_(shape), block_(block), memory_(memory) {
+  __device__ VectorRows(const AttentionCall& call, const ScoreTerms& terms, const DecodeShape& shape, Memory& memory)
+      : call_(call), terms_(terms), shape_(shape), block_(memory.block), memory_(memory) {
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
       memory.lane_sums[warp_][r][lane_] = 0;

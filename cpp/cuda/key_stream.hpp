@@ -8,13 +8,12 @@
 // the last sums.
 #pragma once
 
+#include "cuda/decode_block.hpp"
 #include "cuda/numbers.hpp"
 #include "cuda/ptx_async.hpp"
 
 namespace maskattn::cuda {
 
-// A split is 512 keys from a multiple of that; its pieces go to the warps of a block in turn.
-inline constexpr int kSplit = 512, kPiece = 32, kPieces = kSplit / kPiece, kDecodeWarps = 4;
 inline constexpr int kSlotMemory = 16 * 1024;  // of a warp
 
 // A slot has kPart bytes of 32 rows, a part of their columns. The 16-byte units of row r are exchanged by r % 8, so that 8 lanes
@@ -35,8 +34,8 @@ class KeyStream {
 
  public:
   // seen[i]: the keys of piece i of the split of which some row sees any; others are not read, and are zeros here.
-  __device__ KeyStream(const AttentionCall& call, int b, int kv_head, int first_key, const std::uint32_t* seen, char* memory)
-      : call_(call), seen_(seen), memory_(memory), first_key_(first_key), b_(b), kv_head_(kv_head) {
+  __device__ KeyStream(const AttentionCall& call, const DecodeBlock& block, const std::uint32_t* seen, char* memory)
+      : call_(call), block_(block), seen_(seen), memory_(memory) {
     key_parts_ = S::parts(call.head_dim);
     parts_ = key_parts_ + S::parts(call.v_head_dim);
     piece_ = static_cast<int>(threadIdx.x) / 32 - kDecodeWarps;
@@ -61,9 +60,9 @@ class KeyStream {
     while (piece_ < kPieces && seen_[piece_] == 0);
     part_ = 0;
     if (!call_.page_table || piece_ >= kPieces) return;
-    const int lane = static_cast<int>(threadIdx.x) % 32, key = first_key_ + piece_ * kPiece + lane;
+    const int lane = static_cast<int>(threadIdx.x) % 32, key = block_.split * kSplit + piece_ * kPiece + lane;
     if (!(seen_[piece_] >> lane & 1)) return;
-    const std::int64_t pages = static_cast<std::int64_t>(b_) * call_.pages_per_sequence;
+    const std::int64_t pages = static_cast<std::int64_t>(block_.b) * call_.pages_per_sequence;
     page_ = call_.page_table[pages + key / call_.page_size % call_.pages_per_sequence];
     row_ = key % call_.page_size;
   }
@@ -83,8 +82,8 @@ class KeyStream {
 
   __device__ void copy(const Rows<const void>& rows, int dim, int part) {
     const int lane = static_cast<int>(threadIdx.x) % 32, bytes = dim * static_cast<int>(sizeof(T)) - part * S::kPart;
-    const T* base = at<T>(rows, kv_head_ * rows.stride[1]) + part * (S::kPart / static_cast<int>(sizeof(T)));
-    const std::int64_t first = call_.page_table ? 0 : row_offset(rows, b_, 0, first_key_ + piece_ * kPiece);
+    const T* base = at<T>(rows, block_.kv_head * rows.stride[1]) + part * (S::kPart / static_cast<int>(sizeof(T)));
+    const std::int64_t first = call_.page_table ? 0 : row_offset(rows, block_.b, 0, block_.split * kSplit + piece_ * kPiece);
     char* to = memory_ + filling_ * S::kBytes;
     const std::uint32_t seen = seen_[piece_];
 #pragma unroll 2
@@ -102,9 +101,9 @@ class KeyStream {
   }
 
   const AttentionCall& call_;
+  const DecodeBlock& block_;
   const std::uint32_t* seen_;
   char* memory_;
-  int first_key_, b_, kv_head_;
   int key_parts_, parts_;
   int piece_, part_ = 0, filling_ = 0;  // what is copied next, and to which slot
   int ready_ = 0;

@@ -72,7 +72,7 @@ __device__ void add_values(const AttentionCall& call, PlainRow row, const float*
 }
 
 template <class T>
-__device__ void attend_row(const AttentionCall& call, const ScoreTerms& terms, PlainRow row, PlainRowMemory& memory) {
+__device__ void attend_row(const AttentionCall& call, const ScoreTerms& terms, const PlainRow& row, PlainRowMemory& memory) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const T* q = at<T>(call.q, row_offset(call.q, row.b, row.head, row.query));
   for (int d = lane; d < call.head_dim; d += 32) memory.query[d] = terms.sign * to_float(q[d]);

@@ -12,6 +12,7 @@ constexpr unsigned kAllLanes = 0xffffffffu;
 constexpr int kMostWarps = 8;            // of a block, which lowers a row
 constexpr int kBlock = 32 * kMostWarps;  // words, or key tiles, that a block looks at at a time
 
+MASKATTN_HD int blocks_for(int items, int per_block) { return items / per_block + (items % per_block != 0); }
 std::size_t round_up(std::size_t bytes) { return (bytes + 15) / 16 * 16; }
 
 __device__ RowPlace place_of(const PlanExtents& plan, const Positions& positions, std::int64_t row) {
@@ -64,10 +65,11 @@ __global__ void __launch_bounds__(kBlock)
                                                                                     : 0;
 }
 
-// A block takes a row and, by its y, 256 words.
+// A block takes 256 words of a row.
 __global__ void __launch_bounds__(kBlock) lower_to_bits(ProgramView program, Positions positions, PlanExtents plan, Word* bits) {
-  const std::int64_t row = blockIdx.x;
-  const int kv_tiles = plan.kv_tiles(), tile = static_cast<int>(blockIdx.y) * kBlock + static_cast<int>(threadIdx.x);
+  const int kv_tiles = plan.kv_tiles(), of_row = blocks_for(kv_tiles, kBlock);
+  const std::int64_t row = static_cast<int>(blockIdx.x) / of_row;
+  const int tile = static_cast<int>(blockIdx.x) % of_row * kBlock + static_cast<int>(threadIdx.x);
   if (tile < kv_tiles) bits[row * kv_tiles + tile] = mask_word(program, place_of(plan, positions, row), std::int64_t{tile} * 64);
 }
 
@@ -125,11 +127,11 @@ __global__ void take_positions_of(GivenPositions given, int batch, int q_len, in
   taken.near[b] = static_cast<int>(between(-farthest, offset, farthest));
 }
 
-// Queries by blocks of y 0, keys by those of y 1.
+// Queries by even blocks, keys by odd ones.
 __global__ void take_packed_of(PackedRows queries, PackedRows keys, int count) {
-  const int b = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
+  const int b = static_cast<int>(blockIdx.x / 2 * blockDim.x + threadIdx.x);
   if (b >= count) return;
-  const PackedRows& rows = blockIdx.y == 0 ? queries : keys;
+  const PackedRows& rows = blockIdx.x % 2 == 0 ? queries : keys;
   const std::int64_t start = between(0, integer_at(rows.ends, b, 0), rows.tokens);
   const std::int64_t end = between(start, integer_at(rows.ends, b + 1, 0), rows.tokens);
   rows.starts[b] = start;
@@ -148,8 +150,6 @@ __global__ void write_words(UploadWords from, int bytes, std::uint64_t* to) {
     reinterpret_cast<unsigned char*>(to + whole)[thread] = static_cast<unsigned char>(from.words[whole] >> (8 * thread));
 }
 constexpr std::size_t kUploadByCopy = 8 * sizeof(UploadWords);  // from here on, a copy takes less time
-
-unsigned blocks_for(std::int64_t items, int per_block) { return static_cast<unsigned>((items + per_block - 1) / per_block); }
 
 }  // namespace
 
@@ -180,20 +180,18 @@ PlanView PlanMemory::view() const {
 
 void lower_rows(const ProgramView& program, const Positions& positions, const PlanMemory& plan, Stream stream) {
   const PlanExtents& e = plan.extents;
-  const auto rows = static_cast<unsigned>(e.rows());
   constexpr int words_per_warp = 64;  // two for each lane; with fewer, rows alone keep the device busy
   const int warps = std::clamp(e.kv_tiles() / words_per_warp, 1, kMostWarps);
   if (e.spans_per_row)
-    launch(lower_to_spans, rows, 32 * warps, 0, stream, program, positions, e, plan.spans);
+    launch(lower_to_spans, e.rows(), 32 * warps, 0, stream, program, positions, e, plan.spans);
   else
-    launch(lower_to_bits, dim3(rows, blocks_for(e.kv_tiles(), kBlock)), std::clamp((e.kv_tiles() + 31) / 32 * 32, 32, kBlock), 0,
+    launch(lower_to_bits, e.rows() * blocks_for(e.kv_tiles(), kBlock), std::clamp((e.kv_tiles() + 31) / 32 * 32, 32, kBlock), 0,
            stream, program, positions, e, plan.bits);
 }
 
-void list_tiles(const PlanMemory& plan, Stream stream) {
-  const PlanExtents& e = plan.extents;
-  const auto lists = static_cast<unsigned>(e.batch) * static_cast<unsigned>(e.heads) * static_cast<unsigned>(e.q_tiles());
-  launch(list_tiles_of, lists, kBlock, 0, stream, plan.view(), plan.tiles, plan.tile_counts);
+void list_tiles(const PlanView& plan, TileEntry* tiles, int* tile_counts, Stream stream) {
+  const std::int64_t lists = std::int64_t{plan.batch} * plan.heads * plan.q_tiles;
+  launch(list_tiles_of, lists, kBlock, 0, stream, plan, tiles, tile_counts);
 }
 
 TakenPositions::TakenPositions(void* memory, int batch)
@@ -209,7 +207,7 @@ void take_positions(const GivenPositions& given, int batch, int q_len, int kv_le
 
 void take_packed(const PackedRows& queries, const PackedRows& keys, int count, Stream stream) {
   constexpr int threads = 128;
-  launch(take_packed_of, dim3(blocks_for(count, threads), 2), threads, 0, stream, queries, keys, count);
+  launch(take_packed_of, 2 * std::int64_t{blocks_for(count, threads)}, threads, 0, stream, queries, keys, count);
 }
 
 void upload(void* to, const void* from, std::size_t bytes, Stream stream) {
@@ -222,15 +220,5 @@ void upload(void* to, const void* from, std::size_t bytes, Stream stream) {
            reinterpret_cast<std::uint64_t*>(static_cast<char*>(to) + done));
   }
 }
-
-#if defined(__CUDACC__)
-bool capturing(Stream stream) {
-  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
-  check(cudaStreamIsCapturing(static_cast<cudaStream_t>(stream), &status), "the state of a stream");
-  return status != cudaStreamCaptureStatusNone;
-}
-#else
-bool capturing(Stream) { return false; }
-#endif
 
 }  // namespace maskattn::cuda

@@ -42,7 +42,8 @@ struct PlanMemory {
 };
 
 void lower_rows(const ProgramView& program, const Positions& positions, const PlanMemory& plan, Stream stream);
-void list_tiles(const PlanMemory& plan, Stream stream);
+// The tiles of rows that are there: writes `tiles` and `tile_counts`, which the view then leads to.
+void list_tiles(const PlanView& plan, TileEntry* tiles, int* tile_counts, Stream stream);
 
 // An array of the device of 32-bit or 64-bit integers.
 struct GivenIntegers {
@@ -76,9 +77,6 @@ void take_packed(const PackedRows& queries, const PackedRows& keys, int count, S
 
 // Host memory into the device's without waiting for the stream, however small pageable memory is treated.
 void upload(void* to, const void* from, std::size_t bytes, Stream stream);
-
-// Whether the stream's work is being captured into a graph: what is allocated then is the graph's.
-bool capturing(Stream stream);
 
 // Arrays [batch][heads][q_len][kv_len] of elements of 1, 2, 4 or 8 bytes, the patterns `shown` and `hidden`, contiguous.
 void fill(const PlanView& plan, int batch, int heads, void* out, int element_bytes, std::uint64_t shown, std::uint64_t hidden,

@@ -82,7 +82,7 @@ std::int64_t warps_of(const PlanView& plan, int batch, int heads) {
   return std::int64_t{batch} * heads * plan.q_len * ((plan.kv_tiles + 31) / 32);
 }
 
-unsigned blocks_of(std::int64_t warps) { return static_cast<unsigned>((warps + kWarps - 1) / kWarps); }
+std::int64_t blocks_of(std::int64_t warps) { return (warps + kWarps - 1) / kWarps; }
 
 bool whole(const void* out, std::int64_t row_bytes, int unit) {
   return row_bytes % unit == 0 && reinterpret_cast<std::uintptr_t>(out) % static_cast<std::uintptr_t>(unit) == 0;

@@ -1,22 +1,22 @@
 // CUDA's words, for nvcc and for the host: under a C++ compiler kernels run on emulated threads (emulated/simt.hpp), for tests.
 //
 // What is written for both worlds uses CUDA's own names, and these instead of what only nvcc can parse:
-//   launch(kernel, grid, block, shared_bytes, stream, arguments...)  for kernel<<<...>>>(arguments...)
-//   MASKATTN_SHARED T name[N];                                       for static __shared__
-//   T* p = dynamic_shared<T>();                                      for extern __shared__, aligned to 1024 bytes
-//   named_barrier_sync(id, threads), named_barrier_arrive(...)       for bar.sync and bar.arrive
+//   launch(kernel, blocks, block, shared_bytes, stream, arguments...)  for kernel<<<...>>>(arguments...)
+//   MASKATTN_SHARED T name[N];                                         for static __shared__
+//   T* p = dynamic_shared<T>();                                        for extern __shared__, aligned to 1024 bytes
+//   named_barrier_sync(id, threads), named_barrier_arrive(...)         for bar.sync and bar.arrive
+// Grids have one axis, on which two thousand million blocks have room; on the others it is 65,535.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+#include <stdexcept>
+#include <string>
 
 #if defined(__CUDACC__)
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
-
-#include <stdexcept>
-#include <string>
 #define MASKATTN_HD __host__ __device__
 #define MASKATTN_SHARED __shared__
 #elif defined(MASKATTN_EMULATE_CUDA)
@@ -31,39 +31,48 @@ namespace maskattn::cuda {
 
 using Stream = void*;  // a cudaStream_t
 
+#if defined(__CUDACC__) || defined(MASKATTN_EMULATE_CUDA)
+inline dim3 grid_of(std::int64_t blocks) {
+  constexpr std::int64_t most = 0x7fffffff;
+  if (blocks > most)
+    throw std::invalid_argument("a call must be of at most 2147483647 blocks of threads on CUDA, got " + std::to_string(blocks) +
+                                "; split its batch");
+  return dim3(static_cast<unsigned>(blocks));
+}
+#endif
+
 #if defined(__CUDACC__)
 
 inline void check(cudaError_t status, const char* what) {
   if (status != cudaSuccess) throw std::runtime_error(std::string("CUDA: ") + what + ": " + cudaGetErrorString(status));
 }
 
-// Blocks may ask for more than 48 KB of shared memory. An empty grid is no launch.
+// Blocks may ask for more than 48 KB of shared memory. No block is no launch.
 template <class... Parameters, class... Arguments>
-void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, std::size_t shared_bytes, Stream stream,
+void launch(void (*kernel)(Parameters...), std::int64_t blocks, dim3 block, std::size_t shared_bytes, Stream stream,
             const Arguments&... arguments) {
-  if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;
+  if (blocks == 0) return;
   constexpr std::size_t without_asking = 48 * 1024;
   if (shared_bytes > without_asking)
     check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes)),
           "shared memory of a kernel");
-  kernel<<<grid, block, shared_bytes, static_cast<cudaStream_t>(stream)>>>(static_cast<Parameters>(arguments)...);
+  kernel<<<grid_of(blocks), block, shared_bytes, static_cast<cudaStream_t>(stream)>>>(static_cast<Parameters>(arguments)...);
   check(cudaGetLastError(), "launch of a kernel");
 }
 
 // A kernel that begins where it may (sm_90 on) before the one launched last has ended: with wait_for_previous_kernel(), after
 // which it sees what that one has written. That one says let_next_kernel_begin(), when its blocks need no more room.
 template <class... Parameters, class... Arguments>
-void launch_early(void (*kernel)(Parameters...), dim3 grid, dim3 block, std::size_t shared_bytes, Stream stream,
+void launch_early(void (*kernel)(Parameters...), std::int64_t blocks, dim3 block, std::size_t shared_bytes, Stream stream,
                   const Arguments&... arguments) {
   cudaFuncAttributes compiled{};
   check(cudaFuncGetAttributes(&compiled, kernel), "properties of a kernel");
   // What was compiled for less has no wait, even on a device of sm_90.
-  if (compiled.ptxVersion < 90 || grid.x == 0 || grid.y == 0 || grid.z == 0)
-    return launch(kernel, grid, block, shared_bytes, stream, arguments...);
+  if (compiled.ptxVersion < 90 || blocks == 0) return launch(kernel, blocks, block, shared_bytes, stream, arguments...);
   cudaLaunchAttribute early{};
   early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   early.val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t config{grid, block, shared_bytes, static_cast<cudaStream_t>(stream), &early, 1};
+  cudaLaunchConfig_t config{grid_of(blocks), block, shared_bytes, static_cast<cudaStream_t>(stream), &early, 1};
   check(cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...), "launch of a kernel");
 }
 __device__ inline void let_next_kernel_begin() {
@@ -97,15 +106,15 @@ __device__ inline void named_barrier_arrive(int id, int threads) {
 #elif defined(MASKATTN_EMULATE_CUDA)
 
 template <class... Parameters, class... Arguments>
-void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, std::size_t shared_bytes, Stream,
+void launch(void (*kernel)(Parameters...), std::int64_t blocks, dim3 block, std::size_t shared_bytes, Stream,
             const Arguments&... arguments) {
-  emulated::run_grid(grid, block, shared_bytes, [&] { kernel(static_cast<Parameters>(arguments)...); });
+  emulated::run_grid(grid_of(blocks), block, shared_bytes, [&] { kernel(static_cast<Parameters>(arguments)...); });
 }
 
 template <class... Parameters, class... Arguments>
-void launch_early(void (*kernel)(Parameters...), dim3 grid, dim3 block, std::size_t shared_bytes, Stream stream,
+void launch_early(void (*kernel)(Parameters...), std::int64_t blocks, dim3 block, std::size_t shared_bytes, Stream stream,
                   const Arguments&... arguments) {
-  launch(kernel, grid, block, shared_bytes, stream, arguments...);
+  launch(kernel, blocks, block, shared_bytes, stream, arguments...);
 }
 inline void let_next_kernel_begin() {}
 inline void wait_for_previous_kernel() {}

@@ -5,7 +5,7 @@
 //   A 16 x 16  a[0] row g, columns 2t..  a[1] row g + 8  a[2] row g, columns 2t + 8..  a[3] row g + 8, columns 2t + 8..
 //   B 16 x 8   b0 rows 2t.., column g    b1 rows 2t + 8..
 //   D 16 x 8   d[0], d[1] row g, columns 2t, 2t + 1    d[2], d[3] row g + 8
-// and of mma.m16n8k8 for tf32 (one element a register):
+// of mma.m16n8k8, the same without a[2], a[3] and b1; and of mma.m16n8k8 for tf32 (one element a register):
 //   A 16 x 8   a[0] row g, column t  a[1] row g + 8  a[2] row g, column t + 4  a[3] row g + 8, column t + 4
 //   B 8 x 8    b0 row t, column g    b1 row t + 4
 #pragma once
@@ -34,6 +34,13 @@ __device__ inline void mma_16x8x16(float (&d)[4], const std::uint32_t (&a)[4], s
         "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
         : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+// Half of that, for bfloat16.
+__device__ inline void mma_16x8x8(float (&d)[4], std::uint32_t a0, std::uint32_t a1, std::uint32_t b0) {
+  asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5}, {%6}, {%0, %1, %2, %3};"
+               : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+               : "r"(a0), "r"(a1), "r"(b0));
 }
 
 // D += A B of float32 numbers of which the unit reads the upper 19 bits.

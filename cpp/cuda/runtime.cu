@@ -32,12 +32,6 @@ namespace {
 
 cudaStream_t of(Stream stream) { return static_cast<cudaStream_t>(stream); }
 
-bool is_captured(Stream stream) {
-  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
-  check(cudaStreamIsCapturing(of(stream), &status), "the state of a stream");
-  return status != cudaStreamCaptureStatusNone;
-}
-
 Device properties_of(int id) {
   const auto ask = [&](cudaDeviceAttr attribute) {
     int value = 0;
@@ -120,11 +114,16 @@ void send(void* to, const void* from, std::size_t bytes, Stream stream) {
 void set_bytes(void* to, int value, std::size_t bytes, Stream stream) {
   check(cudaMemsetAsync(to, value, bytes, of(stream)), "filling memory");
 }
+bool capturing(Stream stream) {
+  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+  check(cudaStreamIsCapturing(of(stream), &status), "the state of a stream");
+  return status != cudaStreamCaptureStatusNone;
+}
 void synchronize(Stream stream) { check(cudaStreamSynchronize(of(stream)), "work on a stream"); }
 
 void wait_for(Stream later, Stream earlier) {
   if (later == earlier) return;
-  if (is_captured(later) && !is_captured(earlier)) {
+  if (capturing(later) && !capturing(earlier)) {
     // No edge leads from outside into a graph: the host waits, which only a relaxed thread may while others are captured.
     cudaStreamCaptureMode mode = cudaStreamCaptureModeRelaxed;
     check(cudaThreadExchangeStreamCaptureMode(&mode), "waiting for another stream");
@@ -164,6 +163,7 @@ void send(void* to, const void* from, std::size_t bytes, Stream stream) { copy(t
 void set_bytes(void* to, int value, std::size_t bytes, Stream) {
   if (bytes) std::memset(to, value, bytes);
 }
+bool capturing(Stream) { return false; }
 void synchronize(Stream) {}
 void wait_for(Stream, Stream) {}
 

@@ -43,6 +43,8 @@ void copy(void* to, const void* from, std::size_t bytes, Stream stream);  // in 
 void send(void* to, const void* from, std::size_t bytes, Stream stream);  // from the host's pageable memory, then free to go
 void set_bytes(void* to, int value, std::size_t bytes, Stream stream);
 
+// Whether the stream's work is being captured into a graph: what is allocated then is the graph's.
+bool capturing(Stream stream);
 void synchronize(Stream stream);
 // What is launched on `later` from now on waits for what was launched on `earlier` until now; the host does, where `later` is
 // captured into a graph.

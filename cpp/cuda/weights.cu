@@ -15,11 +15,16 @@ struct WeightsRow {
   std::int64_t first;
 };
 
+MASKATTN_HD int blocks_of_head(const WeightsCall& weights) {
+  return weights.row_count / kWarps + (weights.row_count % kWarps != 0);
+}
+
 __device__ bool row_of_warp(const WeightsCall& weights, WeightsRow& mine) {
   const AttentionCall& call = weights.call;
-  const int number = static_cast<int>(blockIdx.x) * kWarps + static_cast<int>(threadIdx.x) / 32;
+  const int of_head = blocks_of_head(weights), heads = static_cast<int>(blockIdx.x) / of_head;  // before this one
+  const int number = static_cast<int>(blockIdx.x) % of_head * kWarps + static_cast<int>(threadIdx.x) / 32;
   if (number >= weights.row_count) return false;
-  const int b = static_cast<int>(blockIdx.z), head = static_cast<int>(blockIdx.y);
+  const int b = heads / call.q_heads, head = heads % call.q_heads;
   mine.row = {b, head, head / (call.q_heads / call.kv_heads), weights.rows ? weights.rows[number] : number};
   mine.first = ((static_cast<std::int64_t>(b) * call.q_heads + head) * weights.row_count + number) * call.kv_len;
   return true;
@@ -94,21 +99,22 @@ __global__ void __launch_bounds__(32 * kWarps) weights_kernel(WeightsCall weight
   }
 }
 
-dim3 grid_of(const WeightsCall& weights) {
-  return dim3((weights.row_count + kWarps - 1) / kWarps, weights.call.q_heads, weights.call.batch);
+std::int64_t blocks_of(const WeightsCall& weights) {
+  return std::int64_t{weights.call.batch} * weights.call.q_heads * blocks_of_head(weights);
 }
 
 }  // namespace
 
 void attention_scores(const WeightsCall& weights, Stream stream) {
   with_type(weights.call.dtype, [&](auto number) {
-    launch(scores_kernel<decltype(number)>, grid_of(weights), dim3(32 * kWarps), 0, stream, weights, score_terms(weights.call));
+    launch(scores_kernel<decltype(number)>, blocks_of(weights), dim3(32 * kWarps), 0, stream, weights, score_terms(weights.call));
   });
 }
 
 void attention_weights(const WeightsCall& weights, Stream stream) {
   with_type(weights.call.dtype, [&](auto number) {
-    launch(weights_kernel<decltype(number)>, grid_of(weights), dim3(32 * kWarps), 0, stream, weights, score_terms(weights.call));
+    launch(weights_kernel<decltype(number)>, blocks_of(weights), dim3(32 * kWarps), 0, stream, weights,
+           score_terms(weights.call));
   });
 }
 

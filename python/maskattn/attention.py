@@ -92,7 +92,9 @@ def attention(
             "highest" as exact sums of three bfloat16 numbers, with float32's accuracy; "high" as two, with 16 bits
             (relative error about 5e-6 on normal inputs); "medium" rounded to one. float16 and mixtures of dtypes count
             as float32; bfloat16 inputs are multiplied as they are, always. Instruction sets without such a unit
-            multiply float32 numbers, whatever is permitted. Default: :func:`~maskattn.set_precision`'s, "highest".
+            multiply float32 numbers, whatever is permitted. CUDA's tensor cores multiply more than 8 queries' rows:
+            "highest" as sums of two tf32 numbers, the others as above, "medium" by tf32. Default:
+            :func:`~maskattn.set_precision`'s, "highest".
         return_lse: also return the natural logarithm of each softmax's denominator, sinks included.
         out: written and returned; shape (batch, q_heads, q_len, v_head_dim), dtype of ``q``, no overlap with inputs.
         like: an array whose library's kind of array the results shall be, over the same memory. All arrays may be of

@@ -57,7 +57,7 @@ class DeviceMachine(CacheMachine):
         copies = [back(each) for each in pages]
         check_pages(layers, copies)
         for pool, copy in zip(pages, copies, strict=True):
-            pool.begin_with(on_device(copy))
+            pool.copy_from(0, on_device(copy), 0, copy.size)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import pytest
 import maskattn
 import test_transcription as hearing
 from maskattn import masks
+from maskattn.cuda.module import load
 from maskattn.decoder.device.spans import spans
 from maskattn.decoder.generate import Generated
 from maskattn.families import FAMILIES
@@ -183,6 +184,35 @@ def test_engine(name: str, tmp_path: Path) -> None:
     with maskattn.Engine(both.device, max_batch=4) as engine:
         requests = [engine.submit_ids(ids, max_new_tokens=NEW) for ids in sources]
         assert [list(request.result()) for request in requests] == wanted
+
+
+def test_memories_of_a_changing_batch_stay_on_the_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Places that grow, are left and taken again: each sequence reads its own source, and nothing is looked at."""
+    forward: Any = Both(tmp_path, "marian").device._forward
+    memories = [forward.encode([np.arange(2, 2 + length)]) for length in (5, 1, 9, 40, 3, 17, 33)]
+    rows, there = forward.new_memory_rows(), list[int]()
+
+    def refused(*_: Any) -> None:
+        raise AssertionError("a memory was copied to the host")
+
+    with monkeypatch.context() as patch:
+        for name in ("numpy", "__array__", "__getitem__", "write"):
+            patch.setattr(load().DeviceArray, name, refused)
+        for event in (0, 1, 2, [2, 1], 3, 4, [0, 3], 5, 6):
+            if isinstance(event, int):
+                rows.join(memories[event])
+                there.append(event)
+            else:
+                rows.reorder(np.array(event))
+                there = [there[row] for row in event]
+    assert there == [2, 4, 5, 6]
+    got = rows.view().on_host()
+    for row, source in enumerate(there):
+        own, start, length = memories[source].on_host(), got.starts[row], got.lengths[row]
+        assert length == own.lengths[0]
+        for pair, want in zip(got.key_values, own.key_values, strict=True):
+            for array, wanted in zip(pair, want, strict=True):
+                np.testing.assert_array_equal(array[start : start + length], wanted[:length])
 
 
 @pytest.mark.parametrize("page_size", [None, 16])

@@ -14,7 +14,7 @@ import pytest
 from device_arrays import Interface, back, lent, on_device
 
 from dlpack_lender import COPIED, CUDA, READ_ONLY, Lender, Unversioned, Versioned, capsule_name, managed_at
-from maskattn.cuda.module import load
+from maskattn.cuda.module import compiled, load
 from maskattn.cuda.places import LEGACY_STREAM, PER_THREAD_STREAM, named_place
 
 DTYPES = [np.float32, np.float16, ml_dtypes.bfloat16, np.float64, np.bool_, np.int32, np.int64, np.uint8]
@@ -134,13 +134,13 @@ def test_interfaces_that_cannot_be_taken(fields: Any, error: Any, message: str) 
 
 def test_who_may_use_memory_again_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     place, asked = named_place("cuda"), list[bool]()
-    module = SimpleNamespace(Array=place.cuda.Array, from_dlpack=lambda *given: asked.append(given[-1]))
+    monkeypatch.setattr(compiled, "from_dlpack", lambda *given: asked.append(given[-1]))
     array = lent(numbers())
-    replace(place, cuda=module).borrow("q", array)
+    place.borrow("q", array)
     current = SimpleNamespace(get_current_stream=lambda device: SimpleNamespace(ptr=0))
     monkeypatch.setitem(sys.modules, "cupy", SimpleNamespace(ndarray=type(array), cuda=current))
-    replace(place, cuda=module).borrow("q", array)
-    replace(place, cuda=module, stream=PER_THREAD_STREAM).borrow("q", array)
+    place.borrow("q", array)
+    replace(place, stream=PER_THREAD_STREAM).borrow("q", array)
     assert asked == [True, False, True]
 
 

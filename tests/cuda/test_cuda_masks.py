@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from maskattn import _core, cuda, masks
 from maskattn.cuda import plans
-from maskattn.cuda.module import load
+from maskattn.cuda.module import compiled, load
 from maskattn.cuda.places import PER_THREAD_STREAM, Place, named_place
 from maskattn.cuda.plans import plan_of
 from maskattn.masks import Causal, Dense, Documents, Function, Mask, SlidingWindow
@@ -131,8 +131,8 @@ def test_functions_are_asked_on_the_host(per_head: bool) -> None:
 
 def materialised(plan: Any) -> Any:
     place = named_place("cuda")
-    out = place.cuda.empty((plan.batch, plan.heads, plan.q_len, (plan.kv_len + 7) // 8), "uint8", place.stream)
-    place.cuda.bits_from_plan(plan, out)
+    out = compiled.empty((plan.batch, plan.heads, plan.q_len, (plan.kv_len + 7) // 8), "uint8", place.stream)
+    compiled.bits_from_plan(plan, out)
     return out
 
 
@@ -240,7 +240,7 @@ def test_nothing_that_is_kept_goes_into_a_graph(monkeypatch: pytest.MonkeyPatch)
 
     first = planned(place)
     with monkeypatch.context() as patch:
-        patch.setattr(place.cuda, "is_capturing", lambda stream: True)
+        patch.setattr(compiled, "is_capturing", lambda stream: True)
         assert len({id(plan) for plan in [first, planned(place), planned(place)]}) == 3
     assert planned(place) is first
     own = replace(place, stream=PER_THREAD_STREAM)  # of other threads it is another

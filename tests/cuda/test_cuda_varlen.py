@@ -11,7 +11,7 @@ from device_arrays import Interface, Lent, back, lent, on_device
 
 import maskattn
 from maskattn import ALiBi, RelativeBias, cuda
-from maskattn.cuda.module import load
+from maskattn.cuda.module import compiled
 from maskattn.masks import Causal, Function, KeyPadding, Mask, SlidingWindow
 from strategies import Array, normal
 from test_varlen import KV_LENGTHS, Q_LENGTHS, ends
@@ -123,6 +123,13 @@ def test_lengths_of_the_device(
     got = maskattn.attention_varlen(*map(lent, arrays), *cu, **most, **options)
     assert len(waits) == (0 if bound or as_device is None else 2)
     np.testing.assert_array_equal(back(got), want)
+
+
+def test_more_sequences_than_threads_of_a_block(rng: np.random.Generator) -> None:
+    q_lengths, kv_lengths = [n % 3 for n in range(300)], [n % 7 for n in range(300)]
+    arrays, cu = some(rng, q_lengths, kv_lengths, np.float32), (ends(q_lengths), ends(kv_lengths))
+    got = back(maskattn.attention_varlen(*map(lent, arrays), *cu, mask=Causal()))
+    np.testing.assert_allclose(got, maskattn.attention_varlen(*arrays, *cu, mask=Causal()), rtol=0, atol=1e-5)
 
 
 def test_lengths_that_nobody_checks_are_cut(rng: np.random.Generator) -> None:
@@ -243,7 +250,7 @@ def test_errors(given: dict[str, Any], error: type[Exception], message: str) -> 
 
 
 def test_a_graph_cannot_wait_for_lengths(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(load(), "is_capturing", lambda stream: True)
+    monkeypatch.setattr(compiled, "is_capturing", lambda stream: True)
     arrays = [ones(5, 2, 4), ones(7, 2, 4), ones(7, 2, 4)]
     with pytest.raises(ValueError, match=r"^max_q_len and max_kv_len must be given .* got None and 4"):
         maskattn.attention_varlen(*arrays, [0, 5], on_device(np.array([0, 7])), max_kv_len=4)

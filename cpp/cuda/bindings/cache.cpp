@@ -57,19 +57,22 @@ void copy_pages_of(const Array& pool, const Ints& sources, const Ints& targets, 
              on_device, on_device + count, slots, pool.stream);
 }
 
-// What a smaller array of the same rows holds, in the order of both streams.
-void begin_with(const Array& pool, const Array& other) {
-  if (other.size() == 0) return;
+// Elements of an array of the same dtype, both in C order, in the order of both streams.
+void copy_from(const Array& pool, std::int64_t at, const Array& other, std::int64_t first, std::int64_t count) {
+  if (count == 0) return;
   const OnDevice current(pool.device);
+  const std::int64_t item = pool.item_bytes();
   wait_for(pool.stream, other.stream);
-  copy(pool.data, other.data, static_cast<std::size_t>(other.size() * other.item_bytes()), pool.stream);
+  copy(static_cast<char*>(pool.data) + at * item, static_cast<const char*>(other.data) + first * item,
+       static_cast<std::size_t>(count * item), pool.stream);
   wait_for(other.stream, pool.stream);
 }
 
 }  // namespace
 
 void register_cache(py::module_& m, py::class_<Array>& array) {
-  array.def("copy_pages", &copy_pages_of).def("begin_with", &begin_with);
+  array.def("copy_pages", &copy_pages_of, py::arg("sources"), py::arg("targets"), py::arg("slots"))
+      .def("copy_from", &copy_from, py::arg("at"), py::arg("other"), py::arg("first"), py::arg("count"));
   m.def("append_tokens", &append_tokens_to);
   m.def("check_tokens", [](const Array& k, const Array& v) { float_dtype_of(k, "k"), float_dtype_of(v, "v"); });
 }

@@ -42,8 +42,8 @@ class DeviceArray {
   std::unique_ptr<DeviceArray> gathered(const Ints& rows) const;
   // Of a pool (pages, heads, page_size, dim): the first `slots` rows of pages, copied to others.
   void copy_pages_within(const Ints& sources, const Ints& targets, int slots);
-  // All of another array becomes the first part of this one.
-  void begin_with(const DeviceArray& other);
+  // `count` elements of another array, from number `first` on, become those from number `at` on.
+  void copy_from(std::int64_t at, const DeviceArray& other, std::int64_t first, std::int64_t count);
 
  private:
   Stream stream() const { return device_->stream.get(); }

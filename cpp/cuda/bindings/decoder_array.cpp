@@ -97,11 +97,18 @@ void DeviceArray::copy_pages_within(const Ints& sources, const Ints& targets, in
              on_device + count, slots, stream());
 }
 
-void DeviceArray::begin_with(const DeviceArray& other) {
-  require(other.bytes() <= bytes(), "the array is larger than what it is copied to");
+void DeviceArray::copy_from(std::int64_t at, const DeviceArray& other, std::int64_t first, std::int64_t count) {
+  const auto item = static_cast<std::int64_t>(size_of(kind_));
+  const auto fits = [&](const DeviceArray& a, std::int64_t from) {
+    return from >= 0 && count <= static_cast<std::int64_t>(a.bytes()) / item - from;
+  };
+  require(&other != this && kind_ == other.kind_ && count >= 0 && fits(*this, at) && fits(other, first),
+          "elements must be there in both arrays, which must be two of one dtype");
   const py::gil_scoped_release unlocked;
   const Turn turn(*device_);
-  if (other.bytes() > 0) copy(data(), other.data(), other.bytes(), stream());
+  if (count == 0) return;
+  copy(static_cast<char*>(data()) + at * item, static_cast<const char*>(other.data()) + first * item,
+       static_cast<std::size_t>(count * item), stream());
 }
 
 void register_device_arrays(py::module_& m) {
@@ -125,7 +132,7 @@ void register_device_arrays(py::module_& m) {
       .def("__getitem__", [](const DeviceArray& a, const py::object& key) { return a.numpy().attr("__getitem__")(key); })
       .def("gathered", &DeviceArray::gathered, py::arg("rows"))
       .def("copy_pages", &DeviceArray::copy_pages_within, py::arg("sources"), py::arg("targets"), py::arg("slots"))
-      .def("begin_with", &DeviceArray::begin_with, py::arg("other"));
+      .def("copy_from", &DeviceArray::copy_from, py::arg("at"), py::arg("other"), py::arg("first"), py::arg("count"));
 }
 
 }  // namespace maskattn::cuda

@@ -5,7 +5,6 @@
 #include <utility>
 
 #include "cuda/bindings/array.hpp"
-#include "cuda/plan_build.hpp"
 #include "cuda/runtime.hpp"
 
 namespace maskattn::cuda {

@@ -83,7 +83,7 @@ Plan make_plan(const std::variant<Program, Words>& source, std::pair<int, int> e
       bad_value("bits must have a word for every 64 keys of a row");
     upload(memory.bits, bits.data(), static_cast<std::size_t>(bits.nbytes()), stream);
   }
-  list_tiles(memory, stream);
+  list_tiles(plan.view, memory.tiles, memory.tile_counts, stream);
   let_go({&q_offset, &kv_lengths, &q_lengths}, stream);
   return plan;
 }

@@ -9,7 +9,7 @@ constexpr int kThreads = 256, kWarpSize = 32, kWarps = kThreads / kWarpSize;
 constexpr int kPart = 4096;  // scores that a block looks at
 constexpr unsigned kAllLanes = 0xffffffffu;
 
-int parts_of(int width) { return (width + kPart - 1) / kPart; }
+MASKATTN_HD int parts_of(int width) { return (width + kPart - 1) / kPart; }
 
 // Of a part of a row, beside its candidates: the largest score, and the sum of exp(score - largest).
 struct PartSum {
@@ -74,7 +74,7 @@ __device__ void select(int count, int wanted, Candidate* found, const At& at) {
 }
 
 __global__ void __launch_bounds__(kThreads) best_of_parts(BestCall call, Candidate* found, PartSum* sums) {
-  const int part = static_cast<int>(blockIdx.x), row = static_cast<int>(blockIdx.y), parts = static_cast<int>(gridDim.x);
+  const int parts = parts_of(call.width), part = static_cast<int>(blockIdx.x) % parts, row = static_cast<int>(blockIdx.x) / parts;
   const int first = part * kPart, count = min(kPart, call.width - first);
   const float* scores = call.scores + std::int64_t{row} * call.width + first;
   const std::int64_t at = std::int64_t{row} * parts + part;
@@ -109,9 +109,8 @@ void best(const BestCall& call, void* workspace, Stream stream) {
   const int parts = parts_of(call.width);
   auto* found = static_cast<Candidate*>(workspace);
   auto* sums = reinterpret_cast<PartSum*>(found + std::int64_t{call.rows} * parts * call.count);
-  const dim3 blocks(static_cast<unsigned>(parts), static_cast<unsigned>(call.rows));
-  launch(best_of_parts, blocks, kThreads, 0, stream, call, found, sums);
-  launch(best_of_rows, static_cast<unsigned>(call.rows), kThreads, 0, stream, call, parts, found, sums);
+  launch(best_of_parts, std::int64_t{call.rows} * parts, kThreads, 0, stream, call, found, sums);
+  launch(best_of_rows, call.rows, kThreads, 0, stream, call, parts, found, sums);
 }
 
 }  // namespace maskattn::cuda

@@ -3,21 +3,17 @@
 #include <algorithm>
 
 #include "cuda/numbers.hpp"
+#include "cuda/softmax.hpp"
 
 namespace maskattn::cuda {
 namespace {
 
 constexpr int kThreads = 256, kWarpSize = 32, kWarps = kThreads / kWarpSize;
-constexpr unsigned kAllLanes = 0xffffffffu;
-constexpr int kMostBlocks = 65535;  // of a grid's second axis
 
-int blocks_of(std::int64_t count) { return static_cast<int>((count + kThreads - 1) / kThreads); }
+MASKATTN_HD std::int64_t blocks_of(std::int64_t count) { return (count + kThreads - 1) / kThreads; }
 // Of a block that does one row: no more than it has elements.
-int threads_of(int width) { return std::clamp((width + kWarpSize - 1) / kWarpSize * kWarpSize, kWarpSize, kThreads); }
-
-__device__ float warp_sum(float x) {
-  for (int step = kWarpSize / 2; step > 0; step /= 2) x += __shfl_xor_sync(kAllLanes, x, step);
-  return x;
+unsigned threads_of(int width) {
+  return static_cast<unsigned>(std::clamp((width + kWarpSize - 1) / kWarpSize * kWarpSize, kWarpSize, kThreads));
 }
 
 // The same sum in all threads of the block.
@@ -51,11 +47,12 @@ __global__ void __launch_bounds__(kThreads) normalize_rows(Norm norm, int width,
 
 template <class T>
 __global__ void __launch_bounds__(kThreads) activate_rows(Function function, bool gated, int width, const float* x, T* out) {
-  const int i = static_cast<int>(blockIdx.x) * kThreads + static_cast<int>(threadIdx.x);
+  const int of_row = static_cast<int>(blocks_of(width)), number = static_cast<int>(blockIdx.x) / of_row;
+  const int i = static_cast<int>(blockIdx.x) % of_row * kThreads + static_cast<int>(threadIdx.x);
   if (i >= width) return;
-  const float* row = x + std::int64_t{blockIdx.y} * (gated ? 2 : 1) * width;
+  const float* row = x + std::int64_t{number} * (gated ? 2 : 1) * width;
   const float value = apply(function, row[i]);
-  out[std::int64_t{blockIdx.y} * width + i] = from_float<T>(gated ? value * row[i + width] : value);
+  out[std::int64_t{number} * width + i] = from_float<T>(gated ? value * row[i + width] : value);
 }
 
 template <class T>
@@ -136,12 +133,13 @@ __device__ HeadNorm measured(const Norm& norm, const float* head, int dim) {
 }
 
 constexpr int kHeadsPerBlock = 4;
+MASKATTN_HD int blocks_of_heads(int heads) { return (heads + kHeadsPerBlock - 1) / kHeadsPerBlock; }
 
 // A warp a head. Each coordinate of the first half that turns is turned with the one of the second half.
 template <class T>
 __global__ void __launch_bounds__(kWarpSize* kHeadsPerBlock) store_head_rows(HeadsCall call) {
-  const int row = static_cast<int>(blockIdx.x), all = call.q_heads + 2 * call.kv_heads;
-  const int index = static_cast<int>(blockIdx.y * kHeadsPerBlock + threadIdx.y);
+  const int all = call.q_heads + 2 * call.kv_heads, of_row = blocks_of_heads(all), row = static_cast<int>(blockIdx.x) / of_row;
+  const int index = static_cast<int>(blockIdx.x) % of_row * kHeadsPerBlock + static_cast<int>(threadIdx.y);
   if (index >= all) return;
   const bool query = index < call.q_heads, key = !query && index < call.q_heads + call.kv_heads;
   const int head = query ? index : (index - call.q_heads) % call.kv_heads;
@@ -163,77 +161,48 @@ __global__ void __launch_bounds__(kWarpSize* kHeadsPerBlock) store_head_rows(Hea
   }
 }
 
-// A warp a list: lanes look at 32 key tiles at a time, and those that are not empty are written in order.
-__global__ void __launch_bounds__(kWarpSize) lower_tile_lists(PlanView plan, TileEntry* tiles, int* tile_counts) {
-  const int lane = static_cast<int>(threadIdx.x), q_tile = static_cast<int>(blockIdx.x), b = static_cast<int>(blockIdx.y);
-  const int rows = min(kTile, plan.q_len - q_tile * kTile);
-  const std::int64_t list = plan.strip(b, 0) * plan.q_tiles + q_tile;
-  int count = 0;
-  for (int begin = 0; begin < plan.kv_tiles; begin += kWarpSize) {
-    std::uint64_t some = 0, every = begin + lane < plan.kv_tiles ? ~std::uint64_t{0} : 0;
-    for (int i = 0; i < rows && begin + lane < plan.kv_tiles; ++i) {
-      const std::uint64_t seen = plan.visible(b, 0, q_tile * kTile + i, begin + lane);
-      some |= seen;
-      every &= seen;
-    }
-    const std::uint32_t kept = __ballot_sync(kAllLanes, some != 0);
-    if (some != 0) {
-      const int before = __popc(kept & ((1u << lane) - 1));
-      tiles[list * plan.kv_tiles + count + before] = {static_cast<std::uint32_t>(begin + lane) << 1 |
-                                                      (every == ~std::uint64_t{0} ? 1u : 0u)};
-    }
-    count += __popc(kept);
-  }
-  if (lane == 0) tile_counts[list] = count;
-}
-
 template <class Element>
 __global__ void __launch_bounds__(kThreads) copy_page_rows(PageCopy pool, const int* sources, const int* targets, int slots) {
   const std::int64_t page = std::int64_t{pool.heads} * pool.page_size * pool.dim;
-  const std::int64_t head = std::int64_t{blockIdx.y} * pool.page_size * pool.dim;
+  const int copied = static_cast<int>(blockIdx.x) / pool.heads;
+  const std::int64_t head = std::int64_t{static_cast<int>(blockIdx.x) % pool.heads} * pool.page_size * pool.dim;
   Element* data = static_cast<Element*>(pool.pool);
-  const Element* from = data + sources[blockIdx.x] * page + head;
-  Element* to = data + targets[blockIdx.x] * page + head;
+  const Element* from = data + sources[copied] * page + head;
+  Element* to = data + targets[copied] * page + head;
   for (int i = static_cast<int>(threadIdx.x); i < slots * pool.dim; i += static_cast<int>(blockDim.x)) to[i] = from[i];
 }
-
-unsigned grid(int count) { return static_cast<unsigned>(count); }
 
 }  // namespace
 
 void normalize(const Norm& norm, int rows, int width, const float* x, void* out, Dtype dtype, Stream stream) {
   with_type(dtype, [&]<class T>(T) {
-    launch(normalize_rows<T>, grid(rows), grid(threads_of(width)), 0, stream, norm, width, x, static_cast<T*>(out));
+    launch(normalize_rows<T>, rows, threads_of(width), 0, stream, norm, width, x, static_cast<T*>(out));
   });
 }
 
 void activate(Function function, bool gated, int rows, int width, const float* x, void* out, Dtype dtype, Stream stream) {
   with_type(dtype, [&]<class T>(T) {
-    for (int first = 0; first < rows; first += kMostBlocks) {
-      const dim3 blocks(grid(blocks_of(width)), grid(std::min(rows - first, kMostBlocks)));
-      launch(activate_rows<T>, blocks, kThreads, 0, stream, function, gated, width,
-             x + std::int64_t{first} * (gated ? 2 : 1) * width, static_cast<T*>(out) + std::int64_t{first} * width);
-    }
+    launch(activate_rows<T>, rows * blocks_of(width), kThreads, 0, stream, function, gated, width, x, static_cast<T*>(out));
   });
 }
 
 void convert(std::int64_t count, const float* x, void* out, Dtype dtype, Stream stream) {
   with_type(dtype, [&]<class T>(T) {
-    launch(convert_elements<T>, grid(blocks_of(count)), kThreads, 0, stream, count, x, static_cast<T*>(out));
+    launch(convert_elements<T>, blocks_of(count), kThreads, 0, stream, count, x, static_cast<T*>(out));
   });
 }
 
 void add(std::int64_t count, const float* x, float* to, Stream stream) {
-  launch(add_elements, grid(blocks_of(count)), kThreads, 0, stream, count, x, to);
+  launch(add_elements, blocks_of(count), kThreads, 0, stream, count, x, to);
 }
 
 void cap_scores(std::int64_t count, float* x, float cap, Stream stream) {
-  launch(cap_elements, grid(blocks_of(count)), kThreads, 0, stream, count, x, cap);
+  launch(cap_elements, blocks_of(count), kThreads, 0, stream, count, x, cap);
 }
 
 void gather(int count, int width, int element_bytes, const void* from, const int* rows, void* out, Stream stream) {
   const auto run = [&]<class Element>(Element) {
-    launch(gather_rows<Element>, grid(count), grid(threads_of(width)), 0, stream, width, static_cast<const Element*>(from), rows,
+    launch(gather_rows<Element>, count, threads_of(width), 0, stream, width, static_cast<const Element*>(from), rows,
            static_cast<Element*>(out));
   };
   if (element_bytes == 4)
@@ -244,28 +213,23 @@ void gather(int count, int width, int element_bytes, const void* from, const int
 
 void embed(int rows, int width, const int* tokens, const void* table, Dtype dtype, float scale, float* x, Stream stream) {
   with_type(dtype, [&]<class T>(T) {
-    launch(embed_rows<T>, grid(rows), grid(threads_of(width)), 0, stream, width, tokens, static_cast<const T*>(table), scale, x);
+    launch(embed_rows<T>, rows, threads_of(width), 0, stream, width, tokens, static_cast<const T*>(table), scale, x);
   });
 }
 
 void add_rows(int rows, int width, const AddedRows& added, float* x, Stream stream) {
-  if (added.segments || added.positions) launch(add_named_rows, grid(rows), grid(threads_of(width)), 0, stream, width, added, x);
+  if (added.segments || added.positions) launch(add_named_rows, rows, threads_of(width), 0, stream, width, added, x);
 }
 
 void store_heads(const HeadsCall& call, Dtype dtype, Stream stream) {
-  const int heads = call.q_heads + 2 * call.kv_heads;
-  const dim3 blocks(grid(call.rows), grid((heads + kHeadsPerBlock - 1) / kHeadsPerBlock));
+  const std::int64_t blocks = std::int64_t{call.rows} * blocks_of_heads(call.q_heads + 2 * call.kv_heads);
   with_type(dtype, [&]<class T>(T) { launch(store_head_rows<T>, blocks, dim3(kWarpSize, kHeadsPerBlock), 0, stream, call); });
 }
 
-void lower_tiles(const PlanView& plan, TileEntry* tiles, int* tile_counts, Stream stream) {
-  launch(lower_tile_lists, dim3(grid(plan.q_tiles), grid(plan.batch)), kWarpSize, 0, stream, plan, tiles, tile_counts);
-}
-
 void copy_pages(const PageCopy& pool, int count, const int* sources, const int* targets, int slots, Stream stream) {
-  const dim3 blocks(grid(count), grid(pool.heads));
   const auto run = [&]<class Element>(Element) {
-    launch(copy_page_rows<Element>, blocks, grid(threads_of(slots * pool.dim)), 0, stream, pool, sources, targets, slots);
+    launch(copy_page_rows<Element>, std::int64_t{count} * pool.heads, threads_of(slots * pool.dim), 0, stream, pool, sources,
+           targets, slots);
   };
   if (pool.element_bytes == 4)
     run(std::uint32_t{});

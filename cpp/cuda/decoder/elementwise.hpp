@@ -5,7 +5,6 @@
 #include <cstdint>
 
 #include "cuda/decoder/functions.hpp"
-#include "cuda/plan.hpp"
 #include "cuda/portable.hpp"
 #include "maskattn/attention.hpp"
 
@@ -71,9 +70,6 @@ struct HeadsCall {
   HeadsTarget q, keys, values;
 };
 void store_heads(const HeadsCall& call, Dtype dtype, Stream stream);
-
-// Tiles of plans whose rows are spans: writes `tiles` and `tile_counts`, which `plan` then points to.
-void lower_tiles(const PlanView& plan, TileEntry* tiles, int* tile_counts, Stream stream);
 
 // Rows of pages [slots][dim] of each head, copied from page sources[i] to page targets[i]: the first `slots` of `page_size`.
 struct PageCopy {

@@ -2,12 +2,14 @@
 
 #include <algorithm>
 
+#include "cuda/plan_build.hpp"
+
 namespace maskattn::cuda {
 
 void LayerPass::launch_all() const {
   embed_rows();
-  for (const Mask& mask : masks) lower_tiles(mask.plan, mask.tiles, mask.tile_counts, stream);
-  if (!memories.empty()) lower_tiles(memory_mask.plan, memory_mask.tiles, memory_mask.tile_counts, stream);
+  for (const Mask& mask : masks) list_tiles(mask.plan, mask.tiles, mask.tile_counts, stream);
+  if (!memories.empty()) list_tiles(memory_mask.plan, memory_mask.tiles, memory_mask.tile_counts, stream);
   for (std::size_t i = 0; i < parts->layers.size(); ++i) run_layer(i);
   finish();
 }

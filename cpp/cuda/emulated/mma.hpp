@@ -67,6 +67,17 @@ void mma_16x8x16(float (&d)[4], const std::uint32_t (&a)[4], std::uint32_t b0, s
   });
 }
 
+inline void mma_16x8x8(float (&d)[4], std::uint32_t a0, std::uint32_t a1, std::uint32_t b0) {
+  const std::uint32_t a[] = {a0, a1}, b[] = {b0};
+  emulated::MmaLane mine{d, a, b};
+  emulated::collective("mma.m16n8k8", mine, [](const emulated::MmaLanes& lanes) {
+    const auto half = [](std::uint32_t word, int k) { return emulated::float_of_16<Dtype::bfloat16>(word >> (16 * (k % 2))); };
+    emulated::multiply_fragments<8>(
+        lanes, [&](const auto& of, int row, int k) { return half(emulated::lane_of(of, row % 8, k / 2).a[row / 8], k); },
+        [&](const auto& of, int k, int column) { return half(emulated::lane_of(of, column, k / 2).b[0], k); });
+  });
+}
+
 inline void mma_16x8x8_tf32(float (&d)[4], const std::uint32_t (&a)[4], std::uint32_t b0, std::uint32_t b1) {
   const std::uint32_t b[] = {b0, b1};
   emulated::MmaLane mine{d, a, b};

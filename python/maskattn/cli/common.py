@@ -33,6 +33,7 @@ _FLAGS: dict[str, tuple[Callable[[str], Any], str]] = {
 
 def add_model(parser: argparse.ArgumentParser, default: str) -> None:
     parser.add_argument("--model", metavar="DIR", help=f"checkpoint directory, or owner/name on the Hub; {default}")
+    parser.add_argument("--device", metavar="NAME", help="cuda, or cuda:1 and so on; default: the CPU")
     parser.add_argument("--json", action="store_true", help="a JSON object per result")
 
 
@@ -56,7 +57,12 @@ def generation_options(options: argparse.Namespace) -> GenerationOptions:
 def load(options: argparse.Namespace) -> Model:
     from maskattn.decoder import load
 
-    return load(options.model)
+    try:
+        return load(options.model, device=options.device)
+    except RuntimeError as error:  # no such device, or no cuBLASLt
+        if options.device is None or isinstance(error, NotImplementedError):
+            raise
+        raise OSError(str(error)) from error
 
 
 def load_named(options: argparse.Namespace, kind: str) -> Model:

@@ -6,10 +6,13 @@ back. Any array with ``__dlpack__`` or ``__cuda_array_interface__`` will do: PyT
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from maskattn.cuda.arrays import plan
 from maskattn.cuda.module import NotBuilt, device_count, is_available, is_built, load
+
+if TYPE_CHECKING:
+    from maskattn._cuda import Array, Plan
 
 __all__ = ["Array", "NotBuilt", "Plan", "device_count", "is_available", "is_built", "plan"]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from maskattn.cuda.module import compiled
 from maskattn.cuda.places import Place, named_place, place_of
 from maskattn.cuda.plans import plan_of
 from maskattn.masks.arrays import Geometry
@@ -21,7 +22,7 @@ def plan(
     kv_lengths: Any = None,
     device: str = "cuda",
     like: Any = None,
-) -> Any:
+) -> compiled.Plan:
     """:meth:`Mask.plan` on a device, for any number of calls and layers there; made by kernels, not waited for.
 
     Args:
@@ -41,7 +42,7 @@ def filled(mask: Mask, dtype: str, shown: int, hidden: int, where: Geometry, out
     lowered = _plan(place, mask, where)
     ours = _output(place, (lowered.batch, lowered.heads, lowered.q_len, lowered.kv_len), dtype, out)
     with place.current():
-        place.cuda.fill_from_plan(lowered, ours, shown, hidden)
+        compiled.fill_from_plan(lowered, ours, shown, hidden)
     return ours if out is None else out
 
 
@@ -51,7 +52,7 @@ def bits(mask: Mask, where: Geometry, out: Any, device: str | None) -> Any:
     lowered = _plan(place, mask, where)
     ours = _output(place, (lowered.batch, lowered.heads, lowered.q_len, (lowered.kv_len + 7) // 8), "uint8", out)
     with place.current():
-        place.cuda.bits_from_plan(lowered, ours)
+        compiled.bits_from_plan(lowered, ours)
     return ours if out is None else out
 
 
@@ -59,7 +60,7 @@ def _place(out: Any, device: str | None) -> Place:
     return named_place("cuda" if device is None else device) if out is None else place_of("out", out)
 
 
-def _plan(place: Place, mask: Mask, where: Geometry) -> Any:
+def _plan(place: Place, mask: Mask, where: Geometry) -> compiled.Plan:
     q_len, kv_len, batch, heads, q_offset, kv_lengths = where
     expr = mask.expr  # its parameters may fix extents
     batch, heads = (own if given == 1 else given for given, own in ((batch, expr.batch), (heads, expr.heads)))
@@ -67,11 +68,11 @@ def _plan(place: Place, mask: Mask, where: Geometry) -> Any:
         return plan_of(place, mask, q_len, kv_len, batch, heads, q_offset, kv_lengths)
 
 
-def _output(place: Place, shape: tuple[int, ...], dtype: str, out: Any) -> Any:
+def _output(place: Place, shape: tuple[int, ...], dtype: str, out: Any) -> compiled.Array:
     """A new array of ours, or ``out`` as one if it fits."""
     if out is None:
         with place.current():
-            return place.cuda.empty(shape, dtype, place.stream)
+            return compiled.empty(shape, dtype, place.stream)
     with place.current():
         ours = place.borrow("out", out)
     if ours.dtype != dtype:

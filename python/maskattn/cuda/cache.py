@@ -10,6 +10,7 @@ import numpy.typing as npt
 from maskattn import _core
 from maskattn.cache.layer import Layer
 from maskattn.cache.tables import Lengths, up_to
+from maskattn.cuda.module import compiled
 from maskattn.cuda.pages import DevicePages
 from maskattn.cuda.places import Place, named_place, place_of, to_host
 
@@ -27,9 +28,9 @@ def pages_on(device: str, *extents: Any) -> DevicePages:
     if dtype.name not in _DTYPES:
         raise TypeError(f"dtype must be one of {', '.join(_DTYPES)} on CUDA, got {dtype}; keep the cache on the CPU")
 
-    def new(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
+    def new(shape: tuple[int, ...], dtype: np.dtype[Any]) -> compiled.Array:
         with place.current():
-            return place.cuda.empty(shape, dtype.name, place.stream)
+            return compiled.empty(shape, dtype.name, place.stream)
 
     return DevicePages(new, to_host, *extents)
 
@@ -40,7 +41,8 @@ class DeviceLayer(Layer):
     ``k_pool`` and ``v_pool`` are arrays there; tables, lengths and begins are the host's.
     """
 
-    _sent: tuple[Any, Any] | None = None  # the tables as they were sent, and the device's copy
+    #: The tables as they were sent, and the device's copy.
+    _sent: tuple[npt.NDArray[np.int32], compiled.Array] | None = None
 
     def append(self, k: Any, v: Any, lengths: npt.ArrayLike | None = None) -> None:
         """:meth:`Layer.append` of arrays of the device, float32, float16 or bfloat16; nothing waits for it."""
@@ -50,7 +52,7 @@ class DeviceLayer(Layer):
         with place.current():
             k, v = place.borrow("k", k), place.borrow("v", v)
             n = self._check_tokens(k, v)
-            place.cuda.check_tokens(k, v)
+            compiled.check_tokens(k, v)
             counts = np.full(len(self.lengths), n)
             if lengths is not None:
                 counts = up_to("lengths", lengths, counts, "tokens of k")
@@ -58,9 +60,9 @@ class DeviceLayer(Layer):
             self._check_capacity(ends)
             self._open(ends)
             if counts.any():
-                pools = [place.borrow("k", pool) for pool in self._pages.arrays]
+                k_pool, v_pool = (place.borrow("k", pool) for pool in self._pages.arrays)
                 before = np.concatenate([self.lengths, counts])
-                place.cuda.append_tokens(*pools, k, v, self.device_tables(place), before, place.stream)
+                compiled.append_tokens(k_pool, v_pool, k, v, self.device_tables(place), before, place.stream)
             self.took(Lengths.of(ends))
 
     def _place(self, k: Any) -> Place:
@@ -70,14 +72,14 @@ class DeviceLayer(Layer):
             raise ValueError(
                 f"k must be on cuda:{here}, where the cache is, got an array on cuda:{place.device}; move it there"
             )
-        if place.cuda.is_capturing(place.stream):
+        if compiled.is_capturing(place.stream):
             raise ValueError(
                 "k must not be appended while a graph is captured, which would repeat the lengths of now, got a stream "
                 "that is captured; append before the capture"
             )
         return place
 
-    def device_tables(self, place: Place) -> Any:
+    def device_tables(self, place: Place) -> compiled.Array:
         """``tables`` as an int32 array of ours; entries without a page name one that nobody sees."""
         if self._sent is None or not np.array_equal(self._sent[0], self.tables):
             sent = self.tables.copy(), place.to_device(np.maximum(self.tables, 0))

@@ -6,6 +6,7 @@ from typing import Any
 
 from maskattn import _core
 from maskattn.cuda.keys import keys_of
+from maskattn.cuda.module import compiled
 from maskattn.cuda.places import Kind, NumPy, Place, kind_of, named_place, place_of
 from maskattn.cuda.plans import plan_of
 from maskattn.cuda.terms import GivenTerms
@@ -59,7 +60,7 @@ def attention(
         plan = plan_of(place, keys.mask, q_len, keys.kv_len, batch, heads, q_offset, keys.kv_lengths)
         results = Results(place, kind, (*q.shape[:3], v_head_dim), q.dtype, None if on_host else out)
         lse = results.lse(q.shape[:3]) if return_lse else None
-        place.cuda.attention(q, keys.k, keys.v, results.out, lse, plan, *terms, keys.table, None, place.stream)
+        compiled.attention(q, keys.k, keys.v, results.out, lse, plan, *terms, keys.table, None, place.stream)
         finished = results.finished()
     if host_out is not None:
         host_out[...] = finished[0]
@@ -83,7 +84,7 @@ class Results:
         made = kind.empty(shape, dtype, place) if given is None else (given, place.borrow("out", given))
         self._theirs, self.out = [made[0]], made[1]
 
-    def lse(self, shape: tuple[int, ...]) -> Any:
+    def lse(self, shape: tuple[int, ...]) -> compiled.Array:
         """An array of ours for it."""
         theirs, ours = self._kind.empty(shape, "float32", self._place)
         self._theirs.append(theirs)
@@ -103,7 +104,7 @@ def result_kind(q: Any, like: Any) -> Kind:
     return kind_of(q if like is None else like)
 
 
-def _to_device(place: Place, name: str, array: Any) -> Any:
+def _to_device(place: Place, name: str, array: Any) -> compiled.Array:
     host = borrow(name, array)
     if host.dtype.name not in ("float32", "float16", "bfloat16"):
         raise TypeError(f"{name} must be float32, float16 or bfloat16 on CUDA, got {host.dtype}; convert it first")

@@ -7,22 +7,29 @@ from typing import Any, NamedTuple
 
 from maskattn import _core
 from maskattn.arguments import check_held, expr_of, held_alone, layer_of
+from maskattn.cuda.module import compiled
 from maskattn.cuda.places import Place
 
 
 class Keys(NamedTuple):
     """Arrays of ours; of a layer pages, ``table`` says which, and ``mask`` sees no key that a ring has lost."""
 
-    k: Any
-    v: Any
-    table: Any
+    k: compiled.Array
+    v: compiled.Array
+    table: compiled.Array | None
     kv_len: int
     mask: Any
     kv_lengths: Any
 
 
 def keys_of(
-    place: Place, take: Callable[[Place, str, Any], Any], q: Any, k: Any, v: Any, mask: Any, lengths: Any
+    place: Place,
+    take: Callable[[Place, str, Any], compiled.Array],
+    q: compiled.Array,
+    k: Any,
+    v: Any,
+    mask: Any,
+    lengths: Any,
 ) -> Keys:
     """What a call reads, checked together with its queries ``q``, an array of ours.
 
@@ -38,21 +45,21 @@ def keys_of(
             )
         keys = take(place, "k", k)
         values = keys if v is k else take(place, "v", v)
-        place.cuda.check_arrays(q, keys, values, None)
+        compiled.check_arrays(q, keys, values, None)
         return Keys(keys, values, None, keys.shape[2], mask, lengths)
-    if not isinstance(layer.k_pool, place.cuda.Array):
+    if not isinstance(layer.k_pool, compiled.Array):
         raise TypeError(
             f"k must be a cache's layer on the device, as q is, got a {type(layer).__name__} in the CPU's memory; make "
             f'the cache with device="cuda"'
         )
     keys, values = (place.borrow("k", pool) for pool in (layer.k_pool, layer.v_pool))
     table = layer.device_tables(place)
-    place.cuda.check_arrays(q, keys, values, table)
+    compiled.check_arrays(q, keys, values, table)
     if layer.begins.any():
         mask = _without_lost(place, mask, layer)
     shortest, longest = layer.extremes
     lengths = longest if shortest >= longest else layer.lengths
-    if isinstance(mask, place.cuda.Plan):  # has its own
+    if isinstance(mask, compiled.Plan):  # has its own
         lengths = None
     return Keys(keys, values, table, layer.kv_len, mask, lengths)
 
@@ -61,7 +68,7 @@ def _without_lost(place: Place, mask: Any, layer: Any) -> Any:
     if isinstance(mask, _core.MaskPlan):
         check_held(mask, layer, None)
         return mask
-    if isinstance(mask, place.cuda.Plan) or _core.is_cuda(mask):
+    if isinstance(mask, compiled.Plan) or _core.is_cuda(mask):
         raise ValueError(
             f"mask must be one of the host where the cache has lost keys, those before {layer.begins.tolist()}, got "
             f"{type(mask).__name__}, which may see some of them; pass a Mask, or make the cache with a larger window"

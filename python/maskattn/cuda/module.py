@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+__all__ = ["NotBuilt", "compiled", "device_count", "is_available", "is_built", "load"]
 
 _BUILD = "pip install . -C cmake.define.MASKATTN_CUDA=ON"
 
@@ -33,6 +35,23 @@ def load(wanted: str = "arrays must be in the CPU's memory", got: str = "CUDA", 
         ) from error
 
 
+class _OnFirstUse:
+    """Stands for the module, which is imported when something of it is asked for."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # those that look at modules ask for them
+            raise AttributeError(name)
+        found = getattr(load(), name)
+        setattr(self, name, found)
+        return found
+
+
+if TYPE_CHECKING:
+    from maskattn import _cuda as compiled
+else:
+    compiled = _OnFirstUse()
+
+
 def is_built() -> bool:
     """Whether the package was built with its CUDA kernels."""
     try:
@@ -44,7 +63,7 @@ def is_built() -> bool:
 
 def device_count() -> int:
     """CUDA devices that can be used: 0 without a driver, or without the kernels."""
-    return int(load().device_count()) if is_built() else 0
+    return compiled.device_count() if is_built() else 0
 
 
 def is_available() -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ class DevicePages(Pages):
 
     Args:
         new: makes an array of a shape and dtype, which has ``nbytes``, ``shape``,
-            ``copy_pages(sources, targets, slots)`` and ``begin_with(smaller)``.
+            ``copy_pages(sources, targets, slots)`` and ``copy_from(at, other, first, count)``.
         to_host: a NumPy copy of one.
         extents: as of any pages.
     """
@@ -51,4 +52,4 @@ class DevicePages(Pages):
         return made
 
     def _moved(self, old: Array, new: Array) -> None:
-        new.begin_with(old)  # type: ignore[attr-defined]
+        new.copy_from(0, old, 0, math.prod(old.shape))  # type: ignore[attr-defined]

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from maskattn.cuda.module import load
+from maskattn.cuda.module import compiled, load
 
 CUDA_DEVICES = 2, 13  # DLPack's numbers: memory of a device, and memory that it shares with the host
 LEGACY_STREAM = 1  # the default stream, in DLPack and in CUDA itself
@@ -28,9 +29,9 @@ class Kind:
         interface = None if hasattr(self.model, "__dlpack__") else self.model.__cuda_array_interface__
         return (interface or {}).get("stream") or LEGACY_STREAM
 
-    def empty(self, shape: tuple[int, ...], dtype: str, place: Place) -> Any:
+    def empty(self, shape: tuple[int, ...], dtype: str, place: Place) -> tuple[Any, compiled.Array]:
         """(what will be returned, our view of it)."""
-        ours = place.cuda.empty(shape, dtype, place.stream)
+        ours = compiled.empty(shape, dtype, place.stream)
         return ours, ours
 
     def finished(self, array: Any) -> Any:
@@ -44,7 +45,7 @@ class Torch(Kind):
     def stream(self, device: int) -> int:
         return sys.modules["torch"].cuda.current_stream(device).cuda_stream or LEGACY_STREAM
 
-    def empty(self, shape: tuple[int, ...], dtype: str, place: Place) -> Any:
+    def empty(self, shape: tuple[int, ...], dtype: str, place: Place) -> tuple[Any, compiled.Array]:
         torch: Any = sys.modules["torch"]
         tensor = torch.empty(shape, dtype=getattr(torch, dtype), device=self.model.device)
         return tensor, place.borrow("out", tensor)
@@ -57,7 +58,7 @@ class CuPy(Kind):
     def stream(self, device: int) -> int:
         return sys.modules["cupy"].cuda.get_current_stream(device).ptr or LEGACY_STREAM
 
-    def empty(self, shape: tuple[int, ...], dtype: str, place: Place) -> Any:
+    def empty(self, shape: tuple[int, ...], dtype: str, place: Place) -> tuple[Any, compiled.Array]:
         array = sys.modules["cupy"].empty(shape, self.model.dtype if dtype == "bfloat16" else dtype)
         return array, place.borrow("out", array)
 
@@ -90,7 +91,6 @@ def kind_of(array: Any) -> Kind:
 class Place:
     """A device, and the stream that work is ordered on."""
 
-    cuda: Any  # the module
     device: int
     stream: int
     name: str  # of the argument that decided it
@@ -98,33 +98,33 @@ class Place:
     @contextmanager
     def current(self) -> Iterator[None]:
         """Its device is the thread's current one meanwhile."""
-        before = self.cuda.current_device()
+        before = compiled.current_device()
         if before == self.device:
             yield
             return
-        self.cuda.set_device(self.device)
+        compiled.set_device(self.device)
         try:
             yield
         finally:
-            self.cuda.set_device(before)
+            compiled.set_device(before)
 
     def keeps(self) -> bool:
         """Whether what is made on the stream may be kept for later calls.
 
         Not where a graph is captured, which must have its own, nor where the stream is another one in each thread.
         """
-        return self.stream != PER_THREAD_STREAM and not self.cuda.is_capturing(self.stream)
+        return self.stream != PER_THREAD_STREAM and not compiled.is_capturing(self.stream)
 
-    def borrow(self, name: str, obj: Any) -> Any:
+    def borrow(self, name: str, obj: Any) -> compiled.Array:
         """``obj`` as an array of ours over the same memory, ready for work on the stream.
 
         Raises:
             TypeError: it is no array, or of a dtype that is not known. ValueError: it is on another device, or its
             library cannot lend it.
         """
-        if isinstance(obj, self.cuda.Array):
+        if isinstance(obj, compiled.Array):
             ours = self._here(name, obj)
-            self.cuda.wait_for(self.stream, ours.stream)
+            compiled.wait_for(self.stream, ours.stream)
             return ours
         if isinstance(obj, np.ndarray) or not (hasattr(obj, "__dlpack__") or hasattr(obj, "__cuda_array_interface__")):
             raise TypeError(
@@ -133,10 +133,10 @@ class Place:
             )
         if not hasattr(obj, "__dlpack__"):
             interface = obj.__cuda_array_interface__
-            device = self.cuda.device_of(interface["data"][0])
+            device = compiled.device_of(interface["data"][0])
             if device != self.device:
                 raise self._elsewhere(name, f"cuda:{device}")
-            return self.cuda.from_interface(interface, obj, name, self.device, self.stream)
+            return compiled.from_interface(interface, obj, name, self.device, self.stream)
         kind, device = obj.__dlpack_device__()
         if kind not in CUDA_DEVICES or device != self.device:
             where = f"cuda:{device}" if kind in CUDA_DEVICES else f"DLPack's device {(int(kind), device)}"
@@ -145,9 +145,9 @@ class Place:
         # gets back to others before we have read it.
         library = kind_of(obj)
         reuses = type(library) is Kind or library.stream(self.device) != self.stream
-        return self.cuda.from_dlpack(self._capsule(name, obj), name, self.stream, reuses)
+        return compiled.from_dlpack(self._capsule(name, obj), name, self.stream, reuses)
 
-    def _here(self, name: str, array: Any) -> Any:
+    def _here(self, name: str, array: compiled.Array) -> compiled.Array:
         if array.device != self.device:
             raise self._elsewhere(name, f"cuda:{array.device}")
         return array
@@ -175,23 +175,23 @@ class Place:
                 f"{name} must be an array that its library can lend by DLPack, got {type(obj).__name__} ({error})"
             ) from error
 
-    def to_device(self, array: Any) -> Any:
+    def to_device(self, array: npt.NDArray[Any]) -> compiled.Array:
         """A NumPy array's copy on the device."""
         host = np.ascontiguousarray(array).reshape(np.shape(array))
-        return self.cuda.to_device(host, host.dtype.name, self.stream)
+        return compiled.to_device(host, host.dtype.name, self.stream)
 
 
 def place_of(name: str, array: Any) -> Place:
     """Where an array is, and its library works."""
     wanted = f"{name} must be a NumPy array or in the CPU's memory"
-    cuda = load(wanted, "a CUDA array", "copy the array to the host (PyTorch: .cpu())")
-    if isinstance(array, cuda.Array):
-        return Place(cuda, array.device, array.stream, name)
+    load(wanted, "a CUDA array", "copy the array to the host (PyTorch: .cpu())")
+    if isinstance(array, compiled.Array):
+        return Place(array.device, array.stream, name)
     if hasattr(array, "__dlpack_device__"):
         device = array.__dlpack_device__()[1]
     else:
-        device = cuda.device_of(array.__cuda_array_interface__["data"][0])
-    return Place(cuda, device, kind_of(array).stream(device), name)
+        device = compiled.device_of(array.__cuda_array_interface__["data"][0])
+    return Place(device, kind_of(array).stream(device), name)
 
 
 def named_place(device: object) -> Place:
@@ -201,18 +201,18 @@ def named_place(device: object) -> Place:
     kind, _, number = device.partition(":")
     if kind != "cuda" or not (number.isdecimal() or device == "cuda"):
         raise ValueError(f'device must be "cuda" or "cuda:" and a number, got {device!r}; leave it out for the CPU')
-    cuda = load("device must be None", repr(device), "leave it out for the CPU")
-    count = cuda.device_count()
+    load("device must be None", repr(device), "leave it out for the CPU")
+    count = compiled.device_count()
     if count <= int(number or 0):
         raise RuntimeError(f"device must be one of the {count} CUDA devices of this machine, got {device!r}")
-    return Place(cuda, int(number) if number else cuda.current_device(), LEGACY_STREAM, "device")
+    return Place(int(number) if number else compiled.current_device(), LEGACY_STREAM, "device")
 
 
-def to_host(array: Any) -> Any:
+def to_host(array: compiled.Array) -> npt.NDArray[Any]:
     """A NumPy array's copy of an array of ours; waits for the work on it."""
     import ml_dtypes
 
     name = array.dtype
-    host = np.empty(array.shape, ml_dtypes.bfloat16 if name == "bfloat16" else name)
-    load().to_host(array, host, array.stream)
+    host: npt.NDArray[Any] = np.empty(array.shape, ml_dtypes.bfloat16 if name == "bfloat16" else name)
+    compiled.to_host(array, host, array.stream)
     return host

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import weakref
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Union
 
 import numpy as np
+import numpy.typing as npt
 
 from maskattn import _core
+from maskattn.cuda.module import compiled
 from maskattn.cuda.places import Place
 from maskattn.masks.base import Mask
 from maskattn.masks.dense import four_axes
@@ -17,14 +19,16 @@ from maskattn.masks.full import Full
 #: Plans that are kept with a mask: so many, of up to so many bytes each.
 _KEPT_PLANS, _KEPT_BYTES = 4, 32 << 20
 _EVERY_KEY = Full()
+#: What a plan is made of: a program, or bits of the host, (sequences, heads, q_len, words).
+Source = Union["compiled.Program", npt.NDArray[np.uint64]]
 
 
 @dataclass
 class _Kept:
     """What a mask has on devices: freed, in the order of the stream that it was made on, when the mask is."""
 
-    programs: dict[Any, Any] = field(default_factory=dict)
-    plans: dict[Any, Any] = field(default_factory=dict)
+    programs: dict[Any, compiled.Program | None] = field(default_factory=dict)
+    plans: dict[Any, compiled.Plan] = field(default_factory=dict)
 
 
 _kept: weakref.WeakKeyDictionary[_core.MaskExpr, _Kept] = weakref.WeakKeyDictionary()
@@ -62,8 +66,8 @@ def plan_of(
     heads: int,
     q_offset: Any,
     kv_lengths: Any,
-    q_lengths: Any = None,
-) -> Any:
+    q_lengths: tuple[int, ...] | compiled.Array | None = None,
+) -> compiled.Plan:
     """A plan on the device, for a call of these extents.
 
     Args:
@@ -73,7 +77,7 @@ def plan_of(
         q_lengths: a tuple, or an array of ours: how many rows each sequence has; rows that are none see nothing. Not
             asked for where ``mask`` is a plan.
     """
-    if isinstance(mask, place.cuda.Plan):
+    if isinstance(mask, compiled.Plan):
         if q_offset is not None or kv_lengths is not None:
             raise ValueError("q_offset and kv_lengths must be left out where mask is a plan of the device")
         if mask.device != place.device:
@@ -85,10 +89,11 @@ def plan_of(
     expr = _EVERY_KEY.expr if bools is not None else _expr(mask)
     given = [_integers(place, *each, batch) for each in (("q_offset", q_offset), ("kv_lengths", kv_lengths))]
     checked = _core.check_geometry(
-        expr, q_len, kv_len, batch, heads, *(None if isinstance(each, place.cuda.Array) else each for each in given)
+        expr, q_len, kv_len, batch, heads, *(None if isinstance(each, compiled.Array) else each for each in given)
     )
-    offset, lengths = (g if isinstance(g, place.cuda.Array) else tuple(c) for g, c in zip(given, checked, strict=True))
-    if isinstance(lengths, place.cuda.Array) and q_offset is None:
+    offset: Any
+    offset, lengths = (g if isinstance(g, compiled.Array) else tuple(c) for g, c in zip(given, checked, strict=True))
+    if isinstance(lengths, compiled.Array) and q_offset is None:
         offset = None
     geometry = Geometry(q_len, kv_len, batch, heads, offset, lengths, q_lengths=q_lengths)
     return _lowered(place, expr, geometry) if bools is None else _of_bools(place, bools, geometry)
@@ -107,7 +112,7 @@ def _expr(mask: Any) -> _core.MaskExpr:
     )
 
 
-def _of_plan(place: Place, plan: _core.MaskPlan, q_offset: Any, kv_lengths: Any) -> Any:
+def _of_plan(place: Place, plan: _core.MaskPlan, q_offset: Any, kv_lengths: Any) -> compiled.Plan:
     """A plan of the host, made again: its rows need not cross over."""
     if _core.is_cuda(q_offset) or _core.is_cuda(kv_lengths) or not plan.agrees(kv_lengths, q_offset):
         raise ValueError(
@@ -128,7 +133,7 @@ def _integers(place: Place, name: str, given: Any, batch: int) -> Any:
     return array
 
 
-def _lowered(place: Place, expr: _core.MaskExpr, geometry: Geometry) -> Any:
+def _lowered(place: Place, expr: _core.MaskExpr, geometry: Geometry) -> compiled.Plan:
     """The plan of an expression, kept where it is small and its positions are numbers."""
     kept = _kept.setdefault(expr, _Kept())
     key = (place.device, place.stream, geometry) if geometry.on_host() and place.keeps() else None
@@ -148,43 +153,54 @@ def _lowered(place: Place, expr: _core.MaskExpr, geometry: Geometry) -> Any:
     return plan
 
 
-def _program(place: Place, expr: _core.MaskExpr) -> Any:
+def _program(place: Place, expr: _core.MaskExpr) -> compiled.Program | None:
     """The expression's program on the device, or None for what has none."""
     kept = _kept.setdefault(expr, _Kept())
     key = (place.device, place.stream) if place.keeps() else None
     if key in kept.programs:
         return kept.programs[key]
     flat = _core.mask_program(expr)
-    program = None if flat is None else place.cuda.make_program(*flat, place.stream)
+    program = None if flat is None else compiled.make_program(*flat, place.stream)
     if key:
         kept.programs[key] = program
     return program
 
 
-def _make(place: Place, source: Any, geometry: Geometry, stored: tuple[int, int]) -> Any:
+def _make(place: Place, source: Source, geometry: Geometry, stored: tuple[int, int]) -> compiled.Plan:
     """From a program, or from bits of the host, for the sequences and heads that differ."""
     g = geometry
-    where = (
+    q_offset, kv_lengths, q_lengths = (
         np.asarray(each[: max(1, stored[0])], np.int64) if isinstance(each, tuple) else each
         for each in (g.q_offset, g.kv_lengths, g.q_lengths)
     )
-    return place.cuda.make_plan(source, (g.batch, g.heads), g.q_len, g.kv_len, stored, *where, g.row_base, place.stream)
+    return compiled.make_plan(
+        source,
+        (g.batch, g.heads),
+        g.q_len,
+        g.kv_len,
+        stored,
+        q_offset,
+        kv_lengths,
+        q_lengths,
+        g.row_base,
+        place.stream,
+    )
 
 
-def _of_bools(place: Place, keep: Any, geometry: Geometry) -> Any:
+def _of_bools(place: Place, keep: compiled.Array, geometry: Geometry) -> compiled.Plan:
     g = geometry
     shape, full = (1,) * (4 - keep.ndim) + keep.shape, (g.batch, g.heads, g.q_len, g.kv_len)
     if keep.ndim > 4 or any(n not in (1, want) for n, want in zip(shape, full, strict=True)):
         raise ValueError(f"mask must broadcast to (batch, heads, q_len, kv_len) = {full}, got shape {keep.shape}")
     one = shape[0] == 1 and g.sequences_agree()
     stored = min(1 if one else g.batch, g.batch), min(shape[1], g.heads)
-    plan = _make(place, place.cuda.program_of_bools(keep, place.stream), geometry, stored)
-    if keep.stream != place.stream and not place.cuda.is_capturing(place.stream):  # ours: what follows there waits
-        place.cuda.wait_for(keep.stream, place.stream)
+    plan = _make(place, compiled.program_of_bools(keep, place.stream), geometry, stored)
+    if keep.stream != place.stream and not compiled.is_capturing(place.stream):  # ours: what follows there waits
+        compiled.wait_for(keep.stream, place.stream)
     return plan
 
 
-def _by_the_host(place: Place, expr: _core.MaskExpr, geometry: Geometry) -> Any:
+def _by_the_host(place: Place, expr: _core.MaskExpr, geometry: Geometry) -> compiled.Plan:
     """The bits of what only the host can evaluate, a function."""
     g = geometry
     if not g.on_host():

@@ -6,6 +6,7 @@ from typing import Any
 
 from maskattn import _core
 from maskattn.cuda.call import Results
+from maskattn.cuda.module import compiled
 from maskattn.cuda.places import Place, kind_of, place_of
 from maskattn.cuda.plans import plan_of
 from maskattn.cuda.terms import GivenTerms
@@ -28,29 +29,28 @@ class PreparedOnDevice:
     ) -> None:
         place = place_of("q", q)
         with place.current():
-            arrays = [place.borrow(*each) for each in zip(_NAMES, (q, k, v), strict=True)]
-            place.cuda.check_arrays(*arrays, None)
-            self._wanted = [(each.dtype, each.shape) for each in arrays]
-            q, k, _ = arrays
+            q, k, v = (place.borrow(*each) for each in zip(_NAMES, (q, k, v), strict=True))
+            compiled.check_arrays(q, k, v, None)
+            self._wanted = [(each.dtype, each.shape) for each in (q, k, v)]
             self._extents = q.shape[2], k.shape[2], q.shape[0], q.shape[1]
             self._terms = terms.on(place, q.shape[3])
             self._plan = plan_of(place, mask, *self._extents, q_offset, kv_lengths)
-            place.cuda.check_prepared(*arrays, self._plan, *self._terms)
+            compiled.check_prepared(q, k, v, self._plan, *self._terms)
         self._lowered = mask is not None or q_offset is not None
         self._device, self._return_lse = place.device, return_lse
 
     def __call__(self, q: Any, k: Any, v: Any, *, out: Any = None, kv_lengths: Any = None) -> Any:
-        place = self._place(q)
+        place, kind = self._place(q), kind_of(q)
         with place.current():
-            arrays = [self._array(place, *each) for each in zip(_NAMES, (q, k, v), self._wanted, strict=True)]
+            q, k, v = (self._array(place, *each) for each in zip(_NAMES, (q, k, v), self._wanted, strict=True))
             plan = self._plan_for(place, kv_lengths)
             for array in self._terms:
-                if isinstance(array, place.cuda.Array):  # of the stream of the preparation, perhaps
+                if isinstance(array, compiled.Array):  # of the stream of the preparation, perhaps
                     place.borrow("bias", array)
             (dtype, shape), (_, values) = self._wanted[0], self._wanted[2]
-            results = Results(place, kind_of(q), (*shape[:3], values[3]), dtype, out)
+            results = Results(place, kind, (*shape[:3], values[3]), dtype, out)
             lse = results.lse(shape[:3]) if self._return_lse else None
-            place.cuda.attention(*arrays, results.out, lse, plan, *self._terms, None, None, place.stream)
+            compiled.attention(q, k, v, results.out, lse, plan, *self._terms, None, None, place.stream)
             finished = results.finished()
         return tuple(finished) if self._return_lse else finished[0]
 
@@ -72,7 +72,7 @@ class PreparedOnDevice:
             )
         return place
 
-    def _array(self, place: Place, name: str, given: Any, wanted: tuple[str, tuple[int, ...]]) -> Any:
+    def _array(self, place: Place, name: str, given: Any, wanted: tuple[str, tuple[int, ...]]) -> compiled.Array:
         array = place.borrow(name, given)
         if (array.dtype, array.shape) == wanted:
             return array
@@ -82,7 +82,7 @@ class PreparedOnDevice:
         )
         raise ValueError(text) if array.dtype == wanted[0] else TypeError(text)
 
-    def _plan_for(self, place: Place, kv_lengths: Any) -> Any:
+    def _plan_for(self, place: Place, kv_lengths: Any) -> compiled.Plan:
         if kv_lengths is None:
             return self._plan
         if self._lowered:

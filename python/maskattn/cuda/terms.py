@@ -12,22 +12,25 @@ import numpy as np
 from maskattn import _core
 from maskattn.arguments import modifiers_of, precision_level
 from maskattn.bias import DistanceBias
+from maskattn.cuda.module import compiled
 from maskattn.cuda.places import Place
 from maskattn.runtime import get_precision
 
+_Lowered = tuple["compiled.Array | None", "compiled.Array | None"]
+_Take = Callable[[Place, str, Any], "compiled.Array"]
 #: Tables and slopes of biases by distance, by device and stream.
-_biases: weakref.WeakKeyDictionary[DistanceBias, dict[Any, Any]] = weakref.WeakKeyDictionary()
+_biases: weakref.WeakKeyDictionary[DistanceBias, dict[Any, _Lowered]] = weakref.WeakKeyDictionary()
 
 
 class Terms(NamedTuple):
     """In the order in which the module's functions take them, behind the plan; arrays are ours."""
 
-    bias: Any
+    bias: compiled.Array | None
     scale: float
     softcap: float
-    sinks: Any
-    table: Any
-    slopes: Any
+    sinks: compiled.Array | None
+    table: compiled.Array | None
+    slopes: compiled.Array | None
     precision: int
 
 
@@ -45,7 +48,7 @@ class GivenTerms:
         self._bias, self._scale = bias, _checked(scale)
         self._precision = precision_level(get_precision() if precision is None else precision)
 
-    def on(self, place: Place, head_dim: int, take: Callable[[Place, str, Any], Any] = Place.borrow) -> Terms:
+    def on(self, place: Place, head_dim: int, take: _Take = Place.borrow) -> Terms:
         """On the place's device, for queries of so many numbers; ``take`` makes a bias an array of ours."""
         array = self._bias if self._bias is not None and not isinstance(self._bias, DistanceBias) else None
         sinks = self._sinks
@@ -69,19 +72,18 @@ def _checked(scale: Any) -> float | None:
     return float(scale)
 
 
-def _floats(place: Place, array: Any) -> Any:
+def _floats(place: Place, array: Any) -> compiled.Array | None:
     return None if array is None else place.to_device(np.asarray(array, np.float32))
 
 
-def _by_distance(place: Place, bias: Any) -> tuple[Any, Any]:
+def _by_distance(place: Place, bias: Any) -> _Lowered:
     """(table, slopes) of a bias by distance, kept on the device."""
     if not isinstance(bias, DistanceBias):
         return None, None
     kept = _biases.setdefault(bias, {})
     key = (place.device, place.stream) if place.keeps() else None
     if key in kept:
-        made: tuple[Any, Any] = kept[key]
-        return made
+        return kept[key]
     table, slopes = (_floats(place, each) for each in bias._lower())
     if key:
         kept[key] = table, slopes

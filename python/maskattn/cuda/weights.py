@@ -9,6 +9,7 @@ import numpy as np
 from maskattn import _core
 from maskattn.cuda.call import Results
 from maskattn.cuda.keys import keys_of
+from maskattn.cuda.module import compiled
 from maskattn.cuda.places import Place, kind_of, place_of
 from maskattn.cuda.plans import plan_of
 from maskattn.cuda.terms import GivenTerms
@@ -35,7 +36,7 @@ def attention_weights(
     if stage in ("scores", "softcap"):  # before bias and mask; what does not exist has no score all the same
         if hasattr(k, "k_pool"):  # knows its lengths
             pass
-        elif isinstance(mask, place.cuda.Plan) and kv_lengths is None:
+        elif isinstance(mask, compiled.Plan) and kv_lengths is None:
             kv_lengths = mask.kv_lengths
         elif isinstance(mask, _core.MaskPlan) and kv_lengths is None:
             kv_lengths = mask.kv_lengths if mask.batch > 1 else mask.kv_lengths[0]
@@ -51,7 +52,7 @@ def attention_weights(
         plan = plan_of(place, keys.mask, q_len, keys.kv_len, batch, heads, q_offset, keys.kv_lengths)
         count = q_len if chosen is None else len(chosen)
         results = Results(place, kind, (batch, heads, count, keys.kv_len), q.dtype, None)
-        place.cuda.attention_weights(
+        compiled.attention_weights(
             q, keys.k, results.out, plan, *terms, keys.table, on_device, stage == "softmax", place.stream
         )
         return results.finished()[0]

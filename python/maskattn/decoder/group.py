@@ -134,7 +134,8 @@ class OlderGroup(Group):
         whole = ended(self, found.ids)
         self._end(found, np.flatnonzero(whole[:beams]))
         on = np.argsort(whole, kind="stable")[:beams]
-        going = found.take(on)._replace(scores=found.scores[on] - _OUT * whole[on])
+        going = found.take(on)
+        going = going._replace(scores=np.where(whole[on], going.scores - _OUT, going.scores))
         going = self._select(going, totals, keep, ended)
         if not self.done.settled and new >= self.limit:
             self._end(going, np.flatnonzero(going.scores > -_OUT / 2))

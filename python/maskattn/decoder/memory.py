@@ -42,6 +42,57 @@ class Memory:
         return KeyValues(keys, values)
 
 
+class MemoryRows:
+    """Memories of a batch in places of one length, which grow: who comes takes a free one, and nobody is moved."""
+
+    def __init__(self) -> None:
+        self._pairs: list[tuple[Any, Any]] = []  # (count * length, heads, head_dim) of each layer
+        self._count, self._length = 0, 0
+        self._places = np.zeros(0, np.int64)  # of each sequence
+        self._lengths = np.zeros(0, np.int64)
+
+    def view(self) -> Memory:
+        """What a decoder reads; true until a row comes or leaves."""
+        return Memory(tuple(self._pairs), self._places * self._length, self._lengths)
+
+    def join(self, memory: Memory) -> None:
+        """A row more; ``memory`` is of one sequence."""
+        length = int(memory.lengths[0])
+        place = next(i for i in range(self._count + 1) if i not in self._places)
+        if place == self._count or length > self._length:
+            self._grow(memory, max(2 * self._count, 1) if place == self._count else self._count, length)
+        for stored, new in zip(self._pairs, memory.key_values, strict=True):
+            for array, rows in zip(stored, new, strict=True):
+                self._copy(array, place * self._length, rows, 0, length)
+        self._places, self._lengths = np.append(self._places, place), np.append(self._lengths, length)
+
+    def reorder(self, sequences: IntArray) -> None:
+        """Sequence ``i`` is what ``sequences[i]`` was; others leave."""
+        self._places, self._lengths = self._places[sequences], self._lengths[sequences]
+
+    def _grow(self, like: Memory, count: int, length: int) -> None:
+        """``count`` places of at least ``length`` rows, and in them what was in those that there were."""
+        length = max(self._rows_for(length), self._length)
+        pairs = []
+        for layer, new in enumerate(like.key_values):
+            made = tuple(self._room(array, count * length) for array in new)
+            for to, old in zip(made, self._pairs[layer] if self._pairs else (), strict=bool(self._pairs)):
+                for place in range(self._count):
+                    self._copy(to, place * length, old, place * self._length, self._length)
+            pairs.append((made[0], made[1]))
+        self._pairs, self._count, self._length = pairs, count, length
+
+    def _rows_for(self, length: int) -> int:
+        """Of a place for so many."""
+        return length
+
+    def _room(self, like: Any, rows: int) -> Any:
+        return np.empty((rows, *like.shape[1:]), like.dtype)
+
+    def _copy(self, to: Any, at: int, source: Any, first: int, count: int) -> None:
+        to[at : at + count] = source[first : first + count]
+
+
 @dataclass(frozen=True)
 class Prefix:
     """Embeddings in front of the tokens, one array (n, width) per sequence: the ``E`` of ``[E; o]``."""

@@ -15,7 +15,7 @@ from maskattn.decoder.core_layers import CoreLayers, SharedRows, Steps
 from maskattn.decoder.heads import Classifier, LanguageHead, find_head, read_classifier, read_language_head, read_pooler
 from maskattn.decoder.inputs import TokenEmbedding
 from maskattn.decoder.layers import DecoderLayer, EncoderLayer
-from maskattn.decoder.memory import CrossView, Memory, Prefix
+from maskattn.decoder.memory import CrossView, Memory, MemoryRows, Prefix
 from maskattn.decoder.settings import Settings, check_variant
 from maskattn.decoder.weights import LayerStack, Reader, attention_dtype, decoder_layer, encoder_layer
 from maskattn.families import Family
@@ -280,6 +280,10 @@ class Transformer:
         return KVCache(
             sizes.layers, batch, sizes.kv_heads, capacity, sizes.head_dim, dtype=self._kv_dtype, page_size=page_size
         )
+
+    def new_memory_rows(self) -> MemoryRows:
+        """For the memories of a batch that changes between steps."""
+        return MemoryRows()
 
     def _read_classifiers(
         self, family: Family, config: Mapping[str, Any], checkpoint: Checkpoint

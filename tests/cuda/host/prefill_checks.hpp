@@ -20,11 +20,11 @@ struct Kernel {
   int compute_capability;
 };
 
-// Of weights: their rounding to 16 bits, or what numbers lose that are two of 11 bits.
+// Of weights: their rounding to 16 bits, or what numbers lose that are two of 11 bits, or of 8.
 inline double weight_error(const Case& c) {
   if (c.dtype == Dtype::bfloat16) return 0x1p-8;
   if (c.dtype == Dtype::float16) return 0x1p-11;
-  return c.precision == Precision::medium ? 0x1p-7 : 0x1p-19;
+  return c.precision == Precision::medium ? 0x1p-7 : c.precision == Precision::high ? 0x1p-15 : 0x1p-19;
 }
 
 inline double error_of_case(const Kernel& kernel, const Case& c) {

@@ -39,6 +39,11 @@ TEST(every_dtype_and_number_of_rows) {
     }
 }
 
+TEST(more_sequences_than_an_axis_of_a_grid_holds) {
+  Case c{.batch = 66000, .q_len = 1, .kv_len = 2, .head_dim = 4, .v_head_dim = 4};
+  CHECK(error_of_case(c) < 1);
+}
+
 TEST(every_head_size) {
   for (const Dtype dtype : kDtypes)
     for (const int dim : {8, 64, 80, 128, 192, 256})

@@ -40,11 +40,12 @@ TEST(precisions_of_float32) {
     attention_mma(a.call, nullptr);
     error[static_cast<int>(precision)] = worst_error(a, 0x1p-20);
   }
-  CHECK(error[0] < 1 && error[1] <= error[0] && error[2] > 100);
+  // In units of 2^-20, the error of weights; bfloat16 pairs have 16 bits.
+  CHECK(error[0] < 1 && error[1] > 2 && error[1] < 16 && error[2] > 100);
 }
 
 TEST(every_nan_of_float32_shows) {
-  for (const Precision precision : {Precision::highest, Precision::medium})
+  for (const Precision precision : {Precision::highest, Precision::high, Precision::medium})
     for (const std::uint32_t bits : {0x7fffffffu, 0xffffffffu, 0x7f800001u}) {
       Case c{.q_len = 20, .kv_len = 70, .head_dim = 64, .v_head_dim = 64};
       c.precision = precision;

@@ -82,4 +82,13 @@ TEST(a_key_changes_no_row_that_does_not_see_it) {
       CHECK(i < 40 ? clean.output(0, 0, i, d) == dirty.output(0, 0, i, d) : std::isnan(dirty.output(0, 0, i, d)));
 }
 
+TEST(more_sequences_or_heads_than_an_axis_of_a_grid_holds) {
+  for (const bool heads : {false, true}) {
+    const int many = 70000;
+    Case c{.batch = heads ? 1 : many, .q_heads = heads ? many : 1, .kv_heads = heads ? many : 1, .q_len = 1, .kv_len = 2};
+    c.head_dim = c.v_head_dim = 4;
+    CHECK(error_of_case(c) < 1);
+  }
+}
+
 int main() { return run_tests(); }

@@ -8,6 +8,7 @@
 #include "check.hpp"
 #include "cuda/decoder/best.hpp"
 #include "cuda/decoder/elementwise.hpp"
+#include "cuda/plan_build.hpp"
 
 using namespace maskattn;
 using namespace maskattn::cuda;
@@ -145,7 +146,7 @@ TEST(tiles_are_those_that_rows_see) {
   std::vector<TileEntry> tiles(static_cast<std::size_t>(batch * plan.q_tiles * plan.kv_tiles));
   std::vector<int> counts(static_cast<std::size_t>(batch * plan.q_tiles), -1);
   plan.tiles = tiles.data(), plan.tile_counts = counts.data();
-  lower_tiles(plan, tiles.data(), counts.data(), nullptr);
+  list_tiles(plan, tiles.data(), counts.data(), nullptr);
   for (int b = 0; b < batch; ++b)
     for (int q_tile = 0; q_tile < plan.q_tiles; ++q_tile) {
       int at = 0;

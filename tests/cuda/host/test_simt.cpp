@@ -47,9 +47,19 @@ TEST(blocks_sum_in_any_order) {
   for (const Order order : kOrders) {
     const InOrder scope(order);
     float got = 0;
-    launch(&sums, dim3(8), dim3(128), 128 * sizeof(float), nullptr, in.data(), &got, 1000);
+    launch(&sums, 8, dim3(128), 128 * sizeof(float), nullptr, in.data(), &got, 1000);
     CHECK(got == want);
   }
+}
+
+TEST(grids_have_as_many_blocks_as_one_axis_holds) {
+  int blocks = 0;
+  const auto count = +[](int* to) { *to += threadIdx.x == 0; };
+  launch(count, 70000, dim3(1), 0, nullptr, &blocks);
+  launch(count, 0, dim3(1), 0, nullptr, &blocks);
+  CHECK(blocks == 70000);
+  const std::string error = error_of([&] { launch(count, std::int64_t{1} << 31, dim3(1), 0, nullptr, &blocks); });
+  CHECK(contains(error, "at most 2147483647 blocks of threads on CUDA, got 2147483648; split its batch") && blocks == 70000);
 }
 
 TEST(indices_of_three_axes) {

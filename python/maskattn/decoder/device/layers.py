@@ -10,8 +10,8 @@ import numpy as np
 from maskattn import masks
 from maskattn.cache import KVCache
 from maskattn.cache.tables import Lengths
-from maskattn.cuda.module import load
-from maskattn.decoder.arrays import IntArray
+from maskattn.cuda.module import compiled
+from maskattn.decoder.arrays import FloatArray, IntArray
 from maskattn.decoder.core_layers import Unknown, layer_parts, map_parts, norm_parts
 from maskattn.decoder.device.memory import DeviceMemory, page_for
 from maskattn.decoder.device.sound import DeviceSound
@@ -49,7 +49,7 @@ class DeviceLayers:
             raise _unknown("layers that are alike, without ALiBi")
         self._sizes = [(cross._groups, cross.head_dim) for cross in crossed]
         place = stack.layers[0].placement
-        self._stack = load().DeviceStack(
+        self._stack = compiled.DeviceStack(
             self._device,
             self._dtype,
             self._width,
@@ -66,7 +66,7 @@ class DeviceLayers:
     @property
     def graphs(self) -> int:
         """Shapes of steps that have been met, each of which is recorded when it comes again."""
-        return int(self._stack.graphs)
+        return self._stack.graphs
 
     def run(
         self,
@@ -74,13 +74,13 @@ class DeviceLayers:
         *,
         tokens: IntArray | None = None,
         segments: IntArray | None = None,
-        x: Any = None,
+        x: FloatArray | compiled.DeviceArray | None = None,
         cache: KVCache | None = None,
         seen: Sequence[masks.Mask] | None = None,
         memory: DeviceMemory | None = None,
         rotation: Rotation | None = None,
         taps: Sequence[int] = (),
-    ) -> tuple[Any, list[Any]]:
+    ) -> tuple[compiled.DeviceArray, list[compiled.DeviceArray]]:
         """New positions of all sequences, one sequence behind the other, through the layers and what is behind them.
 
         Args:
@@ -119,12 +119,12 @@ class DeviceLayers:
                 layer.took(filled)
         return states, tapped
 
-    def memory(self, x: Any, lengths: IntArray) -> DeviceMemory:
+    def memory(self, x: compiled.DeviceArray, lengths: IntArray) -> DeviceMemory:
         """What cross-attention of every layer reads of an encoder's output (rows, width), the compiled module's."""
         page = page_for(lengths)
         sources = np.repeat(np.arange(len(lengths)), lengths)
         positions = np.concatenate([np.arange(length) for length in lengths])
-        pairs = tuple(
+        pairs: tuple[Any, ...] = tuple(
             self._stack.project_memory(parts, norm, heads, dim, x, sources, positions, len(lengths), page, self._dtype)
             for (parts, norm), (heads, dim) in zip(self._memory_maps, self._sizes, strict=True)
         )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from maskattn.decoder.device.uploading import on_device
-from maskattn.decoder.memory import Memory
+from maskattn.cuda.module import compiled
+from maskattn.decoder.memory import Memory, MemoryRows
 
 #: Rows of a source are a multiple of it, so that a source is a page to attention.
 _PAGE_MULTIPLE = 16
@@ -36,14 +37,22 @@ def page_for(lengths: Any) -> int:
     return -(-int(np.max(lengths, initial=1)) // _PAGE_MULTIPLE) * _PAGE_MULTIPLE
 
 
-def upload(memory: Memory, device: Any) -> DeviceMemory:
-    """The sources that the sequences of ``memory`` read, copied to the device, each once."""
-    starts, sources = np.unique(memory.starts, return_inverse=True)
-    page = page_for(memory.lengths)
-    # Past a source's end stands what is there: nobody sees it.
-    rows = starts[:, None] + np.arange(page)
-    pairs = []
-    for keys, values in memory.key_values:
-        within = np.minimum(rows, len(keys) - 1).reshape(-1)
-        pairs.append((on_device(device, keys[within]), on_device(device, values[within])))
-    return DeviceMemory(tuple(pairs), sources.reshape(-1) * page, memory.lengths, page)
+class DeviceMemoryRows(MemoryRows):
+    """:class:`MemoryRows` that are copied on the device alone."""
+
+    def __init__(self, device: compiled.DecoderDevice) -> None:
+        self._device = device
+        super().__init__()
+
+    def view(self) -> DeviceMemory:
+        return DeviceMemory(tuple(self._pairs), self._places * self._length, self._lengths, self._length)
+
+    def _rows_for(self, length: int) -> int:
+        return page_for(length)
+
+    def _room(self, like: Any, rows: int) -> Any:
+        return compiled.DeviceArray(self._device, [rows, *like.shape[1:]], like.dtype)
+
+    def _copy(self, to: Any, at: int, source: Any, first: int, count: int) -> None:
+        row = math.prod(to.shape[1:])
+        to.copy_from(at * row, source, first * row, count * row)

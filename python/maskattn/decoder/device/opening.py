@@ -5,16 +5,15 @@ from __future__ import annotations
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
-from maskattn.cuda.module import load
+from maskattn.cuda.module import compiled
 from maskattn.cuda.places import named_place
 
 #: Of NVIDIA's packages, from the newest: nvidia-cublas for CUDA 13, nvidia-cublas-cu12.
 _IN_PACKAGES = ("cu13/lib/libcublasLt.so.13", "cublas/lib/libcublasLt.so.12")
 
 
-def open_device(name: str) -> Any:
+def open_device(name: str) -> compiled.DecoderDevice:
     """The device "cuda", the current one, or "cuda:1"; the models on a device share a stream.
 
     Raises:
@@ -26,8 +25,8 @@ def open_device(name: str) -> Any:
 
 
 @cache
-def _opened(number: int) -> Any:
-    return load().DecoderDevice(number, _candidates())
+def _opened(number: int) -> compiled.DecoderDevice:
+    return compiled.DecoderDevice(number, _candidates())
 
 
 def _candidates() -> list[str]:

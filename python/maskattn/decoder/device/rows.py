@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from maskattn.cuda.module import compiled
 from maskattn.decoder.arrays import FloatArray, IntArray
 
 
@@ -21,7 +22,7 @@ class DeviceRows:
         places: shape (...): which row stands where; -1: zeros.
     """
 
-    def __init__(self, array: Any, places: IntArray) -> None:
+    def __init__(self, array: compiled.DeviceArray, places: IntArray) -> None:
         self._array, self._places = array, places
         self._copy: FloatArray | None = None
 
@@ -60,7 +61,7 @@ class DeviceRows:
             raise AttributeError(name)
         return getattr(np.asarray(self), name)
 
-    def compact(self) -> Any:
+    def compact(self) -> compiled.DeviceArray:
         """The compiled module's array of these rows, in their order."""
         places = self._places.reshape(-1)
         if len(places) == self._array.shape[0] and (places == np.arange(len(places))).all():

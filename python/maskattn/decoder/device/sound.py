@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+from maskattn.cuda.module import compiled
 from maskattn.decoder.activations import gelu
 from maskattn.decoder.arrays import FloatArray, IntArray
 from maskattn.decoder.core_layers import map_parts
 from maskattn.decoder.device.uploading import Uploads, on_device
 from maskattn.decoder.inputs import SoundEmbedding
+
+_Apply = Callable[[Any, int, "compiled.DeviceArray"], "compiled.DeviceArray"]
 
 
 class DeviceSound:
@@ -20,11 +24,11 @@ class DeviceSound:
         apply: the compiled module's product with a map and an activation.
     """
 
-    def __init__(self, embed: SoundEmbedding, uploads: Uploads, apply: Any) -> None:
+    def __init__(self, embed: SoundEmbedding, uploads: Uploads, apply: _Apply) -> None:
         self._device, self._apply = uploads.device, apply
         self._maps = [uploads(map_parts(part)) for part in (embed.first, embed.second)]
 
-    def __call__(self, features: FloatArray) -> Any:
+    def __call__(self, features: FloatArray) -> compiled.DeviceArray:
         """(batch, mels, frames) -> the compiled module's array (batch * ceil(frames / 2), width)."""
         batch, mels, frames = features.shape
         x = on_device(self._device, features.transpose(0, 2, 1).reshape(-1, mels))

@@ -9,11 +9,12 @@ import numpy as np
 
 from maskattn import masks
 from maskattn.cache import KVCache
+from maskattn.cuda.module import compiled
 from maskattn.decoder.arrays import FloatArray, IntArray
 from maskattn.decoder.device.cache import DeviceCache
 from maskattn.decoder.device.head import DeviceHead
 from maskattn.decoder.device.layers import DeviceLayers
-from maskattn.decoder.device.memory import DeviceMemory, upload
+from maskattn.decoder.device.memory import DeviceMemory, DeviceMemoryRows
 from maskattn.decoder.device.opening import open_device
 from maskattn.decoder.device.rows import DeviceRows
 from maskattn.decoder.device.uploading import Uploads
@@ -46,7 +47,6 @@ class DeviceTransformer(Transformer):
         self._encoder = None if self.encoder is None else DeviceLayers(self.encoder, uploads)
         self._decoder = None if self.decoder is None else DeviceLayers(self.decoder, uploads)
         self.head = None if host.head is None else DeviceHead.of(host.head, uploads)
-        self._uploaded: tuple[Memory, DeviceMemory] | None = None
 
     def encode_hidden(
         self, sources: Sequence[Any], segments: Sequence[IntArray] | None = None
@@ -61,7 +61,9 @@ class DeviceTransformer(Transformer):
         assert self._decoder is not None
         return self._decoder.memory(*self._encode_rows(sources, None))
 
-    def _encode_rows(self, sources: Sequence[Any], segments: Sequence[IntArray] | None) -> tuple[Any, IntArray]:
+    def _encode_rows(
+        self, sources: Sequence[Any], segments: Sequence[IntArray] | None
+    ) -> tuple[compiled.DeviceArray, IntArray]:
         """The encoder's output as the compiled module's array (rows, width), and the lengths of the sources."""
         stack, layers = self.encoder, self._encoder
         assert stack is not None
@@ -107,7 +109,7 @@ class DeviceTransformer(Transformer):
             return self._host.decode(tokens, read, new_lengths=new_lengths, prefix=prefix, view=view, taps=taps)
         counts = np.full(len(tokens), tokens.shape[1]) if new_lengths is None else new_lengths
         starts = np.zeros(len(tokens), np.int64) if cache is None else cache[0].lengths.astype(np.int64, copy=False)
-        options: dict[str, Any] = {"cache": cache, "memory": self._read(memory)}
+        options: dict[str, Any] = {"cache": cache, "memory": _on_device(memory)}
         x = None
         if prefix is not None:
             sees_prefix = masks.Padding(prefix.lengths)
@@ -142,7 +144,7 @@ class DeviceTransformer(Transformer):
         starts = cache[0].lengths.astype(np.int64, copy=False)
         rotation = stack.positions.rotation_of_rows(starts, starts + 1)
         ones = np.ones(len(tokens), np.int64)
-        states, _ = layers.run(ones, tokens=tokens, cache=cache, memory=self._read(memory), rotation=rotation)
+        states, _ = layers.run(ones, tokens=tokens, cache=cache, memory=_on_device(memory), rotation=rotation)
         return _as_array(DeviceRows(states, np.arange(len(tokens))))
 
     def steps(self, memory: Memory | None, cache: KVCache, prefix: Prefix | None = None) -> None:
@@ -175,18 +177,19 @@ class DeviceTransformer(Transformer):
             page_size=page_size,
         )
 
+    def new_memory_rows(self) -> DeviceMemoryRows:
+        """As of any model; they stay on the device."""
+        return DeviceMemoryRows(self._device)
+
     def _readable(self, hidden: FloatArray) -> FloatArray:
         """For a head that is not the device's, such as one of few tokens, what is on the device comes back."""
         return hidden if isinstance(self.head, DeviceHead) else np.asarray(hidden)
 
-    def _read(self, memory: Memory | None) -> DeviceMemory | None:
-        """``memory`` on the device; a batch whose members change (``Engine``) gathers its own on the host."""
-        if memory is None or isinstance(memory, DeviceMemory):
-            return memory
-        known = self._uploaded  # threads may put others there meanwhile
-        if known is None or known[0] is not memory:
-            self._uploaded = known = memory, upload(memory, self._device)
-        return known[1]
+
+def _on_device(memory: Memory | None) -> DeviceMemory | None:
+    """What this model's encoder has given is there."""
+    assert memory is None or isinstance(memory, DeviceMemory)
+    return memory
 
 
 def _as_array(rows: DeviceRows) -> FloatArray:

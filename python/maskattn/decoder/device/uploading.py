@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from maskattn._core import PackedWeight
-from maskattn.cuda.module import load
+from maskattn.cuda.module import compiled
 
 DTYPES = {
     "float32": np.dtype(np.float32),
@@ -27,7 +27,7 @@ class Uploads:
     What is asked for twice (a table that is the head's too) is copied once; so the host's must live as long as this.
     """
 
-    def __init__(self, device: Any, dtype: str) -> None:
+    def __init__(self, device: compiled.DecoderDevice, dtype: str) -> None:
         self.device, self.dtype = device, DTYPES[dtype]
         self._known: dict[int, tuple[object, Any]] = {}
 
@@ -42,13 +42,13 @@ class Uploads:
             self._known[id(described)] = described, copy
         return self._known[id(described)][1]
 
-    def floats(self, array: npt.NDArray[Any]) -> Any:
+    def floats(self, array: npt.NDArray[Any]) -> compiled.DeviceArray:
         """As float32."""
         return on_device(self.device, np.ascontiguousarray(array, np.float32))
 
-    def _matrix(self, weight: PackedWeight) -> Any:
+    def _matrix(self, weight: PackedWeight) -> compiled.DeviceArray:
         outputs, inputs = weight.shape
-        made = load().DeviceArray(self.device, [outputs, inputs], self.dtype)
+        made = compiled.DeviceArray(self.device, [outputs, inputs], self.dtype)
         piece = max(_PIECE // inputs, 1)
         for first in range(0, outputs, piece):
             rows = weight.rows(np.arange(first, min(first + piece, outputs)))
@@ -60,9 +60,9 @@ class Uploads:
         return made
 
 
-def on_device(device: Any, array: npt.NDArray[Any]) -> Any:
+def on_device(device: compiled.DecoderDevice, array: npt.NDArray[Any]) -> compiled.DeviceArray:
     """A copy of the same shape and dtype."""
-    made = load().DeviceArray(device, list(array.shape), array.dtype)
+    made = compiled.DeviceArray(device, list(array.shape), array.dtype)
     if array.size:
         made.write(0, np.ascontiguousarray(array))
     return made
