@@ -53,7 +53,9 @@ def scores(path: Path, dtype: str | None = None) -> np.ndarray:
 def test_the_numbers_of_the_file(kind: str, shape: str, tmp_path: Path) -> None:
     path, floats, _ = models(kind, shape, tmp_path)
     np.testing.assert_array_equal(scores(path, "float32"), scores(floats, "float32"))
-    np.testing.assert_allclose(scores(path), scores(floats, "float32"), atol=2e-3)
+    # Q4_0 stays integers, which meet rounded activations.
+    got, want = scores(path), scores(floats, "float32")
+    assert np.linalg.norm(got - want) <= (0.02 if kind == "Q4_0" else 5e-4) * np.linalg.norm(want)
     if kind == "Q8_0":
         np.testing.assert_array_equal(scores(path, "int8"), scores(floats, "int8"))
 
