@@ -55,25 +55,45 @@ inline void bfloat_tiles_of_few(const TileArgs& a, float* out, std::ptrdiff_t st
   tile_store<3>(out + 48, 4 * stride);
 }
 
+struct BfloatTiles {
+  template <int Sum, int X, int Weights>
+  static void multiply() {
+    tile_multiply<Sum, X, Weights>();
+  }
+};
+struct ByteTiles {
+  template <int Sum, int X, int Weights>
+  static void multiply() {
+    tile_multiply_bytes<Sum, X, Weights>();
+  }
+};
+
+// Tiles of activations from a.x and `second` on: two of up to 16 rows each, or the high and low bytes of one.
+// The sums of 32 outputs from `first` on: of the one tile in tiles 0 and 1, of the other in 2 and 3.
+template <class Tiles>
+void multiply_two(const TileArgs& a, const char* second, int first) {
+  const char* w = a.weights + 4 * first;
+  tile_zero<0>();
+  tile_zero<1>();
+  tile_zero<2>();
+  tile_zero<3>();
+  for (int step = 0; step < a.steps; ++step, w += kTileRows * kWeightRow) {
+    if (first == 0) a.fetch_later(w);
+    tile_load<4>(a.x + step * kTileBytes, a.x_stride);
+    tile_load<5>(second + step * kTileBytes, a.x_stride);
+    tile_load<6>(w, kWeightRow);
+    Tiles::template multiply<0, 4, 6>();
+    Tiles::template multiply<2, 5, 6>();
+    tile_load<7>(w + kTileBytes, kWeightRow);
+    Tiles::template multiply<1, 4, 7>();
+    Tiles::template multiply<3, 5, 7>();
+  }
+}
+
 // 17 to 32 rows, 32 outputs at a time.
 inline void bfloat_tiles(const TileArgs& a, float* out, std::ptrdiff_t stride) {
-  for (int half = 0; half < 2; ++half, out += 32) {
-    const char* w = a.weights + half * 2 * kTileBytes;
-    tile_zero<0>();
-    tile_zero<1>();
-    tile_zero<2>();
-    tile_zero<3>();
-    for (int step = 0; step < a.steps; ++step, w += kTileRows * kWeightRow) {
-      if (half == 0) a.fetch_later(w);
-      tile_load<4>(a.x + step * kTileBytes, a.x_stride);
-      tile_load<5>(a.x + kTileRows * a.x_stride + step * kTileBytes, a.x_stride);
-      tile_load<6>(w, kWeightRow);
-      tile_multiply<0, 4, 6>();
-      tile_multiply<2, 5, 6>();
-      tile_load<7>(w + kTileBytes, kWeightRow);
-      tile_multiply<1, 4, 7>();
-      tile_multiply<3, 5, 7>();
-    }
+  for (int first = 0; first < kBlockOutputs; first += 32, out += 32) {
+    multiply_two<BfloatTiles>(a, a.x + kTileRows * a.x_stride, first);
     tile_store<0>(out, 4 * stride);
     tile_store<1>(out + 16, 4 * stride);
     tile_store<2>(out + kTileRows * stride, 4 * stride);
@@ -125,27 +145,6 @@ inline void store_scaled(const TileSums& high, const TileSums* low, const Quanti
     }
 }
 
-// Two tiles of activations from `x` and `second` on: the high and low bytes of up to 16 rows, or the high ones of up to 32.
-// The sums of 32 outputs from `first` on: of the one tile in tiles 0 and 1, of the other in 2 and 3.
-inline void multiply_bytes(const TileArgs& a, const char* second, int first) {
-  const char* w = a.weights + 4 * first;
-  tile_zero<0>();
-  tile_zero<1>();
-  tile_zero<2>();
-  tile_zero<3>();
-  for (int step = 0; step < a.steps; ++step, w += kTileRows * kWeightRow) {
-    if (first == 0) a.fetch_later(w);
-    tile_load<4>(a.x + step * kTileBytes, a.x_stride);
-    tile_load<5>(second + step * kTileBytes, a.x_stride);
-    tile_load<6>(w, kWeightRow);
-    tile_multiply_bytes<0, 4, 6>();
-    tile_multiply_bytes<2, 5, 6>();
-    tile_load<7>(w + kTileBytes, kWeightRow);
-    tile_multiply_bytes<1, 4, 7>();
-    tile_multiply_bytes<3, 5, 7>();
-  }
-}
-
 inline TileArgs byte_tiles(const LinearArgs& args, int row) {
   const auto* x = static_cast<const QuantizedRow*>(args.x[row]);
   return {reinterpret_cast<const char*>(x->bytes), row_stride(args), static_cast<const char*>(args.block),
@@ -158,7 +157,7 @@ inline void integer_tiles(const LinearArgs& args, int row, int rows, const Block
   const TileArgs a = byte_tiles(args, row);
   tiles_configure(tile_rows(rows, rows));
   for (int first = 0; first < kBlockOutputs; first += 32) {
-    multiply_bytes(a, a.x + args.inputs, first);
+    multiply_two<ByteTiles>(a, a.x + args.inputs, first);
     alignas(64) TileSums high, low;
     store_sums<0, 1>(high);
     store_sums<2, 3>(low);
@@ -173,7 +172,7 @@ inline void byte_tiles_of_many(const LinearArgs& args, int row, int rows, const 
   float* out = args.out + row * args.stride;
   tiles_configure(tile_rows(kTileRows, rows - kTileRows));
   for (int first = 0; first < kBlockOutputs; first += 32) {
-    multiply_bytes(a, a.x + kTileRows * a.x_stride, first);
+    multiply_two<ByteTiles>(a, a.x + kTileRows * a.x_stride, first);
     alignas(64) TileSums upper, lower;
     store_sums<0, 1>(upper);
     store_sums<2, 3>(lower);

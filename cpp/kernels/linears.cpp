@@ -11,6 +11,7 @@
 
 #include "elementwise.hpp"
 #include "linear.hpp"
+#include "linear_integers.hpp"
 
 #ifdef MASKATTN_LINEAR_TILES
 #include "linear_tiles.hpp"
