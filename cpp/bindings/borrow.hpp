@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "maskattn/attention.hpp"
+#include "maskattn/elementwise.hpp"
 
 namespace maskattn {
 
@@ -54,6 +55,7 @@ double number(const py::object& object, const char* name);
 std::vector<std::int64_t> integers_per_sequence(const py::object& object, const char* name, std::int64_t batch);
 
 int thread_count(const py::object& threads);
+Activation activation_named(const std::string& name);  // ValueError for an unknown one
 
 [[noreturn]] void bad_value(const std::string& text);
 [[noreturn]] void bad_type(const std::string& text);

@@ -11,14 +11,6 @@ namespace {
 
 using Floats = py::array_t<float, py::array::c_style>;
 
-constexpr const char* kFunctions[] = {"relu", "silu", "gelu", "gelu_tanh", "quick_gelu", "tanh"};
-
-Activation function_named(const std::string& name) {
-  for (int i = 0; i < 6; ++i)
-    if (name == kFunctions[i]) return static_cast<Activation>(i);
-  bad_value("function must be relu, silu, gelu, gelu_tanh, quick_gelu or tanh, got '" + name + "'");
-}
-
 // A float32 array as it is, or a contiguous copy.
 Floats contiguous(const py::object& object, const char* name) {
   const py::array a = as_array(object, name);
@@ -66,7 +58,7 @@ Floats rms_norm_of(const py::object& array, const Floats& weight, float eps, con
 }
 
 Floats activate_of(const std::string& name, const py::object& array, bool gated, const py::object& threads) {
-  const Activation function = function_named(name);
+  const Activation function = activation_named(name);
   const Floats x = contiguous(array, "x");
   const std::int64_t width = x.ndim() < 1 ? 0 : x.shape(x.ndim() - 1);
   if (gated && width % 2) bad_value("x must have an even last axis, got " + describe(x));
@@ -78,6 +70,13 @@ Floats activate_of(const std::string& name, const py::object& array, bool gated,
 }
 
 }  // namespace
+
+Activation activation_named(const std::string& name) {
+  constexpr const char* kNames[] = {"relu", "silu", "gelu", "gelu_tanh", "quick_gelu", "tanh"};
+  for (int i = 0; i < 6; ++i)
+    if (name == kNames[i]) return static_cast<Activation>(i);
+  bad_value("activation must be relu, silu, gelu, gelu_tanh, quick_gelu or tanh, got '" + name + "'");
+}
 
 void register_elementwise(py::module_& m) {
   m.def("layer_norm", &layer_norm_of, py::arg("x"), py::arg("weight").noconvert(), py::arg("bias").noconvert(), py::arg("eps"),

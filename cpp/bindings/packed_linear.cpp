@@ -7,6 +7,7 @@
 #include <pybind11/stl.h>
 
 #include "borrow.hpp"
+#include "recycled.hpp"
 
 namespace maskattn {
 namespace {
@@ -139,11 +140,13 @@ py::object joined(const std::vector<const PackedWeight*>& parts) {
 
 // x (rows, inputs) with contiguous rows, bias (outputs,) or None: shapes are linear.py's to check.
 py::array_t<float> product(const PackedWeight& weight, const py::array_t<float>& x, const py::object& bias,
-                           const py::object& threads) {
+                           const py::object& threads, const std::optional<std::string>& activation) {
   require_contiguous_rows(x, "x");
+  std::optional<Activation> function;
+  if (activation) function = activation_named(*activation);
   py::array_t<float, py::array::c_style> added;
   if (!bias.is_none()) added = bias.cast<py::array_t<float, py::array::c_style>>();
-  py::array_t<float> out({x.shape(0), weight.outputs()});
+  py::array_t<float> out(recycled_array(py::dtype::of<float>(), {x.shape(0), weight.outputs()}));
   const PackedLinear call{&weight,
                           x.shape(0),
                           x.data(),
@@ -151,7 +154,8 @@ py::array_t<float> product(const PackedWeight& weight, const py::array_t<float>&
                           bias.is_none() ? nullptr : added.data(),
                           out.mutable_data(),
                           weight.outputs(),
-                          thread_count(threads)};
+                          thread_count(threads),
+                          {function, false, false}};
   {
     const py::gil_scoped_release unlocked;
     linear(call);
@@ -206,7 +210,9 @@ void register_packed_linear(py::module_& m) {
       .def("rows", &rows_of, py::arg("indices"));
   m.def("best_outputs", &best_outputs, py::arg("weight"), py::arg("x").noconvert(), py::arg("bias"), py::arg("count"),
         py::arg("logsumexp"), py::arg("threads"));
-  m.def("packed_linear", &product, py::arg("weight"), py::arg("x").noconvert(), py::arg("bias"), py::arg("threads"));
+  m.def("packed_linear", &product, py::arg("weight"), py::arg("x").noconvert(), py::arg("bias"), py::arg("threads"),
+        py::arg("activation") = py::none());
+  m.def("empty", &recycled_array, py::arg("dtype"), py::arg("shape"));
 }
 
 }  // namespace maskattn

@@ -1,6 +1,6 @@
 """The compiled half. Arrays are borrowed; errors are TypeError or ValueError."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -260,7 +260,11 @@ def packed_linear(
     x: npt.NDArray[np.float32],
     bias: npt.NDArray[np.float32] | None,
     threads: int | None,
+    activation: str | None = None,
 ) -> npt.NDArray[np.float32]: ...
+def empty(dtype: np.dtype[Any], shape: Sequence[int]) -> npt.NDArray[Any]:
+    """An uninitialised array, on memory that large arrays had which are gone."""
+
 def best_outputs(
     weight: PackedWeight,
     x: npt.NDArray[np.float32],

@@ -15,7 +15,12 @@ FloatArray = npt.NDArray[np.float32]
 DTYPES = ("float32", "bfloat16", "int8", "int4", "uint4")
 
 
-def linear(x: FloatArray, weight: FloatArray | PackedWeight, bias: FloatArray | None = None) -> FloatArray:
+def linear(
+    x: FloatArray,
+    weight: FloatArray | PackedWeight,
+    bias: FloatArray | None = None,
+    activation: str | None = None,
+) -> FloatArray:
     """Affine map ``x @ weight.T + bias`` over the last axis.
 
     The bits of a row of the result depend on that row of ``x`` alone: NumPy's product promises no such thing, and a
@@ -25,13 +30,15 @@ def linear(x: FloatArray, weight: FloatArray | PackedWeight, bias: FloatArray | 
         x: shape (..., in_features), float32.
         weight: shape (out_features, in_features): float32, as checkpoints store it, or packed.
         bias: shape (out_features,), float32, or None.
+        activation: of each sum, before it is written: "relu", "silu", "gelu", "gelu_tanh", "quick_gelu" or "tanh".
 
     Returns:
         New array, shape (..., out_features), float32.
 
     Raises:
         TypeError: an argument is not a float32 array.
-        ValueError: the last axes of ``x`` and ``weight`` differ, or ``bias`` is not one value per output.
+        ValueError: the last axes of ``x`` and ``weight`` differ, ``bias`` is not one value per output, or the
+            activation is not known.
     """
     _check_floats("x", x)
     if not isinstance(weight, PackedWeight):
@@ -47,9 +54,11 @@ def linear(x: FloatArray, weight: FloatArray | PackedWeight, bias: FloatArray | 
         raise ValueError(f"bias must have shape ({weight.shape[0]},), got {bias.shape}; pass one value per output")
     rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
     if isinstance(weight, PackedWeight):
-        out = _core.packed_linear(weight, rows, bias, None)
+        out = _core.packed_linear(weight, rows, bias, None, activation)
     else:
         out = _core.linear(rows, weight, bias, None)
+        if activation is not None:
+            out = _core.activate(activation, out, False, None)
     return out.reshape(*x.shape[:-1], weight.shape[0])
 
 

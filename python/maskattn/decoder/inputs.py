@@ -8,8 +8,8 @@ from typing import Protocol
 
 import numpy as np
 
+from maskattn import _core
 from maskattn._core import PackedWeight
-from maskattn.decoder.activations import gelu
 from maskattn.decoder.arrays import FloatArray, IntArray
 from maskattn.decoder.norms import Norm
 from maskattn.decoder.projection import Linear
@@ -67,9 +67,11 @@ class SoundEmbedding:
 
     def __call__(self, features: FloatArray, positions: FloatArray | None) -> FloatArray:
         """(batch, mels, frames) -> (batch, ceil(frames / 2), width)."""
-        x = gelu(self.first(neighbours(features.transpose(0, 2, 1))))
-        x = gelu(self.second(neighbours(x, 2)))
-        return x if positions is None else x + positions
+        x = self.first(neighbours(features.transpose(0, 2, 1)), "gelu")
+        x = self.second(neighbours(x, 2), "gelu")
+        if positions is not None:
+            x += positions
+        return x
 
 
 def neighbours(x: FloatArray, stride: int = 1) -> FloatArray:
@@ -77,7 +79,8 @@ def neighbours(x: FloatArray, stride: int = 1) -> FloatArray:
     one before it and the one after, or zeros. Neighbours share memory.
     """
     batch, length, channels = x.shape
-    padded = np.zeros((batch, length + 2, channels), np.float32)
+    padded = _core.empty(np.dtype(np.float32), (batch, length + 2, channels))
+    padded[:, [0, -1]] = 0
     padded[:, 1:-1] = x
     shape, steps = (batch, -(-length // stride), 3 * channels), padded.strides
     return np.lib.stride_tricks.as_strided(padded, shape, (steps[0], stride * steps[1], steps[2]), writeable=False)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from maskattn import masks
+from maskattn import _core, masks
 from maskattn.cache import KVCache
 from maskattn.decoder.arrays import BoolArray, FloatArray, IntArray
 from maskattn.decoder.checkpoint import Checkpoint
@@ -119,7 +119,7 @@ class Transformer:
         assert self.decoder is not None
         readers = [layer.cross for layer in self.decoder.layers if layer.cross is not None]
         shape = len(readers), 2, readers[0].kv_heads or readers[0].heads, len(x), readers[0].head_dim
-        kept = np.empty(shape, self._kv_dtype)  # each head's tokens side by side, as steps read them
+        kept = _core.empty(np.dtype(self._kv_dtype), shape)  # each head's tokens side by side, as steps read them
         if self._core_decoder is not None:
             self._core_decoder.remember(x, kept)
         else:

@@ -36,9 +36,9 @@ class Linear:
     def out_features(self) -> int:
         return int(self.weight.shape[0])
 
-    def __call__(self, x: FloatArray) -> FloatArray:
-        """(..., in_features) -> (..., out_features)."""
-        return linear(x, self.weight, self.bias)
+    def __call__(self, x: FloatArray, activation: str | None = None) -> FloatArray:
+        """(..., in_features) -> (..., out_features); ``activation``: the name of what is done with each sum."""
+        return linear(x, self.weight, self.bias, activation)
 
     def __repr__(self) -> str:
         return f"Linear({self.in_features}, {self.out_features}{'' if self.bias is not None else ', bias=False'})"
