@@ -39,8 +39,13 @@ void activate(const RowsOf& call, Activation function, bool gated) {
   const LinearTable& kernels = current_linears();
   for_rows(call, [&](std::int64_t row) {
     const float* x = call.x + row * call.x_stride;
-    kernels.activate(static_cast<int>(function), x, gated ? x + call.width : nullptr, static_cast<int>(call.width),
-                     call.out + row * call.out_stride);
+    FinishArgs args{};
+    args.x = x;
+    args.function = static_cast<int>(function);
+    args.factor = gated ? x + call.width : nullptr;
+    args.count = static_cast<int>(call.width);
+    args.out = call.out + row * call.out_stride;
+    kernels.finish(args);
   });
 }
 

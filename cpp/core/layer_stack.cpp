@@ -134,14 +134,25 @@ class Pass {
     for (std::int64_t first = 0; first < rows_; first += kInnerRows) {
       const std::int64_t rows = std::min(kInnerRows, rows_ - first), width = at_once ? inner : outputs;
       float* up = work_.joined.at_least(rows * width);
-      const Finish finish = at_once ? Finish{f.activation, f.gated} : Finish{};
+      // The next product would round what this one ends with.
+      const bool rounded = at_once && rounds_rows(f.down.weight) && rounds_rows(f.up.weight);
+      const Finish finish = at_once ? Finish{f.activation, f.gated, false, rounded} : Finish{};
       linear({&f.up.weight, rows, from + first * inputs, inputs, f.up.bias, up, width, call_.threads, finish});
       float* active = up;
       if (!at_once) {
         active = work_.attended.at_least(rows * inner);
         activate({rows, inner, up, outputs, active, inner, call_.threads}, *f.activation, f.gated);
       }
-      linear({&f.down.weight, rows, active, inner, f.down.bias, to + first * width_, width_, call_.threads, {{}, false, added}});
+      linear({&f.down.weight,
+              rows,
+              active,
+              inner,
+              f.down.bias,
+              to + first * width_,
+              width_,
+              call_.threads,
+              {{}, false, added},
+              rounded});
     }
   }
 
@@ -249,13 +260,15 @@ class Pass {
     // What the rounded rows were made from is not needed any more.
     if (attended_ != Dtype::float32) out = work_.joined.at_least((rows_ * inner + 1) / 2);
     attention(in, {out, attended_, {0, a.head_dim, inner}, work_.starts.data()}, {});
-    if (out != attended) {
+    const bool rounded = attended_ == Dtype::bfloat16 && rounds_rows(a.out.weight);
+    if (out != attended && !rounded) {
       const auto read_row = current_kernels().f32.read_row[static_cast<int>(attended_)];
       for_sequences(inner, [&](std::int64_t, std::int64_t row, std::int64_t) {
         read_row(static_cast<const char*>(out) + row * inner * kRounded, static_cast<int>(inner), attended + row * inner);
       });
     }
-    linear({&a.out.weight, rows_, attended, inner, a.out.bias, to, width_, call_.threads, {{}, false, added}});
+    const void* from = rounded ? out : attended;
+    linear({&a.out.weight, rows_, from, inner, a.out.bias, to, width_, call_.threads, {{}, false, added}, rounded});
   }
 
   const StackCall& call_;

@@ -27,7 +27,7 @@ class Rows {
       : call_(call),
         convert_(kernels.convert[static_cast<int>(call.weight->type())]),
         inputs_(static_cast<int>(call.weight->padded_inputs())),
-        copied_(convert_ || call.weight->inputs() != inputs_) {
+        copied_(!call.rounded && (convert_ || call.weight->inputs() != inputs_)) {
     const std::size_t row_bytes = is_four_bit(call.weight->type()) ? SignedRow::size(inputs_)
                                   : convert_                       ? QuantizedRow::size(inputs_)
                                                                    : sizeof(float) * static_cast<std::size_t>(inputs_);
@@ -36,7 +36,7 @@ class Rows {
   }
   bool copied() const { return copied_; }
   void copy(std::int64_t row) const {
-    const float* from = call_.x + row * call_.x_stride;
+    const auto* from = reinterpret_cast<const float*>(call_.x_row(row));
     const auto inputs = static_cast<int>(call_.weight->inputs());
     if (convert_) {
       convert_(from, inputs, inputs_, at(row));
@@ -47,7 +47,7 @@ class Rows {
   }
   const void* operator[](std::int64_t row) const {
     if (copied_) return at(row);
-    return call_.x + row * call_.x_stride;
+    return call_.x_row(row);
   }
 
  private:
@@ -98,11 +98,12 @@ void multiply(const PackedLinear& call, const LinearTable& kernels, const Rows& 
   finish.function = call.finish.activation ? static_cast<int>(*call.finish.activation) : -1;
   finish.factor_bias = call.bias && call.finish.gated ? call.bias + factors : nullptr;
   finish.added = call.finish.added;
+  finish.rounded = call.finish.rounded;
   finish.count = static_cast<int>(span.end - span.begin);
   for (int r = 0; r < count; ++r) {
     finish.x = tile + r * kBlockOutputs + skipped;
     finish.factor = call.finish.gated ? other + r * kBlockOutputs + skipped : nullptr;
-    finish.out = call.out + (first_row + r) * call.out_stride + span.begin;
+    finish.out = call.out_row(first_row + r) + span.begin * (finish.rounded ? 2 : 4);
     kernels.finish(finish);
   }
 }
@@ -183,13 +184,18 @@ bool can_gate(const PackedWeight& weight) {
   return weight.first_output() % kBlockOutputs == 0 && weight.outputs() % (2 * kBlockOutputs) == 0;
 }
 
+bool rounds_rows(const PackedWeight& weight) {
+  return weight.type() == WeightType::bfloat16 && weight.inputs() == weight.padded_inputs() &&
+         current_linears().convert[static_cast<int>(WeightType::bfloat16)];
+}
+
 void linear(const PackedLinear& call) {
   if (call.rows > kRowsAtOnce) {
     PackedLinear part = call;
     for (std::int64_t first = 0; first < call.rows; first += kRowsAtOnce) {
       part.rows = std::min(kRowsAtOnce, call.rows - first);
-      part.x = call.x + first * call.x_stride;
-      part.out = call.out + first * call.out_stride;
+      part.x = call.x_row(first);
+      part.out = call.out_row(first);
       linear(part);
     }
     return;
@@ -220,7 +226,7 @@ void linear_best(const PackedLinear& call, const BestOutputs& best) {
     PackedLinear part = call;
     for (std::int64_t first = 0; first < call.rows; first += kRowsAtOnce) {
       part.rows = std::min(kRowsAtOnce, call.rows - first);
-      part.x = call.x + first * call.x_stride;
+      part.x = call.x_row(first);
       linear_best(part, {best.count, best.values + first * best.count, best.outputs + first * best.count,
                          best.logsumexp ? best.logsumexp + first : nullptr});
     }

@@ -110,35 +110,58 @@ struct Tanh {
   static MASKATTN_INLINE F32 of(F32 x) { return hyperbolic_tangent(x); }
 };
 
-template <class Function>
-void activate_row(const float* x, const float* factor, int count, float* out) {
-  for (int i = 0; i < count; i += kLanes<float>) {
-    const F32 value = Function::of(load_up_to(x + i, count - i));
-    store_up_to(out + i, count - i, factor ? value * load_up_to(factor + i, count - i) : value);
+struct Identity {
+  static MASKATTN_INLINE F32 of(F32 x) { return x; }
+};
+
+#ifdef MASKATTN_BFLOAT_PAIRS
+// `count` numbers of two vectors, as bfloat16 numbers.
+MASKATTN_INLINE void store_pairs(void* to, int count, F32 first, F32 second) {
+  const I32 pairs = round_to_bfloats(first, second);
+  const int groups = count < 2 * kLanes<float> ? (count + 1) / 2 : kLanes<float>;
+  std::memcpy(to, &pairs, sizeof(std::int32_t) * static_cast<std::size_t>(groups));
+}
+
+inline void to_pairs(const float* x, int inputs, int, void* to) {
+  constexpr int n = kLanes<float>;
+  for (int i = 0; i < inputs; i += 2 * n) {
+    const int left = inputs - i;
+    store_pairs(static_cast<std::int32_t*>(to) + i / 2, left, load_up_to(x + i, left),
+                left > n ? load_up_to(x + i + n, left - n) : F32{});
   }
 }
+#endif
 
-inline void activate(int function, const float* x, const float* factor, int count, float* out) {
-  static constexpr decltype(&activate_row<Relu>) functions[kActivations] = {activate_row<Relu>,      activate_row<Silu>,
-                                                                            activate_row<Gelu>,      activate_row<GeluTanh>,
-                                                                            activate_row<QuickGelu>, activate_row<Tanh>};
-  functions[function](x, factor, count, out);
-}
-
-inline void add_row(const float* __restrict x, int count, float* __restrict to) {
-  for (int i = 0; i < count; ++i) to[i] += x[i];
+template <class Function>
+void finish_row(const FinishArgs& a) {
+  constexpr int n = kLanes<float>;
+  const auto value = [&a](int i) {
+    const int left = a.count - i;
+    F32 x = load_up_to(a.x + i, left);
+    if (a.bias) x += load_up_to(a.bias + i, left);
+    x = Function::of(x);
+    if (!a.factor) return x;
+    const F32 factor = load_up_to(a.factor + i, left);
+    return x * (a.factor_bias ? factor + load_up_to(a.factor_bias + i, left) : factor);
+  };
+#ifdef MASKATTN_BFLOAT_PAIRS
+  if (a.rounded) {
+    for (int i = 0; i < a.count; i += 2 * n)
+      store_pairs(static_cast<std::int32_t*>(a.out) + i / 2, a.count - i, value(i), i + n < a.count ? value(i + n) : F32{});
+    return;
+  }
+#endif
+  auto* const out = static_cast<float*>(a.out);
+  for (int i = 0; i < a.count; i += n)
+    store_up_to(out + i, a.count - i, a.added ? load_up_to(out + i, a.count - i) + value(i) : value(i));
 }
 
 inline void finish(const FinishArgs& args) {
-  if (args.bias) add_row(args.bias, args.count, args.x);
-  if (args.function >= 0) {
-    if (args.factor && args.factor_bias) add_row(args.factor_bias, args.count, args.factor);
-    activate(args.function, args.x, args.factor, args.count, args.added ? args.x : args.out);
-  }
-  if (args.added)
-    add_row(args.x, args.count, args.out);
-  else if (args.function < 0)
-    std::memcpy(args.out, args.x, sizeof(float) * static_cast<std::size_t>(args.count));
+  static constexpr decltype(&finish_row<Relu>) functions[] = {finish_row<Relu>,     finish_row<Silu>,      finish_row<Gelu>,
+                                                              finish_row<GeluTanh>, finish_row<QuickGelu>, finish_row<Tanh>,
+                                                              finish_row<Identity>};
+  static_assert(sizeof functions == sizeof functions[0] * (kActivations + 1));
+  functions[args.function < 0 ? kActivations : args.function](args);
 }
 
 }  // namespace

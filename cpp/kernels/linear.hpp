@@ -112,17 +112,5 @@ void multiply(const LinearArgs& args) {
   }
 }
 
-#ifdef MASKATTN_BFLOAT_PAIRS
-inline void to_pairs(const float* x, int inputs, int, void* to) {
-  constexpr int n = kLanes<float>;
-  for (int i = 0; i < inputs; i += 2 * n) {
-    const int left = inputs - i;
-    const I32 pairs = round_to_bfloats(load_up_to(x + i, left), left > n ? load_up_to(x + i + n, left - n) : F32{});
-    const int groups = left < 2 * n ? (left + 1) / 2 : n;
-    std::memcpy(static_cast<std::int32_t*>(to) + i / 2, &pairs, sizeof(std::int32_t) * static_cast<std::size_t>(groups));
-  }
-}
-#endif
-
 }  // namespace
 }  // namespace maskattn::MASKATTN_ISA

@@ -87,17 +87,17 @@ struct NormArgs {
   float* out;
 };
 
-// Sums of a row, which may be changed, and what becomes of them: out = function(x + bias) * (factor + factor_bias), or that added
-// to out. Without a function there is no factor.
+// out = function(x + bias) * (factor + factor_bias), or that added to out. Without a function there is no factor.
 struct FinishArgs {
-  float* x;
-  const float* bias;  // or null
-  int function;       // or -1
-  float* factor;      // or null
+  const float* x;
+  const float* bias;    // or null
+  int function;         // or -1
+  const float* factor;  // or null
   const float* factor_bias;
   bool added;
+  bool rounded;  // out gets bfloat16 numbers: where there is a `convert` to them, and nothing is added
   int count;
-  float* out;
+  void* out;
 };
 
 // The largest of kBlockOutputs numbers, and the sum of 2^(x log2(e) - exponent) of them, for an integer near the largest
@@ -115,8 +115,6 @@ struct LinearTable {
   void (*convert[kWeightTypes])(const float* x, int inputs, int padded, void* to);
   void (*layer_norm)(const NormArgs& args);
   void (*rms_norm)(const NormArgs& args);
-  // out[i] = function(x[i]), times `factor` if that is not null.
-  void (*activate)(int function, const float* x, const float* factor, int count, float* out);
   void (*finish)(const FinishArgs& args);
   // Without sum and exponent, unless they are asked for.
   BlockSummary (*summarize)(const float* x, bool with_sum);

@@ -41,7 +41,6 @@ constexpr LinearTable linears{{multiply<FloatProducts>, bfloats, integers, multi
                               {nullptr, to_bfloats, quantize, quantize_signed, quantize_signed},
                               layer_norm,
                               rms_norm,
-                              activate,
                               finish,
                               summarize};
 

@@ -71,22 +71,30 @@ struct Finish {
   std::optional<Activation> activation{};  // of the sum
   bool gated = false;                      // with an activation: times what the second half of the outputs is; see can_gate()
   bool added = false;                      // to what `out` holds
+  bool rounded = false;                    // to bfloat16, which is what `out` holds; not with `added`
 };
 
+// Whether its products round rows to bfloat16, and so take rows that are rounded, and write such.
+bool rounds_rows(const PackedWeight& weight);
+
 // out[r][o] = x[r] . weight[o] + bias[o], and what `finish` says is done with it before it is written; rows of x and out are
-// `..._stride` elements apart, bias may be null. Activations are float32; with integer weights each row is rounded to 8 or
-// 16 bits of its own scale first, and with bfloat16 weights to bfloat16 where the instruction set multiplies such. The bits of a
-// row of out depend on that row of x only.
+// `..._stride` elements apart, bias may be null. Activations are float32, or bfloat16 if they are `rounded`; with integer weights
+// each row is rounded to 8 or 16 bits of its own scale first, and with bfloat16 weights to bfloat16 where the instruction set
+// multiplies such. The bits of a row of out depend on that row of x only.
 struct PackedLinear {
   const PackedWeight* weight;
   std::int64_t rows;
-  const float* x;
+  const void* x;
   std::ptrdiff_t x_stride;
   const float* bias;
-  float* out;
+  void* out;
   std::ptrdiff_t out_stride;
   int threads;
   Finish finish{};
+  bool rounded = false;  // x; where rounds_rows()
+
+  const char* x_row(std::int64_t row) const { return static_cast<const char*>(x) + row * x_stride * (rounded ? 2 : 4); }
+  char* out_row(std::int64_t row) const { return static_cast<char*>(out) + row * out_stride * (finish.rounded ? 2 : 4); }
 };
 void linear(const PackedLinear& call);
 // Whether a gate and what it is multiplied with, the halves of a weight's outputs, can be finished together.
