@@ -52,6 +52,20 @@ def tensor(name: str, make: Callable[[np.ndarray], np.ndarray] | None) -> Callab
     return apply
 
 
+def retype(name: str, kind: str) -> Callable[[Path], None]:
+    """Say that a tensor's numbers are others."""
+
+    def apply(path: Path) -> None:
+        data = (path / "model.safetensors").read_bytes()
+        size = int.from_bytes(data[:8], "little")
+        header = json.loads(data[8 : 8 + size])
+        header[name]["dtype"] = kind
+        text = json.dumps(header).encode()
+        (path / "model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + data[8 + size :])
+
+    return apply
+
+
 def truncate(path: Path) -> None:
     data = (path / "model.safetensors").read_bytes()
     (path / "model.safetensors").write_bytes(data[: len(data) // 2])
@@ -76,6 +90,7 @@ def pytorch_only(path: Path) -> None:
         (truncate, ValueError, "model.safetensors must have all bytes of .*; download it again"),
         (tensor(Q_PROJ, None), ValueError, f"must have tensor {Q_PROJ} of shape .16, 16., got none .*; save"),
         (tensor(Q_PROJ, lambda t: t[:8].copy()), ValueError, f"{Q_PROJ} must have shape .16, 16., .* got .8, 16."),
+        (retype(Q_PROJ, "F4"), ValueError, "F16 or BF16, got F4 in model.safetensors; save the model in one of"),
         (tensor(Q_PROJ, lambda t: t.astype(np.int8)), ValueError, "F16 or BF16, got I8 in model.safetensors; s"),
         (tensor("lm_head.weight", None), ValueError, "must have tensor lm_head.weight of shape .41, 16., got none"),
         (tensor("model.shared.weight", None), ValueError, "encoder.embed_tokens.weight or model.shared.weight"),

@@ -206,7 +206,7 @@ NORM, DOWN = "model.norm.weight", "model.layers.1.mlp.down_proj.weight"
         (header(lambda h, f: f["weights"].append(f["weights"][0] | {"tensors": [["a", [8, 8]]]})), "got a besides"),
         (header(lambda h, f: h.update(a=h.pop(f"{DOWN}.packed"))), f"must have {DOWN}.packed in bytes, got none"),
         (header(lambda h, f: h.update(a=h.pop(NORM))), f"must have tensor {NORM} or .* of shape .24,., got none"),
-        (header(lambda h, f: h[NORM].update(dtype="F12")), f"dtype, shape and data_offsets of {NORM} in its header"),
+        (header(lambda h, f: h[NORM].update(dtype="F12")), f"must have tensor {NORM} or .* of shape .24,., got none"),
         (header(lambda h, f: h[NORM].update(dtype="I32")), f"must have tensor {NORM} or .* of shape .24,., got none"),
         (header(lambda h, f: h.pop(NORM)), r"must have tensors of \d+ bytes, as it has, got \d+; convert"),
         (header(lambda h, f: h[NORM].update(dtype=["F32"])), f"dtype, shape and data_offsets of {NORM} in its header"),

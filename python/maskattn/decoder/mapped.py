@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import math
 import mmap
-from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ import ml_dtypes  # noqa: F401 - so that NumPy knows the names of small floats
 import numpy as np
 import numpy.typing as npt
 
-#: Of numbers, by the format's names.
+#: Of numbers, by the format's names. It has more, and will: tensors of those are there, but are no arrays.
 _NUMPY = {"BOOL": "bool", "F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
 _NUMPY |= {f"{kind[0].upper()}{bits}": f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)}
 _NUMPY |= {"F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2"}
@@ -65,14 +64,24 @@ class MappedFile:
         self._starts = {name: self._checked(name, entry) for name, entry in header.items()}
         self.kinds: dict[str, str] = {name: entry["dtype"] for name, entry in header.items()}
         self.shapes: dict[str, tuple[int, ...]] = {name: tuple(entry["shape"]) for name, entry in header.items()}
-        size, of_tensors = len(self._memory) - self._data, sum(map(_nbytes, header.values()))
+        size = len(self._memory) - self._data
+        of_tensors = sum(stop - start for start, stop in (entry["data_offsets"] for entry in header.values()))
         if of_tensors != size:
             raise self.broken(f"tensors of {size} bytes, as it has", f"{of_tensors}")
 
     def array(self, name: str) -> npt.NDArray[Any]:
-        """The tensor. Raises KeyError where there is none of that name."""
-        shape = self.shapes[name]
-        dtype = np.dtype(_NUMPY[self.kinds[name]])
+        """The tensor.
+
+        Raises:
+            KeyError: there is none of that name.
+            ValueError: NumPy has no such numbers.
+        """
+        shape, kind = self.shapes[name], self.kinds[name]
+        if kind not in _NUMPY:
+            raise ValueError(
+                f"{name} must have a dtype of {', '.join(_NUMPY)}, got {kind} in {self.name}; save it in one of these"
+            )
+        dtype = np.dtype(_NUMPY[kind])
         return np.frombuffer(self._memory, dtype, math.prod(shape), self._starts[name]).reshape(shape)
 
     def names(self) -> list[str]:
@@ -92,20 +101,17 @@ class MappedFile:
     def _checked(self, name: str, entry: Any) -> int:
         """Where it is, in bytes from the start of the file; all of it is inside, or nothing of the file is used."""
         try:
-            known, shape, (start, stop) = entry["dtype"] in _NUMPY, tuple(entry["shape"]), entry["data_offsets"]
+            kind, shape, (start, stop) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
         except (KeyError, TypeError, ValueError):
-            known = False
-        if not known:
+            kind = None
+        if not isinstance(kind, str):
             raise self.broken(f"dtype, shape and data_offsets of {name} in its header", f"{entry!r:.80}")
         if not all(type(number) is int and number >= 0 for number in (*shape, start, stop)):
             raise self.broken(f"integers from 0 up as shape and data_offsets of {name}", f"{entry!r:.80}")
-        if stop - start != _nbytes(entry) or self._data + stop > len(self._memory):
-            size = len(self._memory) - self._data
+        size, nbytes = len(self._memory) - self._data, stop - start
+        if kind in _NUMPY:
+            nbytes = math.prod(shape) * np.dtype(_NUMPY[kind]).itemsize
+        if not start <= stop <= size or stop - start != nbytes:
             raise self.broken(f"all bytes of {name}", f"shape {shape} from {start} to {stop} of {size}")
         place: int = self._data + start
         return place
-
-
-def _nbytes(entry: Mapping[str, Any]) -> int:
-    count: int = math.prod(entry["shape"])
-    return count * np.dtype(_NUMPY[entry["dtype"]]).itemsize
