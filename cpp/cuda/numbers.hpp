@@ -29,6 +29,22 @@ __device__ inline Bfloat from_float(float x) {
   return __float2bfloat16_rn(x);
 }
 
+// Where the dtype is not known when kernels are compiled: element `at` of an array.
+__device__ inline float read_float(const void* data, Dtype dtype, std::int64_t at) {
+  switch (dtype) {
+    case Dtype::float16: return to_float(static_cast<const Half*>(data)[at]);
+    case Dtype::bfloat16: return to_float(static_cast<const Bfloat*>(data)[at]);
+    default: return static_cast<const float*>(data)[at];
+  }
+}
+__device__ inline void write_float(void* data, Dtype dtype, std::int64_t at, float x) {
+  switch (dtype) {
+    case Dtype::float16: static_cast<Half*>(data)[at] = from_float<Half>(x); break;
+    case Dtype::bfloat16: static_cast<Bfloat*>(data)[at] = from_float<Bfloat>(x); break;
+    default: static_cast<float*>(data)[at] = x;
+  }
+}
+
 // kBytes (4, 8 or 16) at an address that is a multiple of that, as floats.
 template <class T, int kBytes>
 __device__ void load_floats(const void* from, float (&to)[kBytes / static_cast<int>(sizeof(T))]) {

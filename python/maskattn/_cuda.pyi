@@ -312,6 +312,52 @@ def attention_weights(
         softmax: whether it is weights.
     """
 
+def largest_weights(
+    q: Array,
+    k: Array,
+    keys: Array,
+    weights: Array,
+    plan: Plan,
+    bias: Array | None,
+    scale: float,
+    softcap: float,
+    sinks: Array | None,
+    table: Array | None,
+    slopes: Array | None,
+    precision: int,
+    page_table: Array | None,
+    rows: Array | None,
+    stream: int,
+    /,
+) -> None:
+    """Writes ``keys``, int64, and ``weights``, float32, (batch, q_heads, rows, topk), contiguous; not waited for."""
+
+def weights_per_key(
+    q: Array,
+    k: Array,
+    sums: Array,
+    plan: Plan,
+    bias: Array | None,
+    scale: float,
+    softcap: float,
+    sinks: Array | None,
+    table: Array | None,
+    slopes: Array | None,
+    precision: int,
+    page_table: Array | None,
+    stream: int,
+    /,
+) -> None:
+    """Writes ``sums``, float32 (batch, q_heads, kv_len), contiguous; not waited for."""
+
+def check_states(out_a: Array, lse_a: Array, out_b: Array, lse_b: Array, /) -> None:
+    """TypeError or ValueError where they do not belong together."""
+
+def merge_states(
+    out_a: Array, lse_a: Array, out_b: Array, lse_b: Array, out: Array, lse: Array, stream: int, /
+) -> None:
+    """Writes ``out`` and ``lse``, contiguous, of the shapes and dtypes of ``out_a`` and ``lse_a``; not waited for."""
+
 # Of the decoder. The device's arrays, stacks and heads share a stream.
 
 class DecoderDevice:

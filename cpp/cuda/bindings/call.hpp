@@ -1,6 +1,7 @@
 // What a call of attention is about, taken from Python's arguments and checked. Errors read as those of the CPU's arrays do.
 #pragma once
 
+#include <array>
 #include <initializer_list>
 #include <memory>
 #include <optional>
