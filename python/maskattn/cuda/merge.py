@@ -16,10 +16,9 @@ def merge_states(*arrays: Any) -> tuple[Any, Any]:
     given = list(zip(_NAMES, arrays, strict=True))
     place = place_of(*next((name, array) for name, array in given if _core.is_cuda(array)))
     with place.current():
-        ours = [place.borrow(name, array) for name, array in given]
-        compiled.check_states(*ours)
+        out_a, lse_a, out_b, lse_b = (place.borrow(name, array) for name, array in given)
+        compiled.check_states(out_a, lse_a, out_b, lse_b)
         kinds = [kind_of(array) for array in arrays[:2]]  # out_a's for out, lse_a's for lse
-        made = [kind.empty(like.shape, like.dtype, place) for kind, like in zip(kinds, ours[:2], strict=True)]
-        compiled.merge_states(*ours, *(each for _, each in made), place.stream)
-        out, lse = (kind.finished(theirs) for kind, (theirs, _) in zip(kinds, made, strict=True))
-    return out, lse
+        out, lse = (kind.empty(a.shape, a.dtype, place) for kind, a in zip(kinds, (out_a, lse_a), strict=True))
+        compiled.merge_states(out_a, lse_a, out_b, lse_b, out[1], lse[1], place.stream)
+        return kinds[0].finished(out[0]), kinds[1].finished(lse[0])

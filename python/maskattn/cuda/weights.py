@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Union
 
 import numpy as np
 
@@ -102,6 +102,11 @@ def attention_key_sums(
         return results.finished()[0]
 
 
+_MaybeArray = Union["compiled.Array", None]
+#: Plan, terms in their order, and the table of pages.
+_Rest = tuple["compiled.Plan", _MaybeArray, float, float, _MaybeArray, _MaybeArray, _MaybeArray, int, _MaybeArray]
+
+
 class _Asked(NamedTuple):
     """A call: arrays of ours, and ``rest``, which the module takes behind its results."""
 
@@ -109,7 +114,7 @@ class _Asked(NamedTuple):
     kind: Kind
     q: compiled.Array
     keys: Keys
-    rest: tuple[Any, ...]
+    rest: _Rest
 
     def results(self, shape: tuple[int, ...], dtype: str) -> Results:
         """Of each head."""
