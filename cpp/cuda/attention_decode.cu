@@ -80,8 +80,8 @@ bool whole_words(const Rows<const void>& rows, int dim) {
 
 // Eight queries are those of a speculation; more have enough work for matrix units.
 bool decode_can(const AttentionCall& call) {
-  return call.q_len <= 8 && call.kv_len > 0 && call.head_dim <= kMostHeadDim && call.v_head_dim <= kMostHeadDim &&
-         whole_words(call.k, call.head_dim) && whole_words(call.v, call.v_head_dim);
+  return !call.k_scales && call.q_len <= 8 && call.kv_len > 0 && call.head_dim <= kMostHeadDim &&
+         call.v_head_dim <= kMostHeadDim && whole_words(call.k, call.head_dim) && whole_words(call.v, call.v_head_dim);
 }
 
 std::size_t decode_workspace_bytes(const AttentionCall& call) {

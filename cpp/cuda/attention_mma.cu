@@ -217,7 +217,7 @@ bool mma_can(const AttentionCall& call, int compute_capability) {
   const int dim = std::max(call.head_dim, call.v_head_dim);
   const std::size_t bytes =
       call.dtype == Dtype::float32 ? shared_bytes<OperandsTf32<3>>(dim) : shared_bytes<Operands16<Dtype::bfloat16>>(dim);
-  return compute_capability >= 80 && can_scale(call) && dim <= 256 && bytes <= shared_limit(compute_capability);
+  return !call.k_scales && compute_capability >= 80 && can_scale(call) && dim <= 256 && bytes <= shared_limit(compute_capability);
 }
 
 void attention_mma(const AttentionCall& call, Stream stream) {

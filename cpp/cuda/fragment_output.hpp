@@ -71,7 +71,7 @@ __device__ unsigned store_rows(const AttentionCall& call, int b, int h, int quer
 template <Dtype kType>
 __device__ void compute_again(const AttentionCall& call, const ScoreTerms& terms, PlainRow row, PlainRowMemory& memory) {
   __syncwarp();
-  attend_row<NumberOf<kType>>(call, terms, row, memory);
+  attend_row<NumberOf<kType>, NumberOf<kType>>(call, terms, row, memory);
   __syncwarp();
 }
 

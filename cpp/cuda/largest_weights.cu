@@ -44,11 +44,11 @@ struct Codes {
   }
 };
 
-template <class T>
+template <class Stored>
 __device__ void write_codes(const AttentionCall& call, const ScoreTerms& terms, PlainRow row, const float* query,
                             std::uint32_t* codes) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
-  const RowSoftmax softmax = softmax_of_row<T>(call, terms, row, query, [&](int tile, const PlainScores& found) {
+  const RowSoftmax softmax = softmax_of_row<Stored>(call, terms, row, query, [&](int tile, const PlainScores& found) {
     for (int half = 0; half < 2; ++half) {
       const int key = tile * kTile + 32 * half + lane;
       if (key < call.kv_len) codes[key] = __float_as_uint(found.s[half]);
@@ -102,7 +102,7 @@ __device__ void sort(std::int64_t* keys, float* weights, int count) {
     }
 }
 
-template <class T>
+template <class T, class Stored>
 __global__ void __launch_bounds__(32 * kWarps)
     largest_kernel(LargestCall largest, ScoreTerms terms, std::int64_t first_row, std::int64_t end_row) {
   MASKATTN_SHARED float queries[kWarps][kMostColumns];
@@ -113,7 +113,7 @@ __global__ void __launch_bounds__(32 * kWarps)
   float* query = queries[threadIdx.x / 32];
   load_query<T>(call, terms, row, query);
   std::uint32_t* codes = largest.scratch + place * call.kv_len;
-  write_codes<T>(call, terms, row, query, codes);
+  write_codes<Stored>(call, terms, row, query, codes);
   const Codes all{codes, call.kv_len};
   const int wanted = min(largest.count, all.at_least(kUnseen + 1));
   std::int64_t* keys = largest.keys + number * largest.count;
@@ -139,11 +139,11 @@ std::size_t largest_scratch_bytes(const WeightsCall& weights) {
 
 void largest_weights(const LargestCall& largest, Stream stream) {
   const std::int64_t rows = rows_asked(largest.of), step = rows_at_once(largest.of);
-  with_type(largest.of.call.dtype, [&](auto number) {
+  with_types(largest.of.call, [&](auto number, auto stored) {
     for (std::int64_t first = 0; first < rows; first += step) {
       const std::int64_t end = std::min(rows, first + step);
-      launch(largest_kernel<decltype(number)>, (end - first + kWarps - 1) / kWarps, dim3(32 * kWarps), 0, stream, largest,
-             score_terms(largest.of.call), first, end);
+      launch(largest_kernel<decltype(number), decltype(stored)>, (end - first + kWarps - 1) / kWarps, dim3(32 * kWarps), 0,
+             stream, largest, score_terms(largest.of.call), first, end);
     }
   });
 }

@@ -11,6 +11,7 @@ using Half = __half;
 using Bfloat = __nv_bfloat16;
 
 __device__ inline float to_float(float x) { return x; }
+__device__ inline float to_float(std::int8_t x) { return static_cast<float>(x); }
 __device__ inline float to_float(Half x) { return __half2float(x); }
 __device__ inline float to_float(Bfloat x) { return __bfloat162float(x); }
 
@@ -67,18 +68,31 @@ void with_type(Dtype dtype, const Function& function) {
   }
 }
 
+// function(T{}, Stored{}) with the types of q and of keys and values.
+template <class Function>
+void with_types(const AttentionCall& call, const Function& function) {
+  with_type(call.dtype, [&](auto number) {
+    if (call.k_scales)
+      function(number, std::int8_t{});
+    else
+      function(number, number);
+  });
+}
+
 // In elements from an array's data.
 template <class Data>
 __device__ std::int64_t row_offset(const Rows<Data>& rows, int b, int h, std::int64_t row) {
   return b * rows.stride[0] + h * rows.stride[1] + (row + (rows.starts ? rows.starts[b] : 0)) * rows.stride[2];
 }
 
-// The same of a key or value, wherever its page is. Only for keys that some row sees: others may have no page.
-__device__ inline std::int64_t key_offset(const AttentionCall& call, const Rows<const void>& rows, int b, int h, int key) {
-  if (!call.page_table) return row_offset(rows, b, h, key);
-  const int page =
-      call.page_table[static_cast<std::int64_t>(b) * call.pages_per_sequence + key / call.page_size % call.pages_per_sequence];
-  return page * rows.stride[0] + h * rows.stride[1] + key % call.page_size * rows.stride[2];
+// The page of a key, where there are pages. Only for keys that some row sees: others may have none.
+__device__ inline int page_of(const AttentionCall& call, int b, int key) {
+  return call.page_table[static_cast<std::int64_t>(b) * call.pages_per_sequence + key / call.page_size % call.pages_per_sequence];
+}
+
+// Where the scale of a row in pages of int8 is.
+__device__ inline std::int64_t scale_offset(const AttentionCall& call, int page, int h, int slot) {
+  return (static_cast<std::int64_t>(page) * call.kv_heads + h) * call.page_size + slot;
 }
 
 // Queries of a sequence.
@@ -98,6 +112,24 @@ __device__ auto at(const Rows<Data>& rows, std::int64_t offset) {
     return static_cast<const T*>(rows.data) + offset;
   else
     return static_cast<T*>(rows.data) + offset;
+}
+
+// A key or value, wherever its page is: its numbers are data[d] * scale.
+template <class Stored>
+struct StoredRow {
+  const Stored* data;
+  float scale;
+};
+template <class Stored>
+__device__ StoredRow<Stored> stored_row(const AttentionCall& call, const Rows<const void>& rows, const float* scales, int b,
+                                        int h, int key) {
+  if (!call.page_table) return {at<Stored>(rows, row_offset(rows, b, h, key)), 1.f};
+  const int page = page_of(call, b, key), slot = key % call.page_size;
+  const Stored* const data = at<Stored>(rows, page * rows.stride[0] + h * rows.stride[1] + slot * rows.stride[2]);
+  if constexpr (std::is_same_v<Stored, std::int8_t>)
+    return {data, scales[scale_offset(call, page, h, slot)]};
+  else
+    return {data, 1.f};
 }
 
 }  // namespace maskattn::cuda

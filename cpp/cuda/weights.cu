@@ -17,7 +17,7 @@ __device__ float natural_score(const AttentionCall& call, const ScoreTerms& term
   return fmaf(s, terms.scale.low, fmaf(s, terms.scale.high, bias));
 }
 
-template <class T>
+template <class T, class Stored>
 __global__ void __launch_bounds__(32 * kWarps) scores_kernel(WeightsCall weights, ScoreTerms terms, std::int64_t rows) {
   MASKATTN_SHARED float queries[kWarps][kMostColumns];
   const AttentionCall& call = weights.call;
@@ -31,7 +31,7 @@ __global__ void __launch_bounds__(32 * kWarps) scores_kernel(WeightsCall weights
     const std::uint64_t visible = call.plan.visible(row.b, row.head, row.query, key / kTile);
     float score = kMinusInfinity;
     if ((visible >> key % kTile & 1) && !hidden_by_bias(call, row.b, row.head, row.query, key)) {
-      const T* k = at<T>(call.k, key_offset(call, call.k, row.b, row.kv_head, key));
+      const auto k = stored_row<Stored>(call, call.k, call.k_scales, row.b, row.kv_head, key);
       score = natural_score(call, terms, dot_product(query, k, call.head_dim), row, key);
     }
     out[key] = from_float<T>(score);
@@ -39,7 +39,7 @@ __global__ void __launch_bounds__(32 * kWarps) scores_kernel(WeightsCall weights
 }
 
 // Scores are multiplied once: they are written, and read again when the row's denominator is known.
-template <class T>
+template <class T, class Stored>
 __global__ void __launch_bounds__(32 * kWarps) weights_kernel(WeightsCall weights, ScoreTerms terms, std::int64_t rows) {
   MASKATTN_SHARED float queries[kWarps][kMostColumns];
   const AttentionCall& call = weights.call;
@@ -50,7 +50,7 @@ __global__ void __launch_bounds__(32 * kWarps) weights_kernel(WeightsCall weight
   float* query = queries[threadIdx.x / 32];
   load_query<T>(call, terms, row, query);
   float* scores = weights.scores + number * call.kv_len;
-  const RowSoftmax softmax = softmax_of_row<T>(call, terms, row, query, [&](int tile, const PlainScores& found) {
+  const RowSoftmax softmax = softmax_of_row<Stored>(call, terms, row, query, [&](int tile, const PlainScores& found) {
     for (int half = 0; half < 2; ++half) {
       const int key = tile * kTile + 32 * half + lane;
       if (key < call.kv_len) scores[key] = found.s[half];
@@ -68,16 +68,16 @@ std::int64_t blocks_of(const WeightsCall& weights) { return (rows_asked(weights)
 }  // namespace
 
 void attention_scores(const WeightsCall& weights, Stream stream) {
-  with_type(weights.call.dtype, [&](auto number) {
-    launch(scores_kernel<decltype(number)>, blocks_of(weights), dim3(32 * kWarps), 0, stream, weights, score_terms(weights.call),
-           rows_asked(weights));
+  with_types(weights.call, [&](auto number, auto stored) {
+    launch(scores_kernel<decltype(number), decltype(stored)>, blocks_of(weights), dim3(32 * kWarps), 0, stream, weights,
+           score_terms(weights.call), rows_asked(weights));
   });
 }
 
 void attention_weights(const WeightsCall& weights, Stream stream) {
-  with_type(weights.call.dtype, [&](auto number) {
-    launch(weights_kernel<decltype(number)>, blocks_of(weights), dim3(32 * kWarps), 0, stream, weights, score_terms(weights.call),
-           rows_asked(weights));
+  with_types(weights.call, [&](auto number, auto stored) {
+    launch(weights_kernel<decltype(number), decltype(stored)>, blocks_of(weights), dim3(32 * kWarps), 0, stream, weights,
+           score_terms(weights.call), rows_asked(weights));
   });
 }
 

@@ -7,7 +7,7 @@ namespace {
 
 constexpr int kWarps = 8;
 
-template <class T>
+template <class T, class Stored>
 __global__ void __launch_bounds__(32 * kWarps) denominators_kernel(AttentionCall call, ScoreTerms terms, float2* softmaxes) {
   MASKATTN_SHARED float queries[kWarps][kMostColumns];
   const std::int64_t number = static_cast<std::int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32;
@@ -15,12 +15,12 @@ __global__ void __launch_bounds__(32 * kWarps) denominators_kernel(AttentionCall
   const PlainRow row = row_of(call, nullptr, call.q_len, number);
   float* query = queries[threadIdx.x / 32];
   load_query<T>(call, terms, row, query);
-  const RowSoftmax softmax = softmax_of_row<T>(call, terms, row, query, [](int, const PlainScores&) {});
+  const RowSoftmax softmax = softmax_of_row<Stored>(call, terms, row, query, [](int, const PlainScores&) {});
   if (threadIdx.x % 32 == 0) softmaxes[number] = make_float2(softmax.base, softmax.factor);
 }
 
 // A block for each tile of keys of each head: warp w adds rows w, w + 8, ... in order, then the warps' sums are added in theirs.
-template <class T>
+template <class T, class Stored>
 __global__ void __launch_bounds__(32 * kWarps)
     per_key_kernel(AttentionCall call, ScoreTerms terms, const float2* softmaxes, float* sums) {
   MASKATTN_SHARED float queries[kWarps][kMostColumns];
@@ -36,7 +36,7 @@ __global__ void __launch_bounds__(32 * kWarps)
     if (visible == 0) continue;
     __syncwarp();  // the last query has been read
     load_query<T>(call, terms, row, queries[warp]);
-    const PlainScores found = scores_of_tile<T>(call, terms, row, queries[warp], tile, visible);
+    const PlainScores found = scores_of_tile<Stored>(call, terms, row, queries[warp], tile, visible);
     const RowSoftmax softmax{softmaxes[number].x, softmaxes[number].y};
     for (int half = 0; half < 2; ++half)
       if (found.seen[half]) mine[half] += static_cast<double>(softmax.weight(found.s[half], terms));
@@ -54,12 +54,13 @@ __global__ void __launch_bounds__(32 * kWarps)
 
 void weights_per_key(const AttentionCall& call, float* scratch, float* sums, Stream stream) {
   const std::int64_t heads = std::int64_t{call.batch} * call.q_heads, rows = heads * call.q_len;
-  with_type(call.dtype, [&](auto number) {
+  with_types(call, [&](auto number, auto stored) {
     using T = decltype(number);
+    using Stored = decltype(stored);
     const ScoreTerms terms = score_terms(call);
     auto* const softmaxes = reinterpret_cast<float2*>(scratch);
-    launch(denominators_kernel<T>, (rows + kWarps - 1) / kWarps, dim3(32 * kWarps), 0, stream, call, terms, softmaxes);
-    launch(per_key_kernel<T>, heads * call.plan.kv_tiles, dim3(32 * kWarps), 0, stream, call, terms, softmaxes, sums);
+    launch(denominators_kernel<T, Stored>, (rows + kWarps - 1) / kWarps, dim3(32 * kWarps), 0, stream, call, terms, softmaxes);
+    launch(per_key_kernel<T, Stored>, heads * call.plan.kv_tiles, dim3(32 * kWarps), 0, stream, call, terms, softmaxes, sums);
   });
 }
 

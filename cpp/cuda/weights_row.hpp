@@ -35,13 +35,13 @@ struct RowSoftmax {
 };
 
 // Calls visit(tile, PlainScores) for every tile of keys, seen or not.
-template <class T, class Visit>
+template <class Stored, class Visit>
 __device__ RowSoftmax softmax_of_row(const AttentionCall& call, const ScoreTerms& terms, PlainRow row, const float* query,
                                      const Visit& visit) {
   RowState state;
   for (int tile = 0; tile < call.plan.kv_tiles; ++tile) {
     std::uint64_t visible = call.plan.visible(row.b, row.head, row.query, tile);
-    const PlainScores found = scores_of_tile<T>(call, terms, row, query, tile, visible);
+    const PlainScores found = scores_of_tile<Stored>(call, terms, row, query, tile, visible);
     state.sum *= state.raise(warp_maximum(fmaxf(found.s[0], found.s[1])), terms.log2.high);  // of this lane's keys
     visit(tile, found);
     for (int half = 0; half < 2; ++half)

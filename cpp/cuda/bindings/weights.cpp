@@ -12,12 +12,13 @@ namespace {
 class Taken {
  public:
   Taken(const Array& q, const Array& k, const Plan& plan, const MaybeArray& bias, double scale, double softcap,
-        const MaybeArray& sinks, const MaybeArray& table, const MaybeArray& slopes, int precision, const MaybeArray& page_table,
+        const MaybeArray& sinks, const MaybeArray& table, const MaybeArray& slopes, int precision, const MaybePages& pages,
         std::uintptr_t handle)
       : stream(stream_of(handle)),
         plan_(plan),
-        arrays_{&q, &k, pointer_to(bias), pointer_to(sinks), pointer_to(table), pointer_to(slopes), pointer_to(page_table)} {
-    take_arrays(call, q, k, k, page_table, plan.extents.kv_len);
+        arrays_{&q, &k, pointer_to(bias), pointer_to(sinks), pointer_to(table), pointer_to(slopes)},
+        pages_(pages) {
+    take_arrays(call, q, k, k, pages, plan.extents.kv_len);
     take_plan(call, plan);
     take_terms(call, bias, scale, softcap, sinks, table, slopes, precision);
     wait_for(stream, plan.stream);
@@ -26,8 +27,8 @@ class Taken {
 
   // It has been launched, and reads or writes these, too.
   void launched(std::initializer_list<const Array*> others) const {
-    let_go(plan_, others, stream);
-    let_go(plan_, {arrays_[0], arrays_[1], arrays_[2], arrays_[3], arrays_[4], arrays_[5], arrays_[6]}, stream);
+    let_go(plan_, others, pages_, stream);
+    let_go(plan_, {arrays_[0], arrays_[1], arrays_[2], arrays_[3], arrays_[4], arrays_[5]}, {}, stream);
   }
 
   AttentionCall call{};
@@ -35,7 +36,8 @@ class Taken {
 
  private:
   const Plan& plan_;
-  const std::array<const Array*, 7> arrays_;
+  const std::array<const Array*, 6> arrays_;
+  const MaybePages& pages_;
   std::unique_ptr<DeviceMemory> offsets_;
 };
 
@@ -47,8 +49,8 @@ WeightsCall asked(const Taken& taken, const MaybeArray& rows, std::int64_t count
 // - 1.
 void weights_of(const Array& q, const Array& k, const Array& out, const Plan& plan, const MaybeArray& bias, double scale,
                 double softcap, const MaybeArray& sinks, const MaybeArray& table, const MaybeArray& slopes, int precision,
-                const MaybeArray& page_table, const MaybeArray& rows, bool softmax, std::uintptr_t handle) {
-  const Taken taken(q, k, plan, bias, scale, softcap, sinks, table, slopes, precision, page_table, handle);
+                const MaybePages& pages, const MaybeArray& rows, bool softmax, std::uintptr_t handle) {
+  const Taken taken(q, k, plan, bias, scale, softcap, sinks, table, slopes, precision, pages, handle);
   if (out.size() == 0) return;
   WeightsCall weights = asked(taken, rows, out.shape[2]);
   weights.out = out.data;
@@ -62,8 +64,8 @@ void weights_of(const Array& q, const Array& k, const Array& out, const Plan& pl
 // Writes `keys` and `largest`, (batch, q_heads, rows, count).
 void largest_of(const Array& q, const Array& k, const Array& keys, const Array& largest, const Plan& plan, const MaybeArray& bias,
                 double scale, double softcap, const MaybeArray& sinks, const MaybeArray& table, const MaybeArray& slopes,
-                int precision, const MaybeArray& page_table, const MaybeArray& rows, std::uintptr_t handle) {
-  const Taken taken(q, k, plan, bias, scale, softcap, sinks, table, slopes, precision, page_table, handle);
+                int precision, const MaybePages& pages, const MaybeArray& rows, std::uintptr_t handle) {
+  const Taken taken(q, k, plan, bias, scale, softcap, sinks, table, slopes, precision, pages, handle);
   if (keys.size() == 0) return;
   const WeightsCall weights = asked(taken, rows, keys.shape[2]);
   const DeviceMemory scratch(largest_scratch_bytes(weights), taken.stream);
@@ -76,8 +78,8 @@ void largest_of(const Array& q, const Array& k, const Array& keys, const Array& 
 // Writes `sums`, (batch, q_heads, kv_len).
 void per_key_of(const Array& q, const Array& k, const Array& sums, const Plan& plan, const MaybeArray& bias, double scale,
                 double softcap, const MaybeArray& sinks, const MaybeArray& table, const MaybeArray& slopes, int precision,
-                const MaybeArray& page_table, std::uintptr_t handle) {
-  const Taken taken(q, k, plan, bias, scale, softcap, sinks, table, slopes, precision, page_table, handle);
+                const MaybePages& pages, std::uintptr_t handle) {
+  const Taken taken(q, k, plan, bias, scale, softcap, sinks, table, slopes, precision, pages, handle);
   if (sums.size() == 0) return;
   const auto rows = static_cast<std::size_t>(q.shape[0] * q.shape[1] * q.shape[2]);
   const DeviceMemory scratch(rows * 2 * sizeof(float), taken.stream);

@@ -60,7 +60,7 @@ def attention(
         plan = plan_of(place, keys.mask, q_len, keys.kv_len, batch, heads, q_offset, keys.kv_lengths)
         results = Results(place, kind, (*q.shape[:3], v_head_dim), q.dtype, None if on_host else out)
         lse = results.floats(q.shape[:3]) if return_lse else None
-        compiled.attention(q, keys.k, keys.v, results.out, lse, plan, *terms, keys.table, None, place.stream)
+        compiled.attention(q, keys.k, keys.v, results.out, lse, plan, *terms, keys.pages, None, place.stream)
         finished = results.finished()
     if host_out is not None:
         host_out[...] = finished[0]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Union
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -102,9 +102,12 @@ def attention_key_sums(
         return results.finished()[0]
 
 
-_MaybeArray = Union["compiled.Array", None]
-#: Plan, terms in their order, and the table of pages.
-_Rest = tuple["compiled.Plan", _MaybeArray, float, float, _MaybeArray, _MaybeArray, _MaybeArray, int, _MaybeArray]
+if TYPE_CHECKING:
+    _Array = compiled.Array | None
+    #: Plan, terms in their order, and the pages.
+    _Rest = tuple[
+        compiled.Plan, _Array, float, float, _Array, _Array, _Array, int, tuple[compiled.Array, _Array, _Array] | None
+    ]
 
 
 class _Asked(NamedTuple):
@@ -127,7 +130,7 @@ def _asked(place: Place, q: Any, k: Any, mask: Any, given: GivenTerms, kv_length
     batch, heads, q_len, head_dim = ours.shape
     terms = given.on(place, head_dim)
     plan = plan_of(place, keys.mask, q_len, keys.kv_len, batch, heads, q_offset, keys.kv_lengths)
-    return _Asked(place, kind_of(q), ours, keys, (plan, *terms, keys.table))
+    return _Asked(place, kind_of(q), ours, keys, (plan, *terms, keys.pages))
 
 
 def _rows(place: Place, rows: Any, q_len: int) -> tuple[compiled.Array | None, int]:
