@@ -10,7 +10,7 @@ constexpr int kWarps = 4;
 MASKATTN_HD int blocks_of_head(int q_len) { return q_len / kWarps + (q_len % kWarps != 0); }
 
 template <class T, class Stored>
-__global__ void __launch_bounds__(32 * kWarps) attention_plain_kernel(AttentionCall call, ScoreTerms terms) {
+__global__ void __launch_bounds__(32 * kWarps, 8) attention_plain_kernel(AttentionCall call, ScoreTerms terms) {
   MASKATTN_SHARED PlainRowMemory memory[kWarps];
   MASKATTN_SHARED PlainRow rows[kWarps];  // every thread's own would take registers that there are not
   const int warp = static_cast<int>(threadIdx.x) / 32;

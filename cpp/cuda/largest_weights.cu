@@ -80,7 +80,7 @@ __device__ void gather(const Codes& all, int wanted, std::int64_t* keys, float* 
   __syncwarp();
 }
 
-__device__ void exchange(std::int64_t* keys, float* weights, int earlier, int later) {
+__device__ void exchange(std::int64_t* keys, float* weights, unsigned earlier, unsigned later) {
   const std::uint32_t a = code_of(weights[earlier]), b = code_of(weights[later]);
   if (a > b || (a == b && keys[earlier] < keys[later])) return;
   const std::int64_t key = keys[earlier];
@@ -90,20 +90,21 @@ __device__ void exchange(std::int64_t* keys, float* weights, int earlier, int la
 
 // A bitonic sort whose exchanges all point one way, so that what is missing to a power of two may be thought behind the end.
 __device__ void sort(std::int64_t* keys, float* weights, int count) {
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-  for (std::int64_t run = 2; run < std::int64_t{2} * count; run *= 2)
-    for (std::int64_t step = run / 2; step > 0; step /= 2) {
-      for (std::int64_t pair = lane; pair * 2 < run * ((count + run - 1) / run); pair += 32) {
-        const std::int64_t place = pair % step, earlier = pair / step * 2 * step + place;
-        const std::int64_t later = step == run / 2 ? earlier - place + run - 1 - place : earlier + step;
-        if (later < count) exchange(keys, weights, static_cast<int>(earlier), static_cast<int>(later));
+  const auto end = static_cast<unsigned>(count);
+  for (unsigned half = 1; half < end; half *= 2)  // sorted runs of so many become runs of twice as many
+    for (unsigned step = half; step > 0; step /= 2) {
+      for (unsigned pair = threadIdx.x % 32;; pair += 32) {
+        const unsigned place = pair & (step - 1), earlier = 2 * pair - place;
+        if (earlier >= end) break;
+        const unsigned later = step == half ? earlier - 2 * place + 2 * half - 1 : earlier + step;
+        if (later < end) exchange(keys, weights, earlier, later);
       }
       __syncwarp();
     }
 }
 
 template <class T, class Stored>
-__global__ void __launch_bounds__(32 * kWarps)
+__global__ void __launch_bounds__(32 * kWarps, 6)
     largest_kernel(LargestCall largest, ScoreTerms terms, std::int64_t first_row, std::int64_t end_row) {
   MASKATTN_SHARED float queries[kWarps][kMostColumns];
   const AttentionCall& call = largest.of.call;
