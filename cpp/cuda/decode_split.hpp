@@ -36,7 +36,8 @@ __device__ bool look(const AttentionCall& call, const DecodeShape& shape, const 
     const int r = n / (kPieces / 2), tile = n % (kPieces / 2);
     std::uint64_t word = 0;
     if (r < block.rows && first_tile + tile < call.plan.kv_tiles)
-      word = call.plan.visible(block.b, block.head(shape, r), block.query(shape, r), first_tile + tile);
+      word = existing(call, block.b, first_tile + tile,
+                      call.plan.visible(block.b, block.head(shape, r), block.query(shape, r), first_tile + tile));
     sight.row[r][2 * tile] = static_cast<std::uint32_t>(word);
     sight.row[r][2 * tile + 1] = static_cast<std::uint32_t>(word >> 32);
   }

@@ -100,6 +100,16 @@ __device__ inline int queries_of(const AttentionCall& call, int b) {
   return call.q_lengths ? static_cast<int>(call.q_lengths[b]) : call.q_len;
 }
 
+// Keys of a sequence.
+__device__ inline int keys_of(const AttentionCall& call, int b) {
+  return call.kv_lengths ? static_cast<int>(call.kv_lengths[b]) : call.kv_len;
+}
+
+// `visible` without the keys of a tile that a packed sequence does not have, whatever its plan was made for.
+__device__ inline std::uint64_t existing(const AttentionCall& call, int b, int kv_tile, std::uint64_t visible) {
+  return call.kv_lengths ? visible & PlanView::keys_between({0, keys_of(call, b)}, kv_tile) : visible;
+}
+
 __device__ inline void store_lse(const AttentionCall& call, int b, int h, int query, float lse) {
   const std::int64_t row = call.q_lengths ? (call.out.starts[b] + query) * call.q_heads + h
                                           : (static_cast<std::int64_t>(b) * call.q_heads + h) * call.q_len + query;

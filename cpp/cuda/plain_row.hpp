@@ -85,7 +85,7 @@ __device__ void attend_row(const AttentionCall& call, const ScoreTerms& terms, c
   const TileEntry* tiles = call.plan.tiles_of(row.b, row.head, q_tile);
   for (int n = 0; n < count; ++n) {
     const int kv_tile = tiles[n].kv_tile();
-    std::uint64_t visible = call.plan.visible(row.b, row.head, row.query, kv_tile);
+    std::uint64_t visible = existing(call, row.b, kv_tile, call.plan.visible(row.b, row.head, row.query, kv_tile));
     if (visible == 0) continue;
     const PlainScores scores = scores_of_tile<Stored>(call, terms, row, memory.query, kv_tile, visible);
     if (visible == 0) continue;

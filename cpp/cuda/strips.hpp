@@ -2,8 +2,7 @@
 // speaks of; a block's strips belong to one key head, so that a tile of keys is loaded once for all that see some of it.
 #pragma once
 
-#include "cuda/attention.hpp"
-#include "cuda/plan.hpp"
+#include "cuda/numbers.hpp"
 
 namespace maskattn::cuda {
 
@@ -33,7 +32,7 @@ class TileWalk {
   static constexpr unsigned kAll = (1u << kStrips) - 1;
 
   __device__ void begin(const AttentionCall& call, int b, int kv_head, int first_strip) {
-    kv_len_ = call.kv_len;
+    kv_len_ = keys_of(call, b);
 #pragma unroll
     for (int s = 0; s < kStrips; ++s) {
       const Strip strip = strip_of(call, kv_head, first_strip + s);
@@ -64,7 +63,11 @@ class TileWalk {
 
  private:
   static constexpr std::uint32_t kNone = ~std::uint32_t{0} >> 1;
-  __device__ void read(int s) { word_[s] = at_[s] < end_[s] ? at_[s]->word : ~std::uint32_t{0}; }
+  // The next of a strip's list, which ends where the keys do.
+  __device__ void read(int s) {
+    const bool there = at_[s] < end_[s] && at_[s]->kv_tile() * kTile < kv_len_;
+    word_[s] = there ? at_[s]->word : ~std::uint32_t{0};
+  }
 
   const TileEntry *at_[kStrips], *end_[kStrips];
   std::uint32_t word_[kStrips];
@@ -77,12 +80,12 @@ __device__ inline std::uint64_t visible_keys(const AttentionCall& call, SharedTi
   if (!(tile.seen >> s & 1) || query >= call.q_len) return 0;
   if (tile.full >> s & 1) return ~std::uint64_t{0};
   const PlanView& plan = call.plan;
-  if (plan.spans_per_row == 0) return plan.visible(b, strip.head, query, tile.kv_tile);
+  if (plan.spans_per_row == 0) return existing(call, b, tile.kv_tile, plan.visible(b, strip.head, query, tile.kv_tile));
   const Span* const spans = plan.spans + (plan.strip(b, strip.head) * plan.q_len + query) * plan.spans_per_row;
   std::uint64_t word = 0;
 #pragma unroll 1  // several at once would take registers that the kernels have no more
   for (int i = 0; i < plan.spans_per_row; ++i) word |= PlanView::keys_between(spans[i], tile.kv_tile);
-  return word;
+  return existing(call, b, tile.kv_tile, word);
 }
 
 }  // namespace maskattn::cuda

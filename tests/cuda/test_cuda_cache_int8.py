@@ -91,16 +91,14 @@ def test_forks_beams_and_what_is_taken_back(rng: np.random.Generator) -> None:
 
 @pytest.mark.parametrize("head_dim", [32, 24, 160])
 @pytest.mark.parametrize("storage", STORAGES)
-def test_attention_is_that_of_the_numbers_stored(
-    storage: str, head_dim: int, kernels: None, rng: np.random.Generator
-) -> None:
-    cache, _ = filled_alike(rng, storage, 33, [3, 65], [500, 520], 30, head_dim=head_dim, v_head_dim=head_dim // 2)
+def test_attention_is_that_of_the_numbers_stored(storage: str, head_dim: int, rng: np.random.Generator) -> None:
+    cache, _ = filled_alike(rng, storage, 33, [3, 65], [150, 180], 30, head_dim=head_dim, v_head_dim=head_dim // 2)
     layer, arrays = cache[0], in_arrays(cache)
-    for q_len in (1, 3, 8, 20, 70):
+    for q_len in (1, 8, 40):
         q = normal(rng, 2, 4, q_len, head_dim)
         for mask in MASKS:
             options: dict[str, Any] = {"mask": mask, "return_lse": True}
-            if q_len != 70:
+            if q_len != 40:
                 options |= {"bias": ALiBi.for_heads(4), "sinks": np.ones(4), "softcap": 20.0}
             want = maskattn.attention(q, *arrays, kv_lengths=layer.lengths, **options | {"mask": windowed(cache, mask)})
             for got, each in zip(maskattn.attention(lent(q), layer, **options), want, strict=True):
@@ -120,7 +118,7 @@ def test_queries_of_sixteen_bits(dtype: Any, kernels: None, rng: np.random.Gener
             np.testing.assert_allclose(got.astype(np.float32), want, rtol=0, atol=6 * epsilon)
 
 
-def test_numbers_that_sixteen_bits_cannot_hold(kernels: None, rng: np.random.Generator) -> None:
+def test_numbers_that_sixteen_bits_cannot_hold(rng: np.random.Generator) -> None:
     """Values and keys beyond float16, of which queries of float16 see little."""
     ours, theirs = (KVCache(1, 1, 1, 200, 32, dtype=np.int8, device=device) for device in ("cuda", None))
     k, v = (normal(rng, 1, 1, 100, 32) for _ in range(2))
@@ -134,7 +132,7 @@ def test_numbers_that_sixteen_bits_cannot_hold(kernels: None, rng: np.random.Gen
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: np.dtype(dtype).name)
-def test_what_is_not_finite_is_nan_to_those_who_see_it(dtype: Any, kernels: None, rng: np.random.Generator) -> None:
+def test_what_is_not_finite_is_nan_to_those_who_see_it(dtype: Any, rng: np.random.Generator) -> None:
     """Nobody waits for appends, so nobody can refuse them, as the CPU does."""
     cache = KVCache(1, 1, 2, 200, 32, dtype=np.int8, page_size=16, device="cuda")
     k, v = (normal(rng, 1, 2, 100, 32, dtype=dtype) for _ in range(2))
@@ -165,7 +163,7 @@ def test_weights_over_a_layer(rng: np.random.Generator) -> None:
     np.testing.assert_allclose(weights, wanted[1], rtol=4e-6)
 
 
-def test_keys_of_two_splits_and_of_many_rows(kernels: None, rng: np.random.Generator) -> None:
+def test_keys_of_two_splits_and_of_many_rows(rng: np.random.Generator) -> None:
     """A decode's splits are added, and the result does not depend on what the pages are."""
     tokens = [normal(rng, 2, 2, 1300, dim) for dim in (64, 128)]
     results: list[Array] = []

@@ -24,6 +24,7 @@ void take_packing(AttentionCall& call, const Packing& packing) {
   call.kv_len = packing.kv_len;
   call.kv_rows = packing.kv_tokens;
   call.q_lengths = packing.q_lengths;
+  call.kv_lengths = packing.kv_lengths;
   call.q.starts = call.out.starts = packing.q_starts;
   call.k.starts = call.v.starts = packing.kv_starts;
 }
