@@ -26,7 +26,7 @@ struct MergeCall {
   void* lse;
 };
 
-// out = (e^a.lse a.out + e^b.lse b.out) / (e^a.lse + e^b.lse), lse the denominator's logarithm: section 2.1 of arXiv:2501.01005.
+// out = (e^a.lse a.out + e^b.lse b.out) / (e^a.lse + e^b.lse), lse the denominator's logarithm (arXiv:2501.01005).
 // A part of no weight is not read; two of them are zeros and -inf.
 void merge_states(const MergeCall& call, Stream stream);
 

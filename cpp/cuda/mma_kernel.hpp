@@ -61,7 +61,7 @@ __device__ void look(const AttentionCall& call, MmaPlace place, MmaShared<Shape>
   const SharedTile tile = shared.tile[slot];
   if (tile.none() || (!kModified && tile.full == shared.walk.kAll) || row >= Shape::kRows) return;
   const Strip strip = strip_of(call, place.kv_head, place.first_strip + s);
-  const std::uint64_t word = visible_keys(call, tile, place.b, strip, s, row % kTile);
+  const std::uint64_t word = tile.existing() & visible_keys(call, tile, place.b, strip, s, row % kTile);
   shared.visible[slot][row] = word;
   const std::uint32_t low = __reduce_or_sync(0xffffffffu, static_cast<std::uint32_t>(word));
   const std::uint32_t high = __reduce_or_sync(0xffffffffu, static_cast<std::uint32_t>(word >> 32));

@@ -19,10 +19,13 @@ inline int strips_per_kv_head(const AttentionCall& call) { return call.plan.q_ti
 
 // A tile of keys that some strip of a block sees a key of.
 struct SharedTile {
-  int kv_tile;          // -1: there is none
-  unsigned seen, full;  // bit s: strip s sees a key of the tile; all its rows see 64 keys
+  int kv_tile;              // -1: there is none
+  std::uint8_t seen, full;  // bit s: strip s sees a key of the tile; all its rows see 64 keys
+  std::uint8_t keys;        // of the tile, that the sequence has
 
   __device__ bool none() const { return kv_tile < 0; }
+  // The keys that there are, whatever the plan was made for.
+  __device__ std::uint64_t existing() const { return ~std::uint64_t{0} >> (kTile - keys); }
 };
 
 // The tiles of a block, ascending: the lists of its strips merged.
@@ -47,18 +50,20 @@ class TileWalk {
     std::uint32_t nearest = kNone;
 #pragma unroll
     for (int s = 0; s < kStrips; ++s) nearest = min(nearest, word_[s] >> 1);
-    if (nearest == kNone) return {-1, 0, 0};
-    SharedTile tile = {static_cast<int>(nearest), 0, 0};
-    const bool whole = (tile.kv_tile + 1) * kTile <= kv_len_;
+    if (nearest == kNone) return {-1, 0, 0, 0};
+    const int first = static_cast<int>(nearest) * kTile;
+    const int keys = min(kTile, kv_len_ - first);
+    unsigned seen = 0, full = 0;
 #pragma unroll
     for (int s = 0; s < kStrips; ++s) {
       if (word_[s] >> 1 != nearest) continue;
-      tile.seen |= 1u << s;
-      tile.full |= (whole ? word_[s] & 1 : 0) << s;
+      seen |= 1u << s;
+      full |= (keys == kTile ? word_[s] & 1 : 0) << s;
       ++at_[s];
       read(s);
     }
-    return tile;
+    return {static_cast<int>(nearest), static_cast<std::uint8_t>(seen), static_cast<std::uint8_t>(full),
+            static_cast<std::uint8_t>(keys)};
   }
 
  private:
@@ -74,18 +79,20 @@ class TileWalk {
   int kv_len_;
 };
 
-// The keys of a tile that a row of strip number s sees, in bit j key 64 kv_tile + j.
-__device__ inline std::uint64_t visible_keys(const AttentionCall& call, SharedTile tile, int b, Strip strip, int s, int row) {
+// The keys of a tile that a row of strip number s sees, in bit j key 64 kv_tile + j; more than tile.existing() where the plan was
+// made for longer sequences.
+__device__ inline std::uint64_t visible_keys(const AttentionCall& call, const SharedTile& tile, int b, Strip strip, int s,
+                                             int row) {
   const int query = strip.q_tile * kTile + row;
   if (!(tile.seen >> s & 1) || query >= call.q_len) return 0;
   if (tile.full >> s & 1) return ~std::uint64_t{0};
   const PlanView& plan = call.plan;
-  if (plan.spans_per_row == 0) return existing(call, b, tile.kv_tile, plan.visible(b, strip.head, query, tile.kv_tile));
+  if (plan.spans_per_row == 0) return plan.visible(b, strip.head, query, tile.kv_tile);
   const Span* const spans = plan.spans + (plan.strip(b, strip.head) * plan.q_len + query) * plan.spans_per_row;
   std::uint64_t word = 0;
 #pragma unroll 1  // several at once would take registers that the kernels have no more
   for (int i = 0; i < plan.spans_per_row; ++i) word |= PlanView::keys_between(spans[i], tile.kv_tile);
-  return existing(call, b, tile.kv_tile, word);
+  return word;
 }
 
 }  // namespace maskattn::cuda
