@@ -221,14 +221,18 @@ def test_cuda_arrays_where_cuda_was_not_built(monkeypatch: pytest.MonkeyPatch) -
             maskattn.attention(**arguments() | options)
         assert isinstance(raised.value, ImportError)
         assert isinstance(raised.value, NotImplementedError)
+    with pytest.raises(cuda.NotBuilt, match=r"^q must be .*built without CUDA"):
+        maskattn.attention_topk(OnDevice(), OnDevice(), 1)
+    with pytest.raises(cuda.NotBuilt, match=r"^out_a must be .*built without CUDA"):
+        maskattn.merge_states(*[OnDevice()] * 4)  # type: ignore[arg-type]
     with pytest.raises(cuda.NotBuilt, match=r"built without CUDA"):
         Causal().to_bool(3, 5, device="cuda")
     assert not cuda.is_available()
 
 
-def test_what_runs_on_the_host_alone_says_so() -> None:
-    with pytest.raises(NotImplementedError, match=r"^q must be a NumPy array .*CUDA.*\.cpu\(\)"):
-        maskattn.attention_topk(OnDevice(), ones(2, 2, 5, 8), 1)
+def test_arrays_of_a_device_among_those_of_the_host() -> None:
+    with pytest.raises(NotImplementedError, match=r"^k must be a NumPy array .*CUDA.*\.cpu\(\)"):
+        maskattn.attention_topk(ones(2, 4, 3, 8), OnDevice(), 1)  # type: ignore[arg-type]
 
 
 def test_the_arguments_are_good_otherwise() -> None:

@@ -10,15 +10,17 @@ namespace maskattn::cuda {
 // Everything is in the device's memory but this struct, which kernels get by value; strides are in elements.
 struct AttentionCall {
   int batch, q_heads, kv_heads, q_len, kv_len, head_dim, v_head_dim;  // head_dim, v_head_dim: up to 256
-  Dtype dtype;                                                        // of q, k, v and out: float32, float16 or bfloat16
+  Dtype dtype;  // of q and out, and of k and v but int8 ones: float32, float16 or bfloat16
   Rows<const void> q, k, v;
   Rows<void> out;
-  float* lse;                     // [batch][q_heads][q_len], or null; packed: [tokens][q_heads]
-  const std::int64_t* q_lengths;  // [batch] where sequences are packed (`starts`): queries of each, at most q_len; else null
-  int kv_rows;                    // of packed keys: of all sequences together
+  float* lse;                      // [batch][q_heads][q_len], or null; packed: [tokens][q_heads]
+  const std::int64_t* q_lengths;   // [batch] where sequences are packed (`starts`): queries of each, at most q_len; else null
+  const std::int64_t* kv_lengths;  // and keys of each, or null: what a plan shows past them is not read
+  int kv_rows;                     // of packed keys: of all sequences together
   PlanView plan;
   const int* page_table;              // [batch][pages_per_sequence], or null: k and v are contiguous along kv_len
   int pages_per_sequence, page_size;  // page_size: a multiple of 16; stride[0] of k and v leads from page to page
+  const float *k_scales, *v_scales;   // [pages][kv_heads][page_size] of int8 keys and values: numbers are int8 * scale; or null
   const int* q_offset;                // [batch]: position of the first query of each sequence, for biases by distance
   const void* bias;                   // or null; element (b, h, i, j) at the sum of index * bias_stride
   Dtype bias_dtype;

@@ -9,8 +9,8 @@ constexpr int kWarps = 4;
 
 MASKATTN_HD int blocks_of_head(int q_len) { return q_len / kWarps + (q_len % kWarps != 0); }
 
-template <class T>
-__global__ void __launch_bounds__(32 * kWarps) attention_plain_kernel(AttentionCall call, ScoreTerms terms) {
+template <class T, class Stored>
+__global__ void __launch_bounds__(32 * kWarps, 8) attention_plain_kernel(AttentionCall call, ScoreTerms terms) {
   MASKATTN_SHARED PlainRowMemory memory[kWarps];
   MASKATTN_SHARED PlainRow rows[kWarps];  // every thread's own would take registers that there are not
   const int warp = static_cast<int>(threadIdx.x) / 32;
@@ -20,15 +20,16 @@ __global__ void __launch_bounds__(32 * kWarps) attention_plain_kernel(AttentionC
   if (query >= queries_of(call, b)) return;
   if (threadIdx.x % 32 == 0) rows[warp] = {b, head, head / (call.q_heads / call.kv_heads), query};
   __syncwarp();
-  attend_row<T>(call, terms, rows[warp], memory[warp]);
+  attend_row<T, Stored>(call, terms, rows[warp], memory[warp]);
 }
 
 }  // namespace
 
 void attention_plain(const AttentionCall& call, Stream stream) {
   const std::int64_t blocks = std::int64_t{call.batch} * call.q_heads * blocks_of_head(call.q_len);
-  with_type(call.dtype, [&](auto number) {
-    launch(attention_plain_kernel<decltype(number)>, blocks, dim3(32 * kWarps), 0, stream, call, score_terms(call));
+  with_types(call, [&](auto number, auto stored) {
+    launch(attention_plain_kernel<decltype(number), decltype(stored)>, blocks, dim3(32 * kWarps), 0, stream, call,
+           score_terms(call));
   });
 }
 

@@ -12,6 +12,7 @@ template <Dtype kType, int kMostColumns>
 class MatrixRows {
  public:
   using T = std::conditional_t<kType == Dtype::float16, Half, Bfloat>;
+  using Stored = T;
   static constexpr int kColumns = kMostColumns, kRows = 16;
   using S = Slots<T, kColumns>;
   static constexpr int kParts = kColumns * 2 / S::kPart;  // of the widest values
@@ -32,6 +33,8 @@ class MatrixRows {
 
   __device__ MatrixRows(const AttentionCall& call, const ScoreTerms& terms, const DecodeShape& shape, Memory& memory)
       : call_(call), terms_(terms), shape_(shape), block_(memory.block), memory_(memory) {}
+
+  __device__ void begin(int) {}
 
   __device__ void add_products(const char* keys, int part) {
     const int units = call_.head_dim / 8 - part * S::kUnits;

@@ -36,7 +36,8 @@ __device__ bool look(const AttentionCall& call, const DecodeShape& shape, const 
     const int r = n / (kPieces / 2), tile = n % (kPieces / 2);
     std::uint64_t word = 0;
     if (r < block.rows && first_tile + tile < call.plan.kv_tiles)
-      word = call.plan.visible(block.b, block.head(shape, r), block.query(shape, r), first_tile + tile);
+      word = existing(call, block.b, first_tile + tile,
+                      call.plan.visible(block.b, block.head(shape, r), block.query(shape, r), first_tile + tile));
     sight.row[r][2 * tile] = static_cast<std::uint32_t>(word);
     sight.row[r][2 * tile + 1] = static_cast<std::uint32_t>(word >> 32);
   }
@@ -66,7 +67,7 @@ __device__ bool look(const AttentionCall& call, const DecodeShape& shape, const 
 
 // The end of a block: a row's results of the warps, added in their order, become the split's, or, where that is the only one, the
 // call's. By all threads; `sums` has kRows rows of kColumns for each warp, `stride` floats apart.
-template <class T, int kRows, int kColumns>
+template <int kRows, int kColumns>
 __device__ void finish_split(const AttentionCall& call, const DecodeShape& shape, const DecodeBlock& block,
                              const Partials& partials, const RowState (&states)[kDecodeWarps][kRows], const float* sums,
                              int stride) {
@@ -86,7 +87,7 @@ __device__ void finish_split(const AttentionCall& call, const DecodeShape& shape
     const int head = block.head(shape, r), query = block.query(shape, r);
     if (shape.splits == 1) {
       const RowResult result = finish(merged, call.sinks ? call.sinks + head : nullptr);
-      at<T>(call.out, row_offset(call.out, block.b, head, query))[column] = from_float<T>(value * result.factor);
+      write_float(call.out.data, call.dtype, row_offset(call.out, block.b, head, query) + column, value * result.factor);
       if (call.lse && column == 0) store_lse(call, block.b, head, query, result.lse);
     } else {
       const std::int64_t partial = block.partial(call, shape, r);
@@ -97,68 +98,17 @@ __device__ void finish_split(const AttentionCall& call, const DecodeShape& shape
 }
 
 // The end of a block that sees nothing.
-template <class T>
-__device__ void finish_unseen_split(const AttentionCall& call, const DecodeShape& shape, const DecodeBlock& block,
-                                    const Partials& partials) {
+__device__ inline void finish_unseen_split(const AttentionCall& call, const DecodeShape& shape, const DecodeBlock& block,
+                                           const Partials& partials) {
   for (int n = static_cast<int>(threadIdx.x); n < block.rows * call.v_head_dim; n += 32 * kDecodeWarps) {
     const int r = n / call.v_head_dim, column = n % call.v_head_dim, head = block.head(shape, r), query = block.query(shape, r);
     if (shape.splits == 1) {
-      at<T>(call.out, row_offset(call.out, block.b, head, query))[column] = from_float<T>(0.f);
+      write_float(call.out.data, call.dtype, row_offset(call.out, block.b, head, query) + column, 0.f);
       if (call.lse && column == 0) store_lse(call, block.b, head, query, kMinusInfinity);
     } else if (column == 0) {
       partials.states[block.partial(call, shape, r)] = make_float2(kMinusInfinity, 0.f);
     }
   }
-}
-
-// The splits of a row become its result: warp w adds splits w, w + 8, ... in order, then the warps' sums are added in theirs. A
-// block for each row, numbered sequence by sequence and key head by key head.
-inline constexpr int kMergeWarps = 8;
-template <class T>
-__global__ void __launch_bounds__(32 * kMergeWarps)
-    decode_merge_kernel(AttentionCall call, DecodeShape shape, Partials partials) {
-  MASKATTN_SHARED float sums[kMergeWarps][kMostHeadDim];
-  MASKATTN_SHARED float totals[kMergeWarps];
-  const int thread = static_cast<int>(threadIdx.x), warp = thread / 32, lane = thread % 32;
-  const int of_head = static_cast<int>(blockIdx.x) / shape.rows, of_row = static_cast<int>(blockIdx.x) % shape.rows;
-  const DecodeBlock block{of_head / call.kv_heads, of_head % call.kv_heads, of_row, 1, 0};
-  const std::int64_t first = block.partial(call, shape, 0);
-  wait_for_previous_kernel();
-  if (block.query(shape, 0) >= queries_of(call, block.b)) return;
-  RowState row;
-  for (int s = lane; s < shape.splits; s += 32) row.maximum = fmaxf(row.maximum, partials.states[first + s].x);
-  row.maximum = warp_maximum(row.maximum);
-  float mine[8] = {}, total = 0;  // columns 4 lane.., and 128 + 4 lane..
-#pragma unroll 4
-  for (int s = warp; s < shape.splits; s += kMergeWarps) {
-    const float2 state = partials.states[first + s];
-    const float factor = merge_factor(state.x, row.maximum);
-    total = fmaf(state.y, factor, total);
-    if (state.x == kMinusInfinity && state.y == 0) continue;
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const int column = 128 * half + 4 * lane;
-      if (column >= call.v_head_dim) continue;
-      const float4 x = *reinterpret_cast<const float4*>(partials.sums + (first + s) * call.v_head_dim + column);
-      mine[4 * half] = fmaf(x.x, factor, mine[4 * half]);
-      mine[4 * half + 1] = fmaf(x.y, factor, mine[4 * half + 1]);
-      mine[4 * half + 2] = fmaf(x.z, factor, mine[4 * half + 2]);
-      mine[4 * half + 3] = fmaf(x.w, factor, mine[4 * half + 3]);
-    }
-  }
-#pragma unroll
-  for (int i = 0; i < 8; ++i) sums[warp][128 * (i / 4) + 4 * lane + i % 4] = mine[i];
-  if (lane == 0) totals[warp] = total;
-  __syncthreads();
-  for (int w = 0; w < kMergeWarps; ++w) row.sum += totals[w];
-  const int head = block.head(shape, 0), query = block.query(shape, 0);
-  const RowResult result = finish(row, call.sinks ? call.sinks + head : nullptr);
-  if (thread < call.v_head_dim) {
-    float value = 0;
-    for (int w = 0; w < kMergeWarps; ++w) value += sums[w][thread];
-    at<T>(call.out, row_offset(call.out, block.b, head, query))[thread] = from_float<T>(value * result.factor);
-  }
-  if (call.lse && thread == 0) store_lse(call, block.b, head, query, result.lse);
 }
 
 }  // namespace maskattn::cuda

@@ -1,19 +1,19 @@
-// The rows of a warp in a float32 decode, without matrix units: a lane has one key of a piece while scores are made, and then
-// columns of the values.
+// The rows of a warp in a decode of float32 or of int8 with scales, without matrix units: a lane has one key of a piece while
+// scores are made, and then columns of the values. Scales are multiplied once for a key: into its score, and into its weight.
 #pragma once
 
 #include "cuda/decode_split.hpp"
 
 namespace maskattn::cuda {
 
-template <int kMostColumns, int kMostRows>
+template <class StoredNumber, int kMostColumns, int kMostRows>
 class VectorRows {
  public:
-  using T = float;
+  using Stored = StoredNumber;
   static constexpr int kColumns = kMostColumns, kRows = kMostRows;
-  using S = Slots<T, kColumns>;
-  static constexpr int kParts = kColumns * 4 / S::kPart;  // of the widest values
-  static constexpr int kBlocks = 2;                       // of a multiprocessor
+  using S = Slots<Stored, kColumns>;
+  static constexpr int kParts = kColumns * static_cast<int>(sizeof(Stored)) / S::kPart;  // of the widest values
+  static constexpr int kBlocks = 2;                                                      // of a multiprocessor
 
   struct Memory {
     float query[kRows][kMostHeadDim];
@@ -38,22 +38,37 @@ class VectorRows {
     __syncwarp();
   }
 
+  // Before the keys of a piece are here.
+  __device__ void begin(int piece) {
+    if constexpr (!kScaled) return;
+    k_scale_ = v_scale_ = 0;
+    if (!(memory_.sight.any[piece] >> lane_ & 1)) return;
+    const int key = block_.split * kSplit + piece * kPiece + lane_;
+    const std::int64_t at = scale_offset(call_, page_of(call_, block_.b, key), block_.kv_head, key % call_.page_size);
+    k_scale_ = call_.k_scales[at];
+    v_scale_ = call_.v_scales[at];
+  }
+
   // A chain for each 32 columns, added in order.
   __device__ void add_products(const char* keys, int part) {
-    const int units = call_.head_dim / 4 - part * S::kUnits;
-    const float* query = &memory_.query[0][part * S::kUnits * 4];
+    constexpr int kUnitColumns = 16 / static_cast<int>(sizeof(Stored)), kChain = 32 / kUnitColumns;
+    const int units = call_.head_dim / kUnitColumns - part * S::kUnits;
+    const float* query = &memory_.query[0][part * S::kUnits * kUnitColumns];
 #pragma unroll 1
-    for (int first = 0; first < S::kUnits && first < units; first += 8) {
+    for (int first = 0; first < S::kUnits && first < units; first += kChain) {
       float chain[kRows] = {};
 #pragma unroll
-      for (int unit = first; unit < first + 8; ++unit) {
+      for (int unit = first; unit < first + kChain; ++unit) {
         if (unit >= units) break;
-        const float4 k = *reinterpret_cast<const float4*>(keys + S::unit_offset(lane_, unit));
+        float k[kUnitColumns];
+        load_floats<Stored, 16>(keys + S::unit_offset(lane_, unit), k);
 #pragma unroll
-        for (int r = 0; r < kRows; ++r) {
-          const float4 q = *reinterpret_cast<const float4*>(query + r * kMostHeadDim + unit * 4);
-          chain[r] = fmaf(q.w, k.w, fmaf(q.z, k.z, fmaf(q.y, k.y, fmaf(q.x, k.x, chain[r]))));
-        }
+        for (int d = 0; d < kUnitColumns; d += 4)
+#pragma unroll
+          for (int r = 0; r < kRows; ++r) {
+            const float4 q = *reinterpret_cast<const float4*>(query + r * kMostHeadDim + unit * kUnitColumns + d);
+            chain[r] = fmaf(q.w, k[d + 3], fmaf(q.z, k[d + 2], fmaf(q.y, k[d + 1], fmaf(q.x, k[d], chain[r]))));
+          }
       }
 #pragma unroll
       for (int r = 0; r < kRows; ++r) scores_[r] += chain[r];
@@ -64,7 +79,7 @@ class VectorRows {
   __device__ void softmax(int piece) {
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
-      memory_.weights[warp_][r][lane_] = scores_[r];
+      memory_.weights[warp_][r][lane_] = kScaled ? scores_[r] * k_scale_ : scores_[r];
       scores_[r] = 0;
     }
 #pragma unroll 1
@@ -105,7 +120,8 @@ class VectorRows {
   }
 
  private:
-  static constexpr int kLaneBytes = S::kPart / 32, kLaneColumns = kLaneBytes / 4;
+  static constexpr bool kScaled = std::is_same_v<Stored, std::int8_t>;
+  static constexpr int kLaneBytes = S::kPart / 32, kLaneColumns = kLaneBytes / static_cast<int>(sizeof(Stored));
 
   __device__ void softmax_row(int piece, int r) {
     const int key = block_.split * kSplit + piece * kPiece + lane_;
@@ -118,7 +134,7 @@ class VectorRows {
     const float weight = seen ? softmax_weight(s, terms_.log2.high, terms_.log2.low, state.base()) : 0.f;
     float& sum = memory_.lane_sums[warp_][r][lane_];
     sum = fmaf(sum, factor, weight);
-    slot = weight;
+    slot = kScaled && seen ? weight * v_scale_ : weight;
     if (lane_ == 0) {
       memory_.factors[warp_][r] = factor;
       memory_.states[warp_][r] = state;
@@ -136,7 +152,7 @@ class VectorRows {
       for (int i = 0; i < 4; ++i) {
         float v[kLaneColumns];
         const int byte = lane_ * kLaneBytes;
-        load_floats<T, kLaneBytes>(values + S::unit_offset(first + i, byte / 16) + byte % 16, v);
+        load_floats<Stored, kLaneBytes>(values + S::unit_offset(first + i, byte / 16) + byte % 16, v);
 #pragma unroll
         for (int r = 0; r < kRows; ++r) {
           if (kMixed && !(memory_.sight.row[r][piece] >> (first + i) & 1)) continue;
@@ -154,6 +170,7 @@ class VectorRows {
   const DecodeBlock& block_;
   Memory& memory_;
   const int warp_ = static_cast<int>(threadIdx.x) / 32, lane_ = static_cast<int>(threadIdx.x) % 32;
+  float k_scale_ = 1, v_scale_ = 1;  // of this lane's key, where numbers are scaled
   float scores_[kRows] = {}, sums_[kRows][kParts][kLaneColumns] = {};
 };
 

@@ -68,15 +68,15 @@ __device__ unsigned store_rows(const AttentionCall& call, int b, int h, int quer
 
 // Computes a row anew without the keys that it does not see: a value that is not finite times a weight of zero is NaN, and
 // infinities have no sum of 11-bit numbers. By a warp.
-template <Dtype kType>
+template <Dtype kType, class Stored>
 __device__ void compute_again(const AttentionCall& call, const ScoreTerms& terms, PlainRow row, PlainRowMemory& memory) {
   __syncwarp();
-  attend_row<NumberOf<kType>>(call, terms, row, memory);
+  attend_row<NumberOf<kType>, Stored>(call, terms, row, memory);
   __syncwarp();
 }
 
 // The rows that are not finite; `odd`, `b`, `h` and `query` as of store_rows.
-template <Dtype kType>
+template <Dtype kType, class Stored = NumberOf<kType>>
 __device__ void repair_rows(const AttentionCall& call, const ScoreTerms& terms, int b, int h, int query, unsigned odd,
                             PlainRowMemory& memory) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
@@ -86,7 +86,8 @@ __device__ void repair_rows(const AttentionCall& call, const ScoreTerms& terms, 
     while (lanes) {
       const int quad = (__ffs(static_cast<int>(lanes)) - 1) / 4;
       lanes &= ~(0xfu << 4 * quad);
-      compute_again<kType>(call, terms, {b, h, h / (call.q_heads / call.kv_heads), query - lane / 4 + quad + 8 * r}, memory);
+      compute_again<kType, Stored>(call, terms, {b, h, h / (call.q_heads / call.kv_heads), query - lane / 4 + quad + 8 * r},
+                                   memory);
     }
   }
 }
@@ -98,7 +99,7 @@ __device__ void repair_row(const AttentionCall& call, const ScoreTerms& terms, P
   bool finite = true;
   __syncwarp();
   for (int i = static_cast<int>(threadIdx.x) % 32; i < call.v_head_dim; i += 32) finite = finite && is_finite(to_float(out[i]));
-  if (!__all_sync(0xffffffffu, finite)) compute_again<kType>(call, terms, row, memory);
+  if (!__all_sync(0xffffffffu, finite)) compute_again<kType, NumberOf<kType>>(call, terms, row, memory);
 }
 
 }  // namespace maskattn::cuda

@@ -18,15 +18,16 @@ struct PlainRowMemory {
 };
 
 // q.k in chains of 32, added in order: more accurate than one chain.
-template <class T>
-__device__ float dot_product(const float* query, const T* key, int head_dim) {
+template <class Stored>
+__device__ float dot_product(const float* query, const StoredRow<Stored>& key, int head_dim) {
   float sum = 0;
   for (int first = 0; first < head_dim; first += 32) {
     const int end = first + 32 < head_dim ? first + 32 : head_dim;
     float chain = 0;
-    for (int d = first; d < end; ++d) chain = fmaf(query[d], to_float(key[d]), chain);
+    for (int d = first; d < end; ++d) chain = fmaf(query[d], to_float(key.data[d]), chain);
     sum += chain;
   }
+  if constexpr (std::is_same_v<Stored, std::int8_t>) sum *= key.scale;
   return sum;
 }
 
@@ -37,7 +38,7 @@ struct PlainScores {
 };
 
 // `visible`: the keys of the tile that the row sees, of which those that a bias hides are taken out.
-template <class T>
+template <class Stored>
 __device__ PlainScores scores_of_tile(const AttentionCall& call, const ScoreTerms& terms, PlainRow row, const float* query,
                                       int kv_tile, std::uint64_t& visible) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
@@ -49,7 +50,7 @@ __device__ PlainScores scores_of_tile(const AttentionCall& call, const ScoreTerm
     mine.seen[half] = (visible >> (32 * half + lane) & 1) && !hidden_by_bias(call, row.b, row.head, row.query, key);
     mine.s[half] = kMinusInfinity;
     if (mine.seen[half]) {
-      const T* k = at<T>(call.k, key_offset(call, call.k, row.b, row.kv_head, key));
+      const auto k = stored_row<Stored>(call, call.k, call.k_scales, row.b, row.kv_head, key);
       mine.s[half] = finished_score(call, terms, dot_product(query, k, call.head_dim), row.b, row.head, row.query, key);
     }
     shown |= static_cast<std::uint64_t>(__ballot_sync(0xffffffffu, mine.seen[half])) << (32 * half);
@@ -58,20 +59,21 @@ __device__ PlainScores scores_of_tile(const AttentionCall& call, const ScoreTerm
   return mine;
 }
 
-template <class T>
+template <class Stored>
 __device__ void add_values(const AttentionCall& call, PlainRow row, const float* weights, int kv_tile, std::uint64_t visible,
                            float (&sums)[kColumnsPerLane]) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
   for (; visible; visible &= visible - 1) {
     const int i = __ffsll(static_cast<long long>(visible)) - 1;
-    const T* v = at<T>(call.v, key_offset(call, call.v, row.b, row.kv_head, kv_tile * kTile + i));
+    const auto v = stored_row<Stored>(call, call.v, call.v_scales, row.b, row.kv_head, kv_tile * kTile + i);
+    const float weight = std::is_same_v<Stored, std::int8_t> ? weights[i] * v.scale : weights[i];
 #pragma unroll
     for (int c = 0; c < kColumnsPerLane; ++c)
-      if (lane + 32 * c < call.v_head_dim) sums[c] = fmaf(weights[i], to_float(v[lane + 32 * c]), sums[c]);
+      if (lane + 32 * c < call.v_head_dim) sums[c] = fmaf(weight, to_float(v.data[lane + 32 * c]), sums[c]);
   }
 }
 
-template <class T>
+template <class T, class Stored>
 __device__ void attend_row(const AttentionCall& call, const ScoreTerms& terms, const PlainRow& row, PlainRowMemory& memory) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const T* q = at<T>(call.q, row_offset(call.q, row.b, row.head, row.query));
@@ -83,9 +85,9 @@ __device__ void attend_row(const AttentionCall& call, const ScoreTerms& terms, c
   const TileEntry* tiles = call.plan.tiles_of(row.b, row.head, q_tile);
   for (int n = 0; n < count; ++n) {
     const int kv_tile = tiles[n].kv_tile();
-    std::uint64_t visible = call.plan.visible(row.b, row.head, row.query, kv_tile);
+    std::uint64_t visible = existing(call, row.b, kv_tile, call.plan.visible(row.b, row.head, row.query, kv_tile));
     if (visible == 0) continue;
-    const PlainScores scores = scores_of_tile<T>(call, terms, row, memory.query, kv_tile, visible);
+    const PlainScores scores = scores_of_tile<Stored>(call, terms, row, memory.query, kv_tile, visible);
     if (visible == 0) continue;
     const float factor = state.raise(warp_maximum(fmaxf(scores.s[0], scores.s[1])), terms.log2.high);
     state.sum *= factor;  // of this lane's keys
@@ -99,7 +101,7 @@ __device__ void attend_row(const AttentionCall& call, const ScoreTerms& terms, c
       state.sum += weight;
     }
     __syncwarp();
-    add_values<T>(call, row, memory.weights, kv_tile, visible, sums);
+    add_values<Stored>(call, row, memory.weights, kv_tile, visible, sums);
     __syncwarp();
   }
   state.sum = warp_sum(state.sum);

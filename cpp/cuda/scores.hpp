@@ -63,11 +63,7 @@ __device__ inline float add_bias(float s, float bias, const ScoreTerms& terms) {
 __device__ inline float array_bias(const AttentionCall& call, int b, int h, int row, int key) {
   const std::int64_t at =
       b * call.bias_stride[0] + h * call.bias_stride[1] + row * call.bias_stride[2] + key * call.bias_stride[3];
-  switch (call.bias_dtype) {
-    case Dtype::float16: return to_float(static_cast<const Half*>(call.bias)[at]);
-    case Dtype::bfloat16: return to_float(static_cast<const Bfloat*>(call.bias)[at]);
-    default: return static_cast<const float*>(call.bias)[at];
-  }
+  return read_float(call.bias, call.bias_dtype, at);
 }
 
 // The bias that the distance from query to key makes.

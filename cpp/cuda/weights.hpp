@@ -1,4 +1,4 @@
-// The (q_len, kv_len) matrix that attention() does not build, in a device's memory.
+// The (q_len, kv_len) matrix that attention() does not build, and what is made of it, in a device's memory.
 #pragma once
 
 #include "cuda/attention.hpp"
@@ -18,5 +18,21 @@ void attention_scores(const WeightsCall& weights, Stream stream);
 
 // The softmax of attention(): 0 for keys that a row does not see.
 void attention_weights(const WeightsCall& weights, Stream stream);
+
+// The keys of the `count` largest weights of each row, largest first and earlier keys first among equals, and the weights:
+// [batch][q_heads][row_count][count] both; -1 and 0 where a row sees fewer. `out` and `scores` of the call are not used.
+struct LargestCall {
+  WeightsCall of;
+  int count;
+  std::int64_t* keys;
+  float* weights;
+  std::uint32_t* scratch;  // largest_scratch_bytes()
+};
+std::size_t largest_scratch_bytes(const WeightsCall& weights);
+void largest_weights(const LargestCall& largest, Stream stream);
+
+// The weights that each key gets, summed over all queries in order, in double: [batch][q_heads][kv_len]. The scratch is two
+// floats for each row of each head.
+void weights_per_key(const AttentionCall& call, float* scratch, float* sums, Stream stream);
 
 }  // namespace maskattn::cuda

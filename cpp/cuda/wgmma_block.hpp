@@ -73,7 +73,7 @@ struct Ring {
 
 // Keys of the tile that no row of the block sees, by a warp.
 template <class Shape>
-__device__ std::uint64_t hidden_keys(const AttentionCall& call, WgmmaPlace place, SharedTile tile) {
+__device__ std::uint64_t hidden_keys(const AttentionCall& call, WgmmaPlace place, const SharedTile& tile) {
   if (tile.full == TileWalk<Shape::kConsumers>::kAll) return 0;
   std::uint64_t seen = 0;
 #pragma unroll 1
@@ -83,7 +83,7 @@ __device__ std::uint64_t hidden_keys(const AttentionCall& call, WgmmaPlace place
   }
   const std::uint32_t low = __reduce_or_sync(0xffffffffu, static_cast<std::uint32_t>(seen));
   const std::uint32_t high = __reduce_or_sync(0xffffffffu, static_cast<std::uint32_t>(seen >> 32));
-  return ~(static_cast<std::uint64_t>(high) << 32 | low);
+  return ~(tile.existing() & (static_cast<std::uint64_t>(high) << 32 | low));
 }
 
 // Packed sequences are one to the copy engine. What it brings of a next one's keys, no row of the block sees.
@@ -112,7 +112,7 @@ __device__ void produce(const WgmmaCall& w, const TensorMap& keys, const TensorM
       __syncwarp();
       const SharedTile tile = stage.tile;
       more = !tile.none();
-      const std::uint64_t hidden = more ? hidden_keys<Shape>(w.call, place, tile) : 0;
+      const std::uint64_t hidden = more ? hidden_keys<Shape>(w.call, place, stage.tile) : 0;
       if (!leader) continue;
       stage.hidden = hidden;
       if (!more) {

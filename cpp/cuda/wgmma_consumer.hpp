@@ -79,8 +79,8 @@ struct WgmmaConsumer {
   __device__ void softmax(SharedTile tile, float (&scores)[8][4], float (&rescale)[2]) {
     if (kModified || !(tile.full >> s & 1)) {
       const Strip mine = strip();
-      const std::uint64_t upper = visible_keys(w.call, tile, place.b, mine, s, row());
-      const std::uint64_t lower = visible_keys(w.call, tile, place.b, mine, s, row() + 8);
+      const std::uint64_t upper = tile.existing() & visible_keys(w.call, tile, place.b, mine, s, row());
+      const std::uint64_t lower = tile.existing() & visible_keys(w.call, tile, place.b, mine, s, row() + 8);
       if constexpr (kModified)
         finish_scores(w.call, w.terms, scores,
                       {place.b, mine.head, mine.q_tile * kTile + row(), tile.kv_tile * kTile + 2 * (lane() % 4)}, upper, lower);

@@ -4,7 +4,7 @@ TypeError, ValueError, and RuntimeError with CUDA's own words.
 A stream is the number of a ``cudaStream_t``; dtypes are NumPy's names, and "bfloat16".
 """
 
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -71,7 +71,8 @@ class Array:
     ) -> object: ...
     def __dlpack_device__(self) -> tuple[int, int]: ...
     def copy_pages(self, sources: npt.ArrayLike, targets: npt.ArrayLike, slots: int) -> None:
-        """Of a pool (pages, heads, page_size, dim): the first ``slots`` rows of pages, copied to others."""
+        """Of a pool (pages, heads, page_size, dim) or of its scales: the first ``slots`` rows of pages, copied to
+        others."""
     def copy_from(self, at: int, other: Array, first: int, count: int) -> None:
         """``count`` elements of ``other``, which must be there, from number ``first`` on, become those from number
         ``at`` on; both arrays are of one dtype and contiguous."""
@@ -215,12 +216,18 @@ def pack(
 
 # Of caches.
 
+#: The table, int32 (batch, pages of a sequence), and for int8 the scales of keys and of values, float32 (pages, heads,
+#: page_size).
+Pages: TypeAlias = tuple[Array, Array | None, Array | None]
+
 def check_tokens(k: Array, v: Array, /) -> None:
     """TypeError for dtypes that pages cannot store."""
 
 def append_tokens(
     k_pool: Array,
     v_pool: Array,
+    k_scales: Array | None,
+    v_scales: Array | None,
     k: Array,
     v: Array,
     table: Array,
@@ -231,13 +238,14 @@ def append_tokens(
     """Tokens (batch, heads, count, dim) go behind those that pools (pages, heads, page_size, dim) hold.
 
     Args:
+        k_scales, v_scales: (pages, heads, page_size), where pools are int8; NaN for what is not finite.
         table: int32 (batch, pages of a sequence), a page for every token.
         lengths: (2 * batch,): tokens that each sequence has, and behind them those that each gets.
     """
 
 # Of attention.
 
-def check_arrays(q: Array, k: Array, v: Array, page_table: Array | None, /) -> None:
+def check_arrays(q: Array, k: Array, v: Array, pages: Pages | None, /) -> None:
     """TypeError or ValueError where they do not belong together."""
 
 def check_packed(q: Array, k: Array, v: Array, /) -> None:
@@ -273,7 +281,7 @@ def attention(
     table: Array | None,
     slopes: Array | None,
     precision: int,
-    page_table: Array | None,
+    pages: Pages | None,
     packing: Packing | None,
     stream: int,
     /,
@@ -283,7 +291,7 @@ def attention(
     Args:
         table, slopes: of a bias by distance.
         precision: 0 "highest", 1 "high", 2 "medium".
-        page_table: int32 (batch, pages of a sequence): then k and v are pools of pages.
+        pages: then k and v are pools of pages.
         packing: then q, k, v and out are packed, (tokens, heads, dim), and lse is (tokens, q_heads).
     """
 
@@ -299,7 +307,7 @@ def attention_weights(
     table: Array | None,
     slopes: Array | None,
     precision: int,
-    page_table: Array | None,
+    pages: Pages | None,
     rows: Array | None,
     softmax: bool,
     stream: int,
@@ -311,6 +319,52 @@ def attention_weights(
         rows: int32: the queries that are asked about; None: all.
         softmax: whether it is weights.
     """
+
+def largest_weights(
+    q: Array,
+    k: Array,
+    keys: Array,
+    weights: Array,
+    plan: Plan,
+    bias: Array | None,
+    scale: float,
+    softcap: float,
+    sinks: Array | None,
+    table: Array | None,
+    slopes: Array | None,
+    precision: int,
+    pages: Pages | None,
+    rows: Array | None,
+    stream: int,
+    /,
+) -> None:
+    """Writes ``keys``, int64, and ``weights``, float32, (batch, q_heads, rows, topk), contiguous; not waited for."""
+
+def weights_per_key(
+    q: Array,
+    k: Array,
+    sums: Array,
+    plan: Plan,
+    bias: Array | None,
+    scale: float,
+    softcap: float,
+    sinks: Array | None,
+    table: Array | None,
+    slopes: Array | None,
+    precision: int,
+    pages: Pages | None,
+    stream: int,
+    /,
+) -> None:
+    """Writes ``sums``, float32 (batch, q_heads, kv_len), contiguous; not waited for."""
+
+def check_states(out_a: Array, lse_a: Array, out_b: Array, lse_b: Array, /) -> None:
+    """TypeError or ValueError where they do not belong together."""
+
+def merge_states(
+    out_a: Array, lse_a: Array, out_b: Array, lse_b: Array, out: Array, lse: Array, stream: int, /
+) -> None:
+    """Writes ``out`` and ``lse``, contiguous, of the shapes and dtypes of ``out_a`` and ``lse_a``; not waited for."""
 
 # Of the decoder. The device's arrays, stacks and heads share a stream.
 

@@ -196,16 +196,22 @@ def merge_states(
     Args:
         out_a, out_b: shape (..., q_len, v_head_dim), results of :func:`attention`.
         lse_a, lse_b: shape (..., q_len), natural logarithms as ``return_lse`` gives them; -inf for an empty part.
-            Sinks, if any, must have been given to one of the parts only.
+            Sinks, if any, must have been given to one of the parts only. All four may be CUDA arrays, of float32,
+            float16 or bfloat16.
 
     Returns:
-        (out, lse) of the union, dtypes of ``out_a`` and ``lse_a``. Empty parts are neutral, two of them give zeros and
-        -inf; associative up to rounding.
+        (out, lse) of the union, dtypes of ``out_a`` and ``lse_a``, and their libraries' where they are CUDA arrays.
+        Empty parts are neutral, two of them give zeros and -inf; associative up to rounding.
 
     Raises:
         TypeError, ValueError: arrays are not floating or their shapes do not belong together.
     """
-    arrays = [np.asarray(a) for a in (out_a, lse_a, out_b, lse_b)]
+    given = (out_a, lse_a, out_b, lse_b)
+    if any(_core.is_cuda(array) for array in given):
+        from maskattn.cuda.merge import merge_states as on_device
+
+        return on_device(*given)
+    arrays = [np.asarray(array) for array in given]
     for name, array in zip(("out_a", "lse_a", "out_b", "lse_b"), arrays, strict=True):
         if array.dtype.kind != "f" and array.dtype.name != "bfloat16":
             raise TypeError(f"{name} must be a floating array, got {array.dtype}")

@@ -100,21 +100,24 @@ def attention_topk(
 
     Returns:
         Keys (batch, q_heads, q_len or n, topk), int64, largest weight first and earlier keys first among equals, -1
-        where a query sees fewer; and their weights, float32 (float64 for float64 inputs), 0 there.
+        where a query sees fewer; and their weights, float32 (float64 for float64 inputs), 0 there. Both of the library
+        of ``q`` where it is a CUDA array.
 
     Raises:
         TypeError, ValueError, IndexError, NotImplementedError: as :func:`attention_weights`.
     """
-    try:
-        count = operator.index(topk)
-    except TypeError:
-        raise TypeError(f"topk must be an integer, got {type(topk).__name__}") from None
+    if _core.is_cuda(q):
+        from maskattn.cuda.weights import attention_topk as on_device
+
+        return on_device(
+            q, k, topk, rows=rows, mask=mask, bias=bias, scale=scale, softcap=softcap, sinks=sinks,
+            kv_lengths=kv_lengths, q_offset=q_offset, precision=precision,
+        )  # fmt: skip
     queries, keys, _, rest = prepare(
         q, k, None, mask, bias, scale, softcap, sinks, kv_lengths, q_offset, precision, threads
     )
-    kv_len = rest.pages[1] if rest.pages else keys.shape[2] if np.ndim(keys) == 4 else count
-    if not 1 <= count <= kv_len:
-        raise ValueError(f"topk must be from 1 to kv_len = {kv_len}, got {count}")
+    # What has not four axes, the core refuses.
+    count = check_topk(topk, rest.pages[1] if rest.pages else keys.shape[2] if np.ndim(keys) == 4 else None)
     return _core.largest_weights(queries, keys, count, _rows(rows, queries), *rest, threads)
 
 
@@ -137,11 +140,20 @@ def attention_key_sums(
     What cache eviction asks for (H2O, arXiv:2306.14048). Arguments as in :func:`attention_weights`.
 
     Returns:
-        Array (batch, q_heads, kv_len), float32 (float64 for float64 inputs), summed in float64.
+        Array (batch, q_heads, kv_len), float32 (float64 for float64 inputs), summed in float64, of the library of ``q``
+        where it is a CUDA array.
 
     Raises:
         TypeError, ValueError, NotImplementedError: as :func:`attention_weights`.
     """
+    if _core.is_cuda(q):
+        from maskattn.cuda.weights import attention_key_sums as on_device
+
+        made: FloatArray = on_device(
+            q, k, mask=mask, bias=bias, scale=scale, softcap=softcap, sinks=sinks, kv_lengths=kv_lengths,
+            q_offset=q_offset, precision=precision,
+        )  # fmt: skip
+        return made
     queries, keys, _, rest = prepare(
         q, k, None, mask, bias, scale, softcap, sinks, kv_lengths, q_offset, precision, threads
     )
@@ -163,3 +175,14 @@ def check_rows(rows: Rows, q_len: int) -> list[int] | None:
         if not -q_len <= row < q_len:
             raise IndexError(f"rows must be from {-q_len} to {q_len - 1}, got {row}")
     return [int(row) % q_len for row in array]
+
+
+def check_topk(topk: int, kv_len: int | None) -> int:
+    """``topk`` as an integer; ``kv_len`` None: not known."""
+    try:
+        count = operator.index(topk)
+    except TypeError:
+        raise TypeError(f"topk must be an integer, got {type(topk).__name__}") from None
+    if kv_len is not None and not 1 <= count <= kv_len:
+        raise ValueError(f"topk must be from 1 to kv_len = {kv_len}, got {count}")
+    return count

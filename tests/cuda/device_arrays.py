@@ -54,7 +54,7 @@ def on_device(array: Any) -> Any:
     """A copy of ``array`` on the device, of its strides where they are those of some transposed array."""
     array = np.asarray(array)
     order = sorted(range(array.ndim), key=lambda axis: -abs(array.strides[axis]))
-    dense = np.ascontiguousarray(array.transpose(order))
+    dense = array.transpose(order).copy()  # C order
     ours = load().to_device(dense, dense.dtype.name, LEGACY_STREAM)
     if order == list(range(array.ndim)):
         return ours

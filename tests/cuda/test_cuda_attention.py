@@ -179,7 +179,7 @@ def test_keys_in_pages(kernels: None, dtype: Any, q_len: int, rng: np.random.Gen
     slopes = on_device(ALiBi.for_heads(4).slopes.astype(np.float32))
     out = on_device(np.zeros_like(q))
     on = [on_device(each) for each in (q, k, v)]
-    rest = None, 0.25, 0.0, None, None, slopes, 0, on_device(table), None, place.stream
+    rest = None, 0.25, 0.0, None, None, slopes, 0, (on_device(table), None, None), None, place.stream
     compiled.attention(*on, out, None, plan, *rest)
     np.testing.assert_array_equal(back(out), want)
 
@@ -433,7 +433,6 @@ def test_numpy_arrays_of_other_dtypes_stay() -> None:
         maskattn.attention(q, q, q, device="cuda")
 
 
-def test_functions_that_run_on_the_host_say_so() -> None:
-    q = ones(1, 1, 2, 8)
-    with pytest.raises(NotImplementedError, match=r"^q must be .*CPU's memory .*got a CUDA array"):
-        maskattn.attention_topk(q, q, 1)
+def test_keys_of_a_device_for_queries_of_the_host() -> None:
+    with pytest.raises(NotImplementedError, match=r"^k must be .*CPU's memory .*got a CUDA array"):
+        maskattn.attention_topk(np.ones((1, 1, 2, 8), np.float32), ones(1, 1, 2, 8), 1)

@@ -36,7 +36,8 @@ class OnHost:
     """A layer whose pages are copied, for what runs on the host."""
 
     def __init__(self, layer: Layer) -> None:
-        self._layer, self.k_pool, self.v_pool = layer, back(layer.k_pool), back(layer.v_pool)
+        self._layer, arrays = layer, [back(each) for each in layer._pages.arrays]
+        self.k_pool, self.v_pool, self.k_scales, self.v_scales = arrays if len(arrays) == 4 else (*arrays, None, None)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._layer, name)
@@ -68,6 +69,8 @@ class DeviceMachine(CacheMachine):
         {"window": 33, "page_size": 16},
         {"page_size": 32, "dtype": np.float16},
         {"window": 20, "dtype": ml_dtypes.bfloat16},
+        {"page_size": 16, "dtype": np.int8},
+        {"window": 33, "page_size": 16, "dtype": np.int8},
     ],
     ids=str,
 )

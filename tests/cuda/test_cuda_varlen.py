@@ -12,7 +12,7 @@ from device_arrays import Interface, Lent, back, lent, on_device
 import maskattn
 from maskattn import ALiBi, RelativeBias, cuda
 from maskattn.cuda.module import compiled
-from maskattn.masks import Causal, Function, KeyPadding, Mask, SlidingWindow
+from maskattn.masks import Causal, Dense, Full, Function, KeyPadding, Mask, SlidingWindow
 from strategies import Array, normal
 from test_varlen import KV_LENGTHS, Q_LENGTHS, ends
 from test_varlen import packed as of_lengths
@@ -149,6 +149,26 @@ def test_lengths_that_nobody_checks_are_cut(rng: np.random.Generator) -> None:
     want = back(maskattn.attention_varlen(*map(on_device, (q[4:10], k[7:19], v[7:19])), [0, 6], [0, 12]))
     np.testing.assert_array_equal(back(out)[4:10], want)
     assert (back(out)[10:] == 7).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("as_bits", [False, True])
+def test_a_plan_for_longer_sequences_shows_no_key_that_is_not_theirs(
+    as_bits: bool, dtype: Any, kernels: None, rng: np.random.Generator
+) -> None:
+    """Nor one past the end of the arrays, which the last sequence would reach."""
+    for q_lengths, kv_lengths in (([70, 3, 100], [50, 0, 130]), ([1, 2, 1], [600, 33, 5])):
+        arrays = some(rng, q_lengths, kv_lengths, dtype)
+        most = max(q_lengths), max(kv_lengths)
+        cu = ends(q_lengths), ends(kv_lengths)
+        want = maskattn.attention_varlen(*map(lent, arrays), *cu, return_lse=True)
+        plan = cuda.plan(Dense(np.ones(most, bool)) if as_bits else Full(), *most, batch=3)
+        assert (plan.spans_per_row == 0) == as_bits
+        bounds = {"max_q_len": most[0], "max_kv_len": most[1]}
+        for given in ((*cu, {}), (*map(on_device, cu), bounds)):
+            got = maskattn.attention_varlen(*map(lent, arrays), *given[:2], mask=plan, return_lse=True, **given[2])
+            for each, other in zip(got, want, strict=True):
+                np.testing.assert_array_equal(back(each), back(other))
 
 
 def test_keys_of_other_sequences_are_not_read(kernels: None, rng: np.random.Generator) -> None:

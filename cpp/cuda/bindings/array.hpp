@@ -50,6 +50,7 @@ std::string shape_text(const std::vector<std::int64_t>& shape);
 void register_arrays(py::module_& m);
 void register_attention(py::module_& m);
 void register_cache(py::module_& m, py::class_<Array>& array);
+void register_merge(py::module_& m);
 void register_exchange(py::module_& m, py::class_<Array>& array);
 void register_packing(py::module_& m);
 void register_plans(py::module_& m);

@@ -24,6 +24,7 @@ void take_packing(AttentionCall& call, const Packing& packing) {
   call.kv_len = packing.kv_len;
   call.kv_rows = packing.kv_tokens;
   call.q_lengths = packing.q_lengths;
+  call.kv_lengths = packing.kv_lengths;
   call.q.starts = call.out.starts = packing.q_starts;
   call.k.starts = call.v.starts = packing.kv_starts;
 }
@@ -40,7 +41,7 @@ void check_prepared(const Array& q, const Array& k, const Array& v, const Plan& 
 // Writes `out` and, if there is one, `lse`.
 void attention_of(const Array& q, const Array& k, const Array& v, const Array& out, const MaybeArray& lse, const Plan& plan,
                   const MaybeArray& bias, double scale, double softcap, const MaybeArray& sinks, const MaybeArray& table,
-                  const MaybeArray& slopes, int precision, const MaybeArray& page_table, const MaybePacking& packing,
+                  const MaybeArray& slopes, int precision, const MaybePages& pages, const MaybePacking& packing,
                   std::uintptr_t handle) {
   const Stream stream = stream_of(handle);
   AttentionCall call{};
@@ -49,7 +50,7 @@ void attention_of(const Array& q, const Array& k, const Array& v, const Array& o
     take_results(call, q, four_axes(out, "out"), lse);
     take_packing(call, *packing);
   } else {
-    take_arrays(call, q, k, v, page_table, plan.extents.kv_len);
+    take_arrays(call, q, k, v, pages, plan.extents.kv_len);
     take_results(call, q, out, lse);
   }
   take_plan(call, plan);
@@ -60,10 +61,8 @@ void attention_of(const Array& q, const Array& k, const Array& v, const Array& o
   const auto offsets = take_offsets(call, plan, stream);
   const DeviceMemory workspace(workspace_bytes(call), stream);
   attention(call, workspace.data(), stream);
-  let_go(plan,
-         {&q, &k, &v, &out, pointer_to(lse), pointer_to(bias), pointer_to(sinks), pointer_to(table), pointer_to(slopes),
-          pointer_to(page_table)},
-         stream);
+  let_go(plan, {&q, &k, &v, &out, pointer_to(lse), pointer_to(bias), pointer_to(sinks), pointer_to(table), pointer_to(slopes)},
+         pages, stream);
 }
 
 }  // namespace
@@ -71,9 +70,9 @@ void attention_of(const Array& q, const Array& k, const Array& v, const Array& o
 void register_attention(py::module_& m) {
   m.def("attention", &attention_of);
   m.def("check_prepared", &check_prepared);
-  m.def("check_arrays", [](const Array& q, const Array& k, const Array& v, const MaybeArray& page_table) {
+  m.def("check_arrays", [](const Array& q, const Array& k, const Array& v, const MaybePages& pages) {
     AttentionCall call{};
-    take_arrays(call, q, k, v, page_table, 0);
+    take_arrays(call, q, k, v, pages, 0);
   });
   m.def("check_packed", [](const Array& q, const Array& k, const Array& v) {
     AttentionCall call{};

@@ -3,7 +3,7 @@
 
 #include <pybind11/stl.h>
 
-#include "cuda/bindings/plans.hpp"
+#include "cuda/bindings/call.hpp"
 #include "cuda/decoder/elementwise.hpp"
 
 namespace maskattn::cuda {
@@ -12,8 +12,8 @@ namespace {
 using Ints = py::array_t<std::int32_t, py::array::c_style | py::array::forcecast>;
 
 // Of tokens and a pool that fit, by whoever has the tables; `table` names a page for every token.
-void append_to(const Array& pool, const Array& tokens, const char* name, const Array& table, const GivenIntegers& lengths,
-               std::int64_t batch, Stream stream) {
+void append_to(const Array& pool, const Array& tokens, const char* name, const MaybeArray& scales, const Array& table,
+               const GivenIntegers& lengths, std::int64_t batch, Stream stream) {
   const auto* integers = static_cast<const std::int64_t*>(lengths.data);
   AppendCall call{static_cast<int>(batch),
                   static_cast<int>(pool.shape[1]),
@@ -23,7 +23,8 @@ void append_to(const Array& pool, const Array& tokens, const char* name, const A
                   float_dtype_of(tokens, name),
                   {tokens.strides[0], tokens.strides[1], tokens.strides[2], tokens.strides[3]},
                   pool.data,
-                  float_dtype_of(pool, "dtype"),
+                  scales ? Dtype::int8 : float_dtype_of(pool, "dtype"),
+                  scales ? static_cast<float*>(scales->data) : nullptr,
                   static_cast<int>(pool.shape[2]),
                   static_cast<int>(table.shape[1]),
                   static_cast<const int*>(table.data),
@@ -32,18 +33,19 @@ void append_to(const Array& pool, const Array& tokens, const char* name, const A
   append_tokens(call, stream);
 }
 
-// `lengths`: of each sequence, and behind them how many tokens each gets.
-void append_tokens_to(const Array& k_pool, const Array& v_pool, const Array& k, const Array& v, const Array& table,
-                      const Integers& lengths, std::uintptr_t handle) {
+// `lengths`: of each sequence, and behind them how many tokens each gets. Pools of int8 have scales.
+void append_tokens_to(const Array& k_pool, const Array& v_pool, const MaybeArray& k_scales, const MaybeArray& v_scales,
+                      const Array& k, const Array& v, const Array& table, const Integers& lengths, std::uintptr_t handle) {
   const Stream stream = stream_of(handle);
   Staged staged;
   const GivenIntegers sent = take(lengths, "lengths", stream, staged);
-  append_to(k_pool, k, "k", table, sent, lengths.size() / 2, stream);
-  append_to(v_pool, v, "v", table, sent, lengths.size() / 2, stream);
-  for (const Array* each : {&k_pool, &v_pool, &k, &v, &table}) wait_for(each->stream, stream);
+  append_to(k_pool, k, "k", k_scales, table, sent, lengths.size() / 2, stream);
+  append_to(v_pool, v, "v", v_scales, table, sent, lengths.size() / 2, stream);
+  for (const Array* each : {&k_pool, &v_pool, pointer_to(k_scales), pointer_to(v_scales), &k, &v, &table})
+    if (each) wait_for(each->stream, stream);
 }
 
-// The first `slots` rows of pages, in the order of the pool's stream.
+// The first `slots` rows of pages, of a pool or of its scales, in the order of the pool's stream.
 void copy_pages_of(const Array& pool, const Ints& sources, const Ints& targets, int slots) {
   const auto count = static_cast<std::size_t>(sources.size());
   if (count == 0 || slots == 0) return;
@@ -52,7 +54,7 @@ void copy_pages_of(const Array& pool, const Ints& sources, const Ints& targets, 
   int* on_device = names.data<int>();
   send(on_device, sources.data(), count * sizeof(int), pool.stream);
   send(on_device + count, targets.data(), count * sizeof(int), pool.stream);
-  const auto extent = [&](std::size_t axis) { return static_cast<int>(pool.shape[axis]); };
+  const auto extent = [&](std::size_t axis) { return axis < pool.shape.size() ? static_cast<int>(pool.shape[axis]) : 1; };
   copy_pages({pool.data, extent(1), extent(2), extent(3), static_cast<int>(pool.item_bytes())}, static_cast<int>(count),
              on_device, on_device + count, slots, pool.stream);
 }

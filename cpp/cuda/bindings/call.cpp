@@ -27,6 +27,39 @@ void require_q_dtype(const Array& a, const char* name, Dtype want, const Array& 
              "; convert it first");
 }
 
+void require_bytes(const Array& a, const char* name, const Array& scales) {
+  if (a.dtype.code != dlpack::Int || a.dtype.bits != 8)
+    bad_type(std::string(name) + " must be int8 where it has scales, got " + a.dtype_name());
+  const std::vector<std::int64_t> shape(a.shape.begin(), a.shape.end() - 1);
+  if (scales.shape != shape || scales.dtype.code != dlpack::Float || scales.dtype.bits != 32 || !scales.contiguous())
+    bad_value(std::string(name) + " must have contiguous float32 scales of shape " + shape_text(shape) + ", got " +
+              scales.describe());
+}
+
+// Dtypes of keys and values.
+void take_stored(AttentionCall& call, const Array& q, const Array& k, const Array& v, const MaybePages& pages) {
+  if (!pages || !std::get<1>(*pages) || !std::get<2>(*pages)) {
+    require_q_dtype(k, "k", call.dtype, q);
+    require_q_dtype(v, "v", call.dtype, q);
+    return;
+  }
+  const auto& [table, k_scales, v_scales] = *pages;
+  require_bytes(k, "k", *k_scales);
+  require_bytes(v, "v", *v_scales);
+  call.k_scales = static_cast<const float*>(k_scales->data);
+  call.v_scales = static_cast<const float*>(v_scales->data);
+}
+
+void take_pages(AttentionCall& call, const Array& q, const Array& k, const Array& table) {
+  if (table.ndim() != 2 || table.shape[0] != q.shape[0] || table.dtype.code != dlpack::Int || table.dtype.bits != 32 ||
+      !table.contiguous())
+    bad_value("page_table must be a contiguous int32 array of shape (batch, pages of a sequence), got " + table.describe());
+  if (k.shape[2] % 16 != 0) bad_value("k must have pages of a multiple of 16 rows, got " + std::to_string(k.shape[2]));
+  call.page_table = static_cast<const int*>(table.data);
+  call.pages_per_sequence = static_cast<int>(table.shape[1]);
+  call.page_size = static_cast<int>(k.shape[2]);
+}
+
 template <class Data>
 Rows<Data> rows_of(const Array& a, Dtype dtype) {
   return {a.data,
@@ -65,15 +98,14 @@ const float* floats_per_head(const AttentionCall& call, const MaybeArray& a, con
 
 }  // namespace
 
-void take_arrays(AttentionCall& call, const Array& q, const Array& k, const Array& v, const MaybeArray& page_table, int kv_len) {
+void take_arrays(AttentionCall& call, const Array& q, const Array& k, const Array& v, const MaybePages& pages, int kv_len) {
   call.dtype = float_dtype_of(q, "q");
   require_rank4(q, "q", "(batch, q_heads, q_len, head_dim)");
   require_rank4(k, "k", "(batch, kv_heads, kv_len, head_dim)");
   require_rank4(v, "v", "(batch, kv_heads, kv_len, v_head_dim)");
-  require_q_dtype(k, "k", call.dtype, q);
-  require_q_dtype(v, "v", call.dtype, q);
-  if (page_table)
-    require_extent(q, "q", 0, "batch", page_table->shape[0], "the cache");
+  take_stored(call, q, k, v, pages);
+  if (pages)
+    require_extent(q, "q", 0, "batch", std::get<0>(*pages).shape[0], "the cache");
   else
     require_extent(k, "k", 0, "batch", q.shape[0], "q");
   require_extent(k, "k", 3, "head_dim", q.shape[3], "q");
@@ -95,20 +127,14 @@ void take_arrays(AttentionCall& call, const Array& q, const Array& k, const Arra
   call.q_heads = static_cast<int>(q.shape[1]);
   call.kv_heads = static_cast<int>(k.shape[1]);
   call.q_len = static_cast<int>(q.shape[2]);
-  call.kv_len = page_table ? kv_len : static_cast<int>(k.shape[2]);
+  call.kv_len = pages ? kv_len : static_cast<int>(k.shape[2]);
   call.head_dim = static_cast<int>(q.shape[3]);
   call.v_head_dim = static_cast<int>(v.shape[3]);
   call.q = rows_of<const void>(q, call.dtype);
-  call.k = rows_of<const void>(k, call.dtype);
-  call.v = rows_of<const void>(v, call.dtype);
-  if (!page_table) return;
-  if (page_table->ndim() != 2 || page_table->shape[0] != q.shape[0] || page_table->dtype.code != dlpack::Int ||
-      page_table->dtype.bits != 32 || !page_table->contiguous())
-    bad_value("page_table must be a contiguous int32 array of shape (batch, pages of a sequence), got " + page_table->describe());
-  if (k.shape[2] % 16 != 0) bad_value("k must have pages of a multiple of 16 rows, got " + std::to_string(k.shape[2]));
-  call.page_table = static_cast<const int*>(page_table->data);
-  call.pages_per_sequence = static_cast<int>(page_table->shape[1]);
-  call.page_size = static_cast<int>(k.shape[2]);
+  const Dtype stored = call.k_scales ? Dtype::int8 : call.dtype;
+  call.k = rows_of<const void>(k, stored);
+  call.v = rows_of<const void>(v, stored);
+  if (pages) take_pages(call, q, k, std::get<0>(*pages));
 }
 
 void take_results(AttentionCall& call, const Array& q, const Array& out, const MaybeArray& lse) {
@@ -154,11 +180,16 @@ std::unique_ptr<DeviceMemory> take_offsets(AttentionCall& call, const Plan& plan
   return memory;
 }
 
-void let_go(const Plan& plan, std::initializer_list<const Array*> arrays, Stream stream) {
+void let_go(const Plan& plan, std::initializer_list<const Array*> arrays, const MaybePages& pages, Stream stream) {
   if (capturing(stream)) return;  // nobody knows when a graph runs
   wait_for(plan.stream, stream);
-  for (const Array* each : arrays)
+  const auto wait = [&](const Array* each) {
     if (each) wait_for(each->stream, stream);
+  };
+  for (const Array* each : arrays) wait(each);
+  if (!pages) return;
+  const auto& [table, k_scales, v_scales] = *pages;
+  for (const Array* each : {&table, pointer_to(k_scales), pointer_to(v_scales)}) wait(each);
 }
 
 }  // namespace maskattn::cuda

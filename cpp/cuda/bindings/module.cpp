@@ -10,6 +10,7 @@ PYBIND11_MODULE(_cuda, m, pybind11::mod_gil_not_used()) {
   maskattn::cuda::register_packing(m);
   maskattn::cuda::register_attention(m);
   maskattn::cuda::register_weights(m);
+  maskattn::cuda::register_merge(m);
   maskattn::cuda::register_device_arrays(m);
   maskattn::cuda::register_device_stacks(m);
   maskattn::cuda::register_device_heads(m);

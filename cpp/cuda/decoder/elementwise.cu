@@ -231,10 +231,11 @@ void copy_pages(const PageCopy& pool, int count, const int* sources, const int* 
     launch(copy_page_rows<Element>, std::int64_t{count} * pool.heads, threads_of(slots * pool.dim), 0, stream, pool, sources,
            targets, slots);
   };
-  if (pool.element_bytes == 4)
-    run(std::uint32_t{});
-  else
-    run(std::uint16_t{});
+  switch (pool.element_bytes) {
+    case 1: return run(std::uint8_t{});
+    case 2: return run(std::uint16_t{});
+    default: return run(std::uint32_t{});
+  }
 }
 
 }  // namespace maskattn::cuda

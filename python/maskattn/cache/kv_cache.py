@@ -46,8 +46,9 @@ class KVCache:
             a scale per token and head, and an :meth:`error_bound`.
         page_size: tokens per page, a multiple of 16. A ring has pages of at most 64 by default.
         window: how many keys a query sees at most, its own included: ``SlidingWindow(left=window - 1)``.
-        device: "cuda" (or "cuda:1") keeps the pages there, in float32, float16 or bfloat16: CUDA arrays are appended,
-            and queries are CUDA arrays. The memory of its whole capacity (of a ring's window) is taken at once there.
+        device: "cuda" (or "cuda:1") keeps the pages there, in float32, float16, bfloat16 or int8: CUDA arrays are
+            appended, and queries are CUDA arrays. The memory of its whole capacity (of a ring's window) is taken at
+            once there.
 
     Raises:
         TypeError, ValueError: an argument is not as above.

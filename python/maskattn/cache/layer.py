@@ -180,10 +180,10 @@ class Layer(BlockTables):
 
     def error_bound(self) -> tuple[float, float]:
         """What :meth:`KVCache.error_bound` says, of this layer: one bound for keys, one for values."""
-        if self.k_scales is None or self.v_scales is None:
+        if self.dtype != np.int8:
             raise ValueError(f"error_bound must be asked of a cache with dtype int8, got {self.dtype}")
         _, pages, slots = self._existing(int(self.begins.min(initial=self.kv_len)))
-        k_scale, v_scale = (scales[pages, :, slots].max(initial=0) for scales in (self.k_scales, self.v_scales))
+        k_scale, v_scale = (scales.max(initial=0) for scales in self._pages.read_scales(pages, slots))
         return HALF_STEP * float(k_scale), HALF_STEP * float(v_scale)
 
     # What KVCache does to all its layers, once it has checked all of them.

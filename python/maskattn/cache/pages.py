@@ -120,6 +120,10 @@ class Pages:
         k, v, *scales = (array[pages, :, slots] for array in self.arrays)
         return (dequantize(k, scales[0]), dequantize(v, scales[1])) if scales else (k, v)
 
+    def read_scales(self, pages: IntArray, slots: IntArray) -> list[Array]:
+        """Copies of the scales of tokens, (..., kv_heads), of keys and of values; none but for int8."""
+        return [array[pages, :, slots] for array in self.arrays[2:]]
+
     def _grow(self, pages: int) -> None:
         # Doubling makes the copies of all growths together no more than one copy of the final size.
         pages = max(pages, 2 * len(self.references))

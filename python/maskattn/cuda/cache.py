@@ -14,7 +14,7 @@ from maskattn.cuda.module import compiled
 from maskattn.cuda.pages import DevicePages
 from maskattn.cuda.places import Place, named_place, place_of, to_host
 
-_DTYPES = ("float32", "float16", "bfloat16")
+_DTYPES = ("float32", "float16", "bfloat16", "int8")
 
 
 def pages_on(device: str, *extents: Any) -> DevicePages:
@@ -38,14 +38,17 @@ def pages_on(device: str, *extents: Any) -> DevicePages:
 class DeviceLayer(Layer):
     """A :class:`~maskattn.cache.Layer` whose pages are on a device.
 
-    ``k_pool`` and ``v_pool`` are arrays there; tables, lengths and begins are the host's.
+    ``k_pool``, ``v_pool``, ``k_scales`` and ``v_scales`` are arrays there; tables, lengths and begins are the host's.
     """
 
     #: The tables as they were sent, and the device's copy.
     _sent: tuple[npt.NDArray[np.int32], compiled.Array] | None = None
 
     def append(self, k: Any, v: Any, lengths: npt.ArrayLike | None = None) -> None:
-        """:meth:`Layer.append` of arrays of the device, float32, float16 or bfloat16; nothing waits for it."""
+        """:meth:`Layer.append` of arrays of the device, float32, float16 or bfloat16; nothing waits for it.
+
+        So nobody refuses what is not finite: as int8, such a token of a head is NaN for all who see it.
+        """
         for name, array in (("k", k), ("v", v)):
             self._check_kind(name, array)
         place = self._place(k)
@@ -60,9 +63,10 @@ class DeviceLayer(Layer):
             self._check_capacity(ends)
             self._open(ends)
             if counts.any():
-                k_pool, v_pool = (place.borrow("k", pool) for pool in self._pages.arrays)
+                k_pool, v_pool = (place.borrow("k", pool) for pool in self._pages.arrays[:2])
+                table, k_scales, v_scales = self.device_pages(place)
                 before = np.concatenate([self.lengths, counts])
-                compiled.append_tokens(k_pool, v_pool, k, v, self.device_tables(place), before, place.stream)
+                compiled.append_tokens(k_pool, v_pool, k_scales, v_scales, k, v, table, before, place.stream)
             self.took(Lengths.of(ends))
 
     def _place(self, k: Any) -> Place:
@@ -78,6 +82,12 @@ class DeviceLayer(Layer):
                 "that is captured; append before the capture"
             )
         return place
+
+    def device_pages(self, place: Place) -> tuple[compiled.Array, compiled.Array | None, compiled.Array | None]:
+        """``device_tables`` and the scales, as the module takes them."""
+        scales = [place.borrow("k", each) for each in self._pages.arrays[2:]]
+        table = self.device_tables(place)
+        return (table, scales[0], scales[1]) if scales else (table, None, None)
 
     def device_tables(self, place: Place) -> compiled.Array:
         """``tables`` as an int32 array of ours; entries without a page name one that nobody sees."""

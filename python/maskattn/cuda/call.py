@@ -59,8 +59,8 @@ def attention(
         terms = given.on(place, head_dim, take)
         plan = plan_of(place, keys.mask, q_len, keys.kv_len, batch, heads, q_offset, keys.kv_lengths)
         results = Results(place, kind, (*q.shape[:3], v_head_dim), q.dtype, None if on_host else out)
-        lse = results.lse(q.shape[:3]) if return_lse else None
-        compiled.attention(q, keys.k, keys.v, results.out, lse, plan, *terms, keys.table, None, place.stream)
+        lse = results.floats(q.shape[:3]) if return_lse else None
+        compiled.attention(q, keys.k, keys.v, results.out, lse, plan, *terms, keys.pages, None, place.stream)
         finished = results.finished()
     if host_out is not None:
         host_out[...] = finished[0]
@@ -71,7 +71,7 @@ def attention(
 
 
 class Results:
-    """The output of a call, and its LSE where that is asked for.
+    """The output of a call, and others beside it, as its LSE.
 
     Args:
         kind: whose arrays they are.
@@ -84,8 +84,8 @@ class Results:
         made = kind.empty(shape, dtype, place) if given is None else (given, place.borrow("out", given))
         self._theirs, self.out = [made[0]], made[1]
 
-    def lse(self, shape: tuple[int, ...]) -> compiled.Array:
-        """An array of ours for it."""
+    def floats(self, shape: tuple[int, ...]) -> compiled.Array:
+        """An array of ours for another result, float32."""
         theirs, ours = self._kind.empty(shape, "float32", self._place)
         self._theirs.append(theirs)
         return ours

@@ -12,11 +12,11 @@ from maskattn.cuda.places import Place
 
 
 class Keys(NamedTuple):
-    """Arrays of ours; of a layer pages, ``table`` says which, and ``mask`` sees no key that a ring has lost."""
+    """Arrays of ours; of a layer ``pages``, and ``mask`` sees no key that a ring has lost."""
 
     k: compiled.Array
     v: compiled.Array
-    table: compiled.Array | None
+    pages: tuple[compiled.Array, compiled.Array | None, compiled.Array | None] | None
     kv_len: int
     mask: Any
     kv_lengths: Any
@@ -53,15 +53,15 @@ def keys_of(
             f'the cache with device="cuda"'
         )
     keys, values = (place.borrow("k", pool) for pool in (layer.k_pool, layer.v_pool))
-    table = layer.device_tables(place)
-    compiled.check_arrays(q, keys, values, table)
+    pages = layer.device_pages(place)
+    compiled.check_arrays(q, keys, values, pages)
     if layer.begins.any():
         mask = _without_lost(place, mask, layer)
     shortest, longest = layer.extremes
     lengths = longest if shortest >= longest else layer.lengths
     if isinstance(mask, compiled.Plan):  # has its own
         lengths = None
-    return Keys(keys, values, table, layer.kv_len, mask, lengths)
+    return Keys(keys, values, pages, layer.kv_len, mask, lengths)
 
 
 def _without_lost(place: Place, mask: Any, layer: Any) -> Any:

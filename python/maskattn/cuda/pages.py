@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from maskattn.cache.int8 import dequantize
 from maskattn.cache.pages import Array, IntArray, Pages
 
 
@@ -15,7 +16,7 @@ class DevicePages(Pages):
     """Pages whose ``arrays`` are a device's, of the same shapes.
 
     Args:
-        new: makes an array of a shape and dtype, which has ``nbytes``, ``shape``,
+        new: makes an array of a shape and dtype, of three axes (scales) or four, which has ``nbytes``, ``shape``,
             ``copy_pages(sources, targets, slots)`` and ``copy_from(at, other, first, count)``.
         to_host: a NumPy copy of one.
         extents: as of any pages.
@@ -41,14 +42,18 @@ class DevicePages(Pages):
             array.copy_pages(sources, targets, slots)  # type: ignore[attr-defined]
 
     def read(self, pages: IntArray, slots: IntArray) -> tuple[Array, Array]:
-        keys, values = (self._to_host(array) for array in self.arrays)
-        return keys[pages, :, slots], values[pages, :, slots]
+        keys, values, *scales = (self._to_host(array)[pages, :, slots] for array in self.arrays)
+        return (dequantize(keys, scales[0]), dequantize(values, scales[1])) if scales else (keys, values)
+
+    def read_scales(self, pages: IntArray, slots: IntArray) -> list[Array]:
+        return [self._to_host(array)[pages, :, slots] for array in self.arrays[2:]]
 
     def write(self, pages: IntArray, slots: IntArray | slice, encoded: Sequence[Array]) -> None:
         raise NotImplementedError("keys and values on a device are stored by kernels; append arrays of the device")
 
     def _new(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-        made: Array = self._make(shape, self._stored)  # an array of a device may know the name of its dtype alone
+        # An array of a device may know the name of its dtype alone.
+        made: Array = self._make(shape, self._stored if len(shape) == 4 else np.dtype(np.float32))
         return made
 
     def _moved(self, old: Array, new: Array) -> None:

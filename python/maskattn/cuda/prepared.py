@@ -49,7 +49,7 @@ class PreparedOnDevice:
                     place.borrow("bias", array)
             (dtype, shape), (_, values) = self._wanted[0], self._wanted[2]
             results = Results(place, kind, (*shape[:3], values[3]), dtype, out)
-            lse = results.lse(shape[:3]) if self._return_lse else None
+            lse = results.floats(shape[:3]) if self._return_lse else None
             compiled.attention(q, k, v, results.out, lse, plan, *self._terms, None, None, place.stream)
             finished = results.finished()
         return tuple(finished) if self._return_lse else finished[0]

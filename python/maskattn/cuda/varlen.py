@@ -60,7 +60,7 @@ def attention_varlen(
         terms = given.on(place, head_dim)
         plan = _plan(place, mask, sequences, heads, q_offset)
         results = Results(place, kind, (tokens, heads, v_head_dim), q.dtype, out)
-        lse = results.lse((tokens, heads)) if return_lse else None
+        lse = results.floats((tokens, heads)) if return_lse else None
         compiled.attention(q, k, v, results.out, lse, plan, *terms, None, sequences.packing, place.stream)
         finished = results.finished()
     return tuple(finished) if return_lse else finished[0]
