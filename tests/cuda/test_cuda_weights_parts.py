@@ -90,6 +90,21 @@ def test_equal_weights_are_in_the_order_of_keys(rng: np.random.Generator) -> Non
         np.testing.assert_allclose(back(got[1]), want[1], rtol=1e-6)
 
 
+def test_errors_before_any_work(rng: np.random.Generator) -> None:
+    """No mask has become a plan by then."""
+    q, k = on_device(normal(rng, 1, 2, 3, 8)), on_device(normal(rng, 1, 2, 5, 8))
+    asked: list[bool] = []
+    mask = Function(lambda b, h, q, k: bool(asked.append(True)) or q >= k, per_sequence=False)
+    for rows, topk, error in (([3], 2, IndexError), (None, 6, ValueError), (None, "2", TypeError)):
+        with pytest.raises(error):
+            maskattn.attention_topk(q, k, topk, rows=rows, mask=mask)  # type: ignore[arg-type]
+    with pytest.raises(IndexError):
+        maskattn.attention_weights(q, k, rows=[3], mask=mask)
+    assert not asked
+    maskattn.attention_topk(q, k, 2, mask=mask)
+    assert asked
+
+
 def test_layers_of_a_cache(rng: np.random.Generator) -> None:
     q, k, v = qkv(rng, 2, 4, 2, 3, 90, 16)
     cache = maskattn.KVCache(1, 2, 2, 100, 16, page_size=16, device="cuda")
