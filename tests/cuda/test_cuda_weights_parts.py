@@ -90,6 +90,17 @@ def test_equal_weights_are_in_the_order_of_keys(rng: np.random.Generator) -> Non
         np.testing.assert_allclose(back(got[1]), want[1], rtol=1e-6)
 
 
+def test_keys_that_weigh_nothing_are_seen(rng: np.random.Generator) -> None:
+    """Scores of minus infinity are not those of hidden keys: as on the CPU."""
+    q, k = np.ones((1, 1, 3, 4), np.float32), normal(rng, 1, 1, 70, 4)
+    k[:, :, 20], k[:, :, 66, 2:] = -np.inf, -3e38
+    for count in (1, 68, 70):
+        want = maskattn.attention_topk(q, k, count, mask=Causal())
+        got = maskattn.attention_topk(lent(q), lent(k), count, mask=Causal())
+        np.testing.assert_array_equal(back(got[0]), want[0])
+        np.testing.assert_allclose(back(got[1]), want[1], rtol=1e-6)
+
+
 def test_errors_before_any_work(rng: np.random.Generator) -> None:
     """No mask has become a plan by then."""
     q, k = on_device(normal(rng, 1, 2, 3, 8)), on_device(normal(rng, 1, 2, 5, 8))
