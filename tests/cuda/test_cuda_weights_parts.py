@@ -151,6 +151,7 @@ ERRORS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"topk": 0}, ValueError, "^topk must be from 1 to kv_len = 5, got 0"),
     ({"topk": 6}, ValueError, "^topk must be from 1 to kv_len = 5, got 6"),
     ({"topk": 1.5}, TypeError, "^topk must be an integer, got float"),
+    ({"topk": None}, TypeError, "^topk must be an integer, got NoneType"),
     ({"rows": [3]}, IndexError, "^rows must be from -3 to 2, got 3"),
     ({"k": np.ones((2, 2, 5, 8), np.float32)}, TypeError, "^k must be a CUDA array, as q is, got ndarray"),
     ({"sinks": np.ones(3)}, ValueError, "^sinks must have one entry per query head, 4, got 3"),

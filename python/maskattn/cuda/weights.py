@@ -68,9 +68,10 @@ def attention_topk(
 ) -> tuple[Any, Any]:
     """:func:`maskattn.attention_topk` on a device; ``rows`` is the host's."""
     given, place = GivenTerms(bias, scale, softcap, sinks, precision), place_of("q", q)
+    count = check_topk(topk, None)
     with place.current():
-        asked = _asked(place, q, k, mask, given, kv_lengths, q_offset, rows, topk)
-        shape = asked.row_count, int(topk)
+        asked = _asked(place, q, k, mask, given, kv_lengths, q_offset, rows, count)
+        shape = asked.row_count, count
         results = asked.results(shape, "int64")
         weights = results.floats((*asked.q.shape[:2], *shape))
         compiled.largest_weights(asked.q, asked.keys.k, results.out, weights, *asked.rest, asked.rows, place.stream)
@@ -133,7 +134,7 @@ def _asked(
     kv_lengths: Any,
     q_offset: Any,
     rows: Any = None,
-    topk: Any = None,
+    topk: int | None = None,
 ) -> _Asked:
     """The call on the device; what the host can check has been, before a mask becomes a plan there."""
     ours = place.borrow("q", q)
