@@ -31,8 +31,8 @@ class Taken {
 
   // It has been launched, and reads or writes these, too.
   void launched(std::initializer_list<const Array*> others) const {
-    let_go(plan_, others, pages_, stream);
-    let_go(plan_, {arrays_[0], arrays_[1], arrays_[2], arrays_[3], arrays_[4], arrays_[5]}, {}, stream);
+    let_go(plan_, {arrays_[0], arrays_[1], arrays_[2], arrays_[3], arrays_[4], arrays_[5]}, pages_, stream);
+    let_go(others, stream);
   }
 
   AttentionCall call{};
