@@ -15,6 +15,9 @@ constexpr std::uint32_t kUnseen = 0;
 __device__ std::uint32_t code_of(float weight) { return __float_as_uint(weight) + 1; }
 __device__ float weight_of(std::uint32_t code) { return __uint_as_float(code - 1); }
 
+// Minus infinity is the score of a key that is not seen; where one that is seen has it, this weighs nothing as well.
+constexpr float kLeastScore = -0x1.fffffep127f;
+
 // The codes of a row's weights.
 struct Codes {
   const std::uint32_t* codes;
@@ -51,7 +54,8 @@ __device__ void write_codes(const AttentionCall& call, const ScoreTerms& terms, 
   const RowSoftmax softmax = softmax_of_row<Stored>(call, terms, row, query, [&](int tile, const PlainScores& found) {
     for (int half = 0; half < 2; ++half) {
       const int key = tile * kTile + 32 * half + lane;
-      if (key < call.kv_len) codes[key] = __float_as_uint(found.s[half]);
+      const bool least = found.seen[half] && found.s[half] == kMinusInfinity;
+      if (key < call.kv_len) codes[key] = __float_as_uint(least ? kLeastScore : found.s[half]);
     }
   });
   for (int key = lane; key < call.kv_len; key += 32) {  // each lane those that it has written

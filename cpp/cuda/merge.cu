@@ -9,11 +9,19 @@ namespace {
 
 constexpr int kWarps = 4;
 
-__device__ std::int64_t row_at(const MergeCall& call, const std::int64_t* stride, std::int64_t row) {
-  std::int64_t at = 0;
+// Where a row is in each array: together, as 64-bit divisions are what a row costs beside its memory.
+struct RowPlaces {
+  std::int64_t out_a = 0, lse_a = 0, out_b = 0, lse_b = 0;
+};
+__device__ RowPlaces places_of(const MergeCall& call, std::int64_t row) {
+  RowPlaces at;
   for (int axis = call.axes - 2; axis >= 0; --axis) {
-    at += row % call.extent[axis] * stride[axis];
-    row /= call.extent[axis];
+    const std::int64_t extent = call.extent[axis], i = row % extent;
+    row /= extent;
+    at.out_a += i * call.a.out_stride[axis];
+    at.lse_a += i * call.a.lse_stride[axis];
+    at.out_b += i * call.b.out_stride[axis];
+    at.lse_b += i * call.b.lse_stride[axis];
   }
   return at;
 }
@@ -40,12 +48,11 @@ __global__ void __launch_bounds__(32 * kWarps) merge_kernel(MergeCall call, std:
   const std::int64_t row = static_cast<std::int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32, dim = call.extent[call.axes - 1];
   if (row >= rows) return;
   const AttentionState &a = call.a, &b = call.b;
-  const Shares shares = shares_of(read_float(a.lse, a.lse_dtype, row_at(call, a.lse_stride, row)),
-                                  read_float(b.lse, b.lse_dtype, row_at(call, b.lse_stride, row)));
+  const RowPlaces at = places_of(call, row);
+  const Shares shares = shares_of(read_float(a.lse, a.lse_dtype, at.lse_a), read_float(b.lse, b.lse_dtype, at.lse_b));
   const int lane = static_cast<int>(threadIdx.x) % 32, last = call.axes - 1;
-  const std::int64_t from_a = row_at(call, a.out_stride, row), from_b = row_at(call, b.out_stride, row);
   for (std::int64_t d = lane; d < dim; d += 32) {
-    const float sum = part(a, from_a + d * a.out_stride[last], shares.a) + part(b, from_b + d * b.out_stride[last], shares.b);
+    const float sum = part(a, at.out_a + d * a.out_stride[last], shares.a) + part(b, at.out_b + d * b.out_stride[last], shares.b);
     write_float(call.out, a.out_dtype, row * dim + d, sum);
   }
   if (lane == 0) write_float(call.lse, a.lse_dtype, row, shares.lse);

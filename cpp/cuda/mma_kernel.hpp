@@ -146,8 +146,10 @@ __global__ void __launch_bounds__(MmaShape<Operands, kDim, kModified>::kThreads,
   if (threadIdx.x == 0) {
     shared.keys = rows_at<sizeof(Stored)>(call.k, call, true, place.b, place.kv_head);
     shared.values = rows_at<sizeof(Stored)>(call.v, call, true, place.b, place.kv_head);
-    shared.key_scales = scales_at(call.k_scales, call, place.b, place.kv_head);
-    shared.value_scales = scales_at(call.v_scales, call, place.b, place.kv_head);
+    if constexpr (std::is_same_v<Stored, std::int8_t>) {
+      shared.key_scales = scales_at(call.k_scales, call, place.b, place.kv_head);
+      shared.value_scales = scales_at(call.v_scales, call, place.b, place.kv_head);
+    }
     shared.walk.begin(call, place.b, place.kv_head, place.first_strip);
     for (SharedTile& tile : shared.tile) tile = shared.walk.next();
   }

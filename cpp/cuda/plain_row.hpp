@@ -17,6 +17,13 @@ struct PlainRowMemory {
   float weights[kTile];
 };
 
+template <class T>
+__device__ void load_query(const AttentionCall& call, const ScoreTerms& terms, const PlainRow& row, float* query) {
+  const T* q = at<T>(call.q, row_offset(call.q, row.b, row.head, row.query));
+  for (int d = static_cast<int>(threadIdx.x) % 32; d < call.head_dim; d += 32) query[d] = terms.sign * to_float(q[d]);
+  __syncwarp();
+}
+
 // q.k in chains of 32, added in order: more accurate than one chain.
 template <class Stored>
 __device__ float dot_product(const float* query, const StoredRow<Stored>& key, int head_dim) {
@@ -76,9 +83,7 @@ __device__ void add_values(const AttentionCall& call, PlainRow row, const float*
 template <class T, class Stored>
 __device__ void attend_row(const AttentionCall& call, const ScoreTerms& terms, const PlainRow& row, PlainRowMemory& memory) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
-  const T* q = at<T>(call.q, row_offset(call.q, row.b, row.head, row.query));
-  for (int d = lane; d < call.head_dim; d += 32) memory.query[d] = terms.sign * to_float(q[d]);
-  __syncwarp();
+  load_query<T>(call, terms, row, memory.query);
   RowState state;
   float sums[kColumnsPerLane] = {};
   const int q_tile = row.query / kTile, count = call.plan.tile_count(row.b, row.head, q_tile);

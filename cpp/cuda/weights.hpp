@@ -31,8 +31,8 @@ struct LargestCall {
 std::size_t largest_scratch_bytes(const WeightsCall& weights);
 void largest_weights(const LargestCall& largest, Stream stream);
 
-// The weights that each key gets, summed over all queries in order, in double: [batch][q_heads][kv_len]. The scratch is two
-// floats for each row of each head.
+// The weights that each key gets, summed over all queries in a fixed order, in double: [batch][q_heads][kv_len]. The scratch is
+// two floats for each row of each head.
 void weights_per_key(const AttentionCall& call, float* scratch, float* sums, Stream stream);
 
 }  // namespace maskattn::cuda

@@ -18,13 +18,6 @@ inline std::int64_t rows_asked(const WeightsCall& weights) {
   return std::int64_t{weights.call.batch} * weights.call.q_heads * weights.row_count;
 }
 
-template <class T>
-__device__ void load_query(const AttentionCall& call, const ScoreTerms& terms, PlainRow row, float* query) {
-  const T* q = at<T>(call.q, row_offset(call.q, row.b, row.head, row.query));
-  for (int d = static_cast<int>(threadIdx.x) % 32; d < call.head_dim; d += 32) query[d] = terms.sign * to_float(q[d]);
-  __syncwarp();
-}
-
 // What makes weights of a row's scores.
 struct RowSoftmax {
   float base, factor;

@@ -131,6 +131,20 @@ def test_numbers_that_sixteen_bits_cannot_hold(rng: np.random.Generator) -> None
         np.testing.assert_allclose(got, maskattn.attention(q, theirs[0]).astype(np.float32), rtol=0, atol=4e-3)
 
 
+def test_keys_that_round_to_minus_infinity_are_seen(rng: np.random.Generator) -> None:
+    """Times small queries, keys beyond float16 have moderate scores."""
+    ours, theirs = (KVCache(1, 1, 1, 200, 32, dtype=np.int8, device=device) for device in ("cuda", None))
+    k, v = normal(rng, 1, 1, 100, 32), normal(rng, 1, 1, 100, 32)
+    k[..., ::2, :] = -1e5
+    ours[0].append(lent(k), lent(v))
+    theirs[0].append(k, v)
+    q = rng.uniform(2e-6, 4e-6, (1, 1, 30, 32)).astype(np.float16)
+    for mask in (None, maskattn.masks.Causal()):
+        got = back(maskattn.attention(lent(q), ours[0], mask=mask)).astype(np.float32)
+        want = maskattn.attention(q, theirs[0], mask=mask).astype(np.float32)
+        np.testing.assert_allclose(got, want, rtol=0, atol=4e-3)
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: np.dtype(dtype).name)
 def test_what_is_not_finite_is_nan_to_those_who_see_it(dtype: Any, rng: np.random.Generator) -> None:
     """Nobody waits for appends, so nobody can refuse them, as the CPU does."""

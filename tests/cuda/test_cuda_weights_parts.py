@@ -90,6 +90,32 @@ def test_equal_weights_are_in_the_order_of_keys(rng: np.random.Generator) -> Non
         np.testing.assert_allclose(back(got[1]), want[1], rtol=1e-6)
 
 
+def test_keys_that_weigh_nothing_are_seen(rng: np.random.Generator) -> None:
+    """Scores of minus infinity are not those of hidden keys: as on the CPU."""
+    q, k = np.ones((1, 1, 3, 4), np.float32), normal(rng, 1, 1, 70, 4)
+    k[:, :, 20], k[:, :, 66, 2:] = -np.inf, -3e38
+    for count in (1, 68, 70):
+        want = maskattn.attention_topk(q, k, count, mask=Causal())
+        got = maskattn.attention_topk(lent(q), lent(k), count, mask=Causal())
+        np.testing.assert_array_equal(back(got[0]), want[0])
+        np.testing.assert_allclose(back(got[1]), want[1], rtol=1e-6)
+
+
+def test_errors_before_any_work(rng: np.random.Generator) -> None:
+    """No mask has become a plan by then."""
+    q, k = on_device(normal(rng, 1, 2, 3, 8)), on_device(normal(rng, 1, 2, 5, 8))
+    asked: list[bool] = []
+    mask = Function(lambda b, h, q, k: bool(asked.append(True)) or q >= k, per_sequence=False)
+    for rows, topk, error in (([3], 2, IndexError), (None, 6, ValueError), (None, "2", TypeError)):
+        with pytest.raises(error):
+            maskattn.attention_topk(q, k, topk, rows=rows, mask=mask)  # type: ignore[arg-type]
+    with pytest.raises(IndexError):
+        maskattn.attention_weights(q, k, rows=[3], mask=mask)
+    assert not asked
+    maskattn.attention_topk(q, k, 2, mask=mask)
+    assert asked
+
+
 def test_layers_of_a_cache(rng: np.random.Generator) -> None:
     q, k, v = qkv(rng, 2, 4, 2, 3, 90, 16)
     cache = maskattn.KVCache(1, 2, 2, 100, 16, page_size=16, device="cuda")
@@ -125,6 +151,7 @@ ERRORS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"topk": 0}, ValueError, "^topk must be from 1 to kv_len = 5, got 0"),
     ({"topk": 6}, ValueError, "^topk must be from 1 to kv_len = 5, got 6"),
     ({"topk": 1.5}, TypeError, "^topk must be an integer, got float"),
+    ({"topk": None}, TypeError, "^topk must be an integer, got NoneType"),
     ({"rows": [3]}, IndexError, "^rows must be from -3 to 2, got 3"),
     ({"k": np.ones((2, 2, 5, 8), np.float32)}, TypeError, "^k must be a CUDA array, as q is, got ndarray"),
     ({"sinks": np.ones(3)}, ValueError, "^sinks must have one entry per query head, 4, got 3"),

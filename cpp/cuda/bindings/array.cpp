@@ -116,6 +116,12 @@ Dtype float_dtype_of(const Array& a, const char* name) {
   bad_type(std::string(name) + " must be float32, float16 or bfloat16 on CUDA, got " + a.dtype_name() + "; convert it first");
 }
 
+void let_go(std::initializer_list<const Array*> arrays, Stream stream) {
+  if (capturing(stream)) return;  // nobody knows when a graph runs
+  for (const Array* each : arrays)
+    if (each) wait_for(each->stream, stream);
+}
+
 std::string shape_text(const std::vector<std::int64_t>& shape) {
   std::string text = "(";
   for (std::size_t axis = 0; axis < shape.size(); ++axis) text += (axis ? ", " : "") + std::to_string(shape[axis]);

@@ -4,6 +4,7 @@
 #include <pybind11/pybind11.h>
 
 #include <cstdint>
+#include <initializer_list>
 #include <memory>
 #include <string>
 #include <vector>
@@ -40,6 +41,10 @@ Array new_array(std::vector<std::int64_t> shape, dlpack::DataType dtype, Stream 
 dlpack::DataType dtype_named(const std::string& name);
 // float32, float16 or bfloat16; TypeError for others.
 Dtype float_dtype_of(const Array& a, const char* name);
+
+// What uses these arrays, some of which may be null, has been launched: what comes next on their own streams, as the end of their
+// memory, waits for it.
+void let_go(std::initializer_list<const Array*> arrays, Stream stream);
 
 inline Stream stream_of(std::uintptr_t handle) { return reinterpret_cast<Stream>(handle); }
 

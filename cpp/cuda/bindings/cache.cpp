@@ -41,8 +41,7 @@ void append_tokens_to(const Array& k_pool, const Array& v_pool, const MaybeArray
   const GivenIntegers sent = take(lengths, "lengths", stream, staged);
   append_to(k_pool, k, "k", k_scales, table, sent, lengths.size() / 2, stream);
   append_to(v_pool, v, "v", v_scales, table, sent, lengths.size() / 2, stream);
-  for (const Array* each : {&k_pool, &v_pool, pointer_to(k_scales), pointer_to(v_scales), &k, &v, &table})
-    if (each) wait_for(each->stream, stream);
+  let_go({&k_pool, &v_pool, pointer_to(k_scales), pointer_to(v_scales), &k, &v, &table}, stream);
 }
 
 // The first `slots` rows of pages, of a pool or of its scales, in the order of the pool's stream.

@@ -181,15 +181,11 @@ std::unique_ptr<DeviceMemory> take_offsets(AttentionCall& call, const Plan& plan
 }
 
 void let_go(const Plan& plan, std::initializer_list<const Array*> arrays, const MaybePages& pages, Stream stream) {
-  if (capturing(stream)) return;  // nobody knows when a graph runs
-  wait_for(plan.stream, stream);
-  const auto wait = [&](const Array* each) {
-    if (each) wait_for(each->stream, stream);
-  };
-  for (const Array* each : arrays) wait(each);
+  if (!capturing(stream)) wait_for(plan.stream, stream);
+  let_go(arrays, stream);
   if (!pages) return;
   const auto& [table, k_scales, v_scales] = *pages;
-  for (const Array* each : {&table, pointer_to(k_scales), pointer_to(v_scales)}) wait(each);
+  let_go({&table, pointer_to(k_scales), pointer_to(v_scales)}, stream);
 }
 
 }  // namespace maskattn::cuda

@@ -29,7 +29,7 @@ void take_terms(AttentionCall& call, const MaybeArray& bias, double scale, doubl
 // Positions for biases by distance, if the call has any, in memory that must live until the call has been launched.
 std::unique_ptr<DeviceMemory> take_offsets(AttentionCall& call, const Plan& plan, Stream stream);
 
-// The call has been launched: what comes next on other streams, where arrays of ours may be, as the end of their memory, waits.
+// As let_go() of arrays, of all that a call has used.
 void let_go(const Plan& plan, std::initializer_list<const Array*> arrays, const MaybePages& pages, Stream stream);
 
 }  // namespace maskattn::cuda

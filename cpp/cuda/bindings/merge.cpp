@@ -4,7 +4,6 @@
 #include <algorithm>
 
 #include "cuda/bindings/array.hpp"
-#include "cuda/runtime.hpp"
 
 namespace maskattn::cuda {
 namespace {
@@ -43,8 +42,7 @@ void merge(const Array& out_a, const Array& lse_a, const Array& out_b, const Arr
                  lse.data};
   std::copy(out_a.shape.begin(), out_a.shape.end(), call.extent);
   merge_states(call, stream);
-  if (capturing(stream)) return;
-  for (const Array* each : {&out_a, &lse_a, &out_b, &lse_b, &out, &lse}) wait_for(each->stream, stream);
+  let_go({&out_a, &lse_a, &out_b, &lse_b, &out, &lse}, stream);
 }
 
 }  // namespace

@@ -21,14 +21,18 @@ class Taken {
     take_arrays(call, q, k, k, pages, plan.extents.kv_len);
     take_plan(call, plan);
     take_terms(call, bias, scale, softcap, sinks, table, slopes, precision);
-    wait_for(stream, plan.stream);
-    offsets_ = take_offsets(call, plan, stream);
+  }
+
+  // Before anything is launched.
+  void begin() {
+    wait_for(stream, plan_.stream);
+    offsets_ = take_offsets(call, plan_, stream);
   }
 
   // It has been launched, and reads or writes these, too.
   void launched(std::initializer_list<const Array*> others) const {
-    let_go(plan_, others, pages_, stream);
-    let_go(plan_, {arrays_[0], arrays_[1], arrays_[2], arrays_[3], arrays_[4], arrays_[5]}, {}, stream);
+    let_go(plan_, {arrays_[0], arrays_[1], arrays_[2], arrays_[3], arrays_[4], arrays_[5]}, pages_, stream);
+    let_go(others, stream);
   }
 
   AttentionCall call{};
@@ -50,8 +54,9 @@ WeightsCall asked(const Taken& taken, const MaybeArray& rows, std::int64_t count
 void weights_of(const Array& q, const Array& k, const Array& out, const Plan& plan, const MaybeArray& bias, double scale,
                 double softcap, const MaybeArray& sinks, const MaybeArray& table, const MaybeArray& slopes, int precision,
                 const MaybePages& pages, const MaybeArray& rows, bool softmax, std::uintptr_t handle) {
-  const Taken taken(q, k, plan, bias, scale, softcap, sinks, table, slopes, precision, pages, handle);
+  Taken taken(q, k, plan, bias, scale, softcap, sinks, table, slopes, precision, pages, handle);
   if (out.size() == 0) return;
+  taken.begin();
   WeightsCall weights = asked(taken, rows, out.shape[2]);
   weights.out = out.data;
   const bool apart = softmax && taken.call.dtype != Dtype::float32;
@@ -65,8 +70,9 @@ void weights_of(const Array& q, const Array& k, const Array& out, const Plan& pl
 void largest_of(const Array& q, const Array& k, const Array& keys, const Array& largest, const Plan& plan, const MaybeArray& bias,
                 double scale, double softcap, const MaybeArray& sinks, const MaybeArray& table, const MaybeArray& slopes,
                 int precision, const MaybePages& pages, const MaybeArray& rows, std::uintptr_t handle) {
-  const Taken taken(q, k, plan, bias, scale, softcap, sinks, table, slopes, precision, pages, handle);
+  Taken taken(q, k, plan, bias, scale, softcap, sinks, table, slopes, precision, pages, handle);
   if (keys.size() == 0) return;
+  taken.begin();
   const WeightsCall weights = asked(taken, rows, keys.shape[2]);
   const DeviceMemory scratch(largest_scratch_bytes(weights), taken.stream);
   largest_weights({weights, static_cast<int>(keys.shape[3]), static_cast<std::int64_t*>(keys.data),
@@ -79,8 +85,9 @@ void largest_of(const Array& q, const Array& k, const Array& keys, const Array& 
 void per_key_of(const Array& q, const Array& k, const Array& sums, const Plan& plan, const MaybeArray& bias, double scale,
                 double softcap, const MaybeArray& sinks, const MaybeArray& table, const MaybeArray& slopes, int precision,
                 const MaybePages& pages, std::uintptr_t handle) {
-  const Taken taken(q, k, plan, bias, scale, softcap, sinks, table, slopes, precision, pages, handle);
+  Taken taken(q, k, plan, bias, scale, softcap, sinks, table, slopes, precision, pages, handle);
   if (sums.size() == 0) return;
+  taken.begin();
   const auto rows = static_cast<std::size_t>(q.shape[0] * q.shape[1] * q.shape[2]);
   const DeviceMemory scratch(rows * 2 * sizeof(float), taken.stream);
   weights_per_key(taken.call, scratch.data<float>(), static_cast<float*>(sums.data), taken.stream);

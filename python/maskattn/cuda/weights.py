@@ -43,11 +43,10 @@ def attention_weights(
     given = GivenTerms(bias, scale, 0.0 if stage == "scores" else softcap, sinks, precision)
     place = place_of("q", q)
     with place.current():
-        asked = _asked(place, q, k, mask, given, kv_lengths, q_offset)
-        on_device, count = _rows(place, rows, asked.q.shape[2])
-        results = asked.results((count, asked.keys.kv_len), asked.q.dtype)
+        asked = _asked(place, q, k, mask, given, kv_lengths, q_offset, rows)
+        results = asked.results((asked.row_count, asked.keys.kv_len), asked.q.dtype)
         compiled.attention_weights(
-            asked.q, asked.keys.k, results.out, *asked.rest, on_device, stage == "softmax", place.stream
+            asked.q, asked.keys.k, results.out, *asked.rest, asked.rows, stage == "softmax", place.stream
         )
         return results.finished()[0]
 
@@ -69,13 +68,13 @@ def attention_topk(
 ) -> tuple[Any, Any]:
     """:func:`maskattn.attention_topk` on a device; ``rows`` is the host's."""
     given, place = GivenTerms(bias, scale, softcap, sinks, precision), place_of("q", q)
+    count = check_topk(topk, None)
     with place.current():
-        asked = _asked(place, q, k, mask, given, kv_lengths, q_offset)
-        on_device, count = _rows(place, rows, asked.q.shape[2])
-        shape = count, check_topk(topk, asked.keys.kv_len)
+        asked = _asked(place, q, k, mask, given, kv_lengths, q_offset, rows, count)
+        shape = asked.row_count, count
         results = asked.results(shape, "int64")
         weights = results.floats((*asked.q.shape[:2], *shape))
-        compiled.largest_weights(asked.q, asked.keys.k, results.out, weights, *asked.rest, on_device, place.stream)
+        compiled.largest_weights(asked.q, asked.keys.k, results.out, weights, *asked.rest, asked.rows, place.stream)
         keys, weights = results.finished()
     return keys, weights
 
@@ -111,29 +110,41 @@ if TYPE_CHECKING:
 
 
 class _Asked(NamedTuple):
-    """A call: arrays of ours, and ``rest``, which the module takes behind its results."""
+    """A call: arrays of ours, and ``rest``, which the module takes behind its results; ``rows`` None: all."""
 
     place: Place
     kind: Kind
     q: compiled.Array
     keys: Keys
     rest: _Rest
+    rows: compiled.Array | None
+    row_count: int
 
     def results(self, shape: tuple[int, ...], dtype: str) -> Results:
         """Of each head."""
         return Results(self.place, self.kind, (*self.q.shape[:2], *shape), dtype, None)
 
 
-def _asked(place: Place, q: Any, k: Any, mask: Any, given: GivenTerms, kv_lengths: Any, q_offset: Any) -> _Asked:
+def _asked(
+    place: Place,
+    q: Any,
+    k: Any,
+    mask: Any,
+    given: GivenTerms,
+    kv_lengths: Any,
+    q_offset: Any,
+    rows: Any = None,
+    topk: int | None = None,
+) -> _Asked:
+    """The call on the device; what the host can check has been, before a mask becomes a plan there."""
     ours = place.borrow("q", q)
     keys = keys_of(place, Place.borrow, ours, k, k, mask, kv_lengths)
     batch, heads, q_len, head_dim = ours.shape
+    chosen = check_rows(rows, q_len)
+    if topk is not None:
+        check_topk(topk, keys.kv_len)
     terms = given.on(place, head_dim)
     plan = plan_of(place, keys.mask, q_len, keys.kv_len, batch, heads, q_offset, keys.kv_lengths)
-    return _Asked(place, kind_of(q), ours, keys, (plan, *terms, keys.pages))
-
-
-def _rows(place: Place, rows: Any, q_len: int) -> tuple[compiled.Array | None, int]:
-    """``rows`` on the device, None for all, and how many they are."""
-    chosen = check_rows(rows, q_len)
-    return (None, q_len) if chosen is None else (place.to_device(np.asarray(chosen, np.int32)), len(chosen))
+    on_device = None if chosen is None else place.to_device(np.asarray(chosen, np.int32))
+    count = q_len if chosen is None else len(chosen)
+    return _Asked(place, kind_of(q), ours, keys, (plan, *terms, keys.pages), on_device, count)
