@@ -114,10 +114,10 @@ def search_steps(
     state.reorder(np.repeat([group.row for group in groups], each))
     active = groups
     # Then the few most probable tokens of a beam are all that may go on.
-    takes_best = rules.leave_scores and beam_rules.groups == 1 and not beam_rules.constraints
+    takes_best = beam_rules.groups == 1 and not beam_rules.constraints
     while True:
-        if takes_best:
-            chosen = step(active, *model.most_probable(state.hidden, min(step.keep, model.vocab)))
+        if takes_best and (best := step.best(active, model, state.hidden)) is not None:
+            chosen = step(active, *best)
         else:
             chosen = step(active, log_softmax(state.contrast(model.logits(state.hidden))))
         stay = [i for i, beams in enumerate(chosen) if beams is not None]
@@ -145,20 +145,35 @@ class _Step:
         """The beams that each group's new ones continue; None: it is done.
 
         Args:
-            scores: log-probabilities by beam, of the whole vocabulary, or of ``tokens``, of the same shape.
+            scores: log-probabilities by beam, of the whole vocabulary, or of ``tokens``, of the same shape, which the
+                rules allow.
         """
         chosen: list[IntArray | None] = []
         taken = [np.zeros(0, np.int64)] * len(self._batch.prompts)
         for _, same in groupby(active, lambda group: group.rank):
             groups = list(same)
             begin = len(chosen) * self._each
-            own = self._process(groups, scores[begin : begin + len(groups) * self._each], taken)
+            own = scores[begin : begin + len(groups) * self._each]
+            if tokens is None:
+                own = self._process(groups, own, taken)
             for group, log_probs in zip(groups, own.reshape(len(groups), self._each, -1), strict=True):
                 stream = self._streams[group.row] if self._streams else None
                 best = None if tokens is None else tokens[len(chosen) * self._each :][: self._each]
                 chosen.append(group.advance(log_probs, self.keep, self._ends, stream, best))
                 taken[group.row] = np.concatenate([taken[group.row], group.running[:, -1]])
         return chosen
+
+    def best(
+        self, active: Sequence[Group], model: Transformer, hidden: FloatArray
+    ) -> tuple[FloatArray, IntArray] | None:
+        """As many tokens of each beam as may go on, with their log-probabilities; None: all scores are needed."""
+        keep = min(self.keep, model.vocab)
+        if self._rules.leave_scores:
+            return model.most_probable(hidden, keep)
+        if not self._rules.only_forbid:
+            return None
+        step = self._ends.step(active, np.concatenate([group.running for group in active]))
+        return model.most_probable_allowed(hidden, keep, self._rules.forbidden(step))
 
     def _process(self, groups: Sequence[Group], scores: FloatArray, taken: Sequence[IntArray]) -> FloatArray:
         if not self._rules.processors:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,9 @@ from maskattn.decoder.sampling import log_softmax
 from maskattn.decoder.settings import factor, resolve
 from maskattn.decoder.weights import Reader, base_of
 from maskattn.families import Family, Head
+
+#: So many best tokens are found faster than the scores of all are written.
+_SEVERAL = 256
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +39,11 @@ class LanguageHead:
         scores = self.map(self._scaled(hidden))
         return scores if self.softcap == 0 else np.tanh(scores / self.softcap) * self.softcap
 
+    @property
+    def chooses(self) -> bool:
+        """Whether any number of best tokens is found without writing the scores of all."""
+        return not self.softcap and isinstance(self.map.weight, PackedWeight)
+
     def best(self, hidden: FloatArray) -> IntArray:
         """(rows, width) -> (rows,): the token with the highest score, the first of equals; scores are not written."""
         weight = self.map.weight
@@ -54,6 +62,19 @@ class LanguageHead:
         scores, tokens, logsumexp = best_outputs(weight, self._scaled(hidden), self.map.bias, count, True, None)
         assert logsumexp is not None
         return scores - logsumexp[:, None], tokens
+
+    def most_probable_allowed(
+        self, hidden: FloatArray, count: int, forbidden: Sequence[set[int]]
+    ) -> tuple[FloatArray, IntArray] | None:
+        """:meth:`most_probable` of those that are not ``forbidden`` for a row; None: look at the scores of all."""
+        several = count + max(map(len, forbidden), default=0)
+        if not self.chooses or several > min(_SEVERAL, self.map.out_features):
+            return None
+        scores, tokens = self.most_probable(hidden, several)
+        out = np.array([[token in none for token in own] for own, none in zip(tokens.tolist(), forbidden, strict=True)])
+        first = out.argsort(axis=1, kind="stable")[:, :count]
+        scores, tokens = np.take_along_axis(scores, first, axis=1), np.take_along_axis(tokens, first, axis=1)
+        return (scores, tokens) if (scores > -np.inf).all() else None
 
     def _scaled(self, hidden: FloatArray) -> FloatArray:
         return hidden if self.scale == 1 else hidden * self.scale

@@ -273,6 +273,13 @@ class Transformer:
         assert self.head is not None
         return self.head.most_probable(hidden, count)
 
+    def most_probable_allowed(
+        self, hidden: FloatArray, count: int, forbidden: Sequence[set[int]] | None
+    ) -> tuple[FloatArray, IntArray] | None:
+        """:meth:`most_probable` of those that are not ``forbidden`` for a row; None: look at the scores of all."""
+        assert self.head is not None
+        return None if forbidden is None else self.head.most_probable_allowed(hidden, count, forbidden)
+
     def new_cache(self, batch: int, capacity: int = 1024, *, page_size: int | None = None) -> KVCache:
         """An empty cache for ``batch`` sequences of up to ``capacity`` positions."""
         assert self.decoder is not None

@@ -14,6 +14,7 @@ from functools import cached_property
 import numpy as np
 
 from maskattn.decoder.arrays import BoolArray, FloatArray, IntArray
+from maskattn.decoder.forbidding import Forbid, Force, Tokens
 from maskattn.decoder.options import LogitsProcessor, Options
 
 #: Fills the columns before a prompt that is shorter than others of its batch.
@@ -120,16 +121,16 @@ def encoder_no_repeat_ngrams(options: Options) -> Processor | None:
 def _forbid_ngrams(size: int, text: Callable[[Step, int], IntArray]) -> Processor:
     """Forbids what would complete a sequence of ``size`` tokens that stands in ``text`` of a row."""
 
-    def process(step: Step, scores: FloatArray) -> FloatArray:
-        for row, own in enumerate(scores):
-            past, where = step.own(row), text(step, row)
-            if len(past) >= size - 1 and len(where) >= size:
-                ngrams = np.lib.stride_tricks.sliding_window_view(where, size)
-                begun = past[len(past) - (size - 1) :]
-                own[ngrams[(ngrams[:, :-1] == begun).all(axis=1), -1]] = -np.inf
-        return scores
+    def tokens(step: Step, row: int) -> Tokens:
+        past, where = step.own(row), text(step, row)
+        if len(past) < size - 1 or len(where) < size:
+            return ()
+        ngrams = np.lib.stride_tricks.sliding_window_view(where, size)
+        begun = past[len(past) - (size - 1) :]
+        complete: IntArray = ngrams[(ngrams[:, :-1] == begun).all(axis=1), -1]
+        return complete
 
-    return process
+    return Forbid(lambda step: [tokens(step, row) for row in range(len(step.tokens))])
 
 
 def sequence_bias(options: Options) -> Processor | None:
@@ -137,12 +138,18 @@ def sequence_bias(options: Options) -> Processor | None:
     if not value:
         return None
     pairs = list(value.items()) if isinstance(value, dict) else options.items("sequence_bias", "a list of [ids, bias]")
-    biases = []
+    biases: list[tuple[tuple[int, ...], np.float32]] = []
     for pair in pairs:
         if not isinstance(pair, list | tuple) or len(pair) != 2 or not isinstance(pair[1], int | float) or not pair[0]:
             raise options.wrong("sequence_bias", "token ids and a number for each, as {(3, 1): 2.0} or [[[3, 1], 2.0]]")
-        biases.append((options.token_ids("sequence_bias", pair[0]), float(pair[1])))
-    return _add_where_begun(biases)
+        biases.append((options.token_ids("sequence_bias", pair[0]), np.float32(pair[1])))
+
+    def process(step: Step, scores: FloatArray) -> FloatArray:
+        for ids, bias in biases:
+            scores[_have_begun(step, ids), ids[-1]] += bias
+        return scores
+
+    return process
 
 
 def bad_words(options: Options) -> Processor | None:
@@ -152,23 +159,25 @@ def bad_words(options: Options) -> Processor | None:
     # The end of the sequence can't be forbidden: transformers leaves it out as well.
     ends = {(token,) for token in options.ids("eos_token_id")}
     words = [word for word in words if word not in ends]
-    return _add_where_begun([(word, -np.inf) for word in words]) if words else None
+    alone, longer = [word[0] for word in words if len(word) == 1], [word for word in words if len(word) > 1]
+
+    def tokens(step: Step) -> list[list[int]]:
+        found = [list(alone) for _ in step.tokens]
+        for ids in longer:
+            for row in np.flatnonzero(_have_begun(step, ids)):
+                found[row].append(ids[-1])
+        return found
+
+    return Forbid(tokens) if words else None
 
 
-def _add_where_begun(biases: Sequence[tuple[tuple[int, ...], float]]) -> Processor:
-    alone = [(word[0], np.float32(bias)) for word, bias in biases if len(word) == 1]
-    longer = [(np.array(word[:-1]), word[-1], np.float32(bias)) for word, bias in biases if len(word) > 1]
-
-    def process(step: Step, scores: FloatArray) -> FloatArray:
-        for token, bias in alone:
-            scores[:, token] += bias
-        for before, token, bias in longer:
-            if len(before) <= step.tokens.shape[1]:
-                begun = (step.tokens[:, step.tokens.shape[1] - len(before) :] == before).all(axis=1)
-                scores[begun, token] += bias
-        return scores
-
-    return process
+def _have_begun(step: Step, ids: tuple[int, ...]) -> BoolArray:
+    """Shape (batch,): which sequences end with all of ``ids`` but the last."""
+    before = ids[:-1]
+    if len(before) > step.tokens.shape[1]:
+        return np.zeros(len(step.tokens), np.bool_)
+    begun: BoolArray = (step.tokens[:, step.tokens.shape[1] - len(before) :] == np.array(before, np.int64)).all(axis=1)
+    return begun
 
 
 def min_length(options: Options) -> Processor | None:
@@ -176,12 +185,12 @@ def min_length(options: Options) -> Processor | None:
     if not ends or not (least or new):
         return None
 
-    def process(step: Step, scores: FloatArray) -> FloatArray:
+    def tokens(step: Step) -> list[tuple[int, ...]]:
         # As in transformers, min_new_tokens overrides min_length.
-        early = step.lengths < (least or 0) if new is None else np.full(len(scores), step.new < new)
-        return _set(scores, early, ends, -np.inf)
+        early = step.lengths < (least or 0) if new is None else np.full(len(step.tokens), step.new < new)
+        return [ends if row else () for row in early]
 
-    return process
+    return Forbid(tokens)
 
 
 def prefix_allowed(options: Options) -> Processor | None:
@@ -212,12 +221,12 @@ def prefix_allowed(options: Options) -> Processor | None:
 
 def forced_bos(options: Options) -> Processor | None:
     token = options.ids("forced_bos_token_id")[:1]
-    return (lambda step, scores: _force(scores, step.lengths == 1, token)) if token else None
+    return Force(lambda step: np.equal(step.lengths, 1), token) if token else None
 
 
 def forced_eos(options: Options) -> Processor | None:
     tokens = options.ids("forced_eos_token_id")
-    return (lambda step, scores: _force(scores, step.last, tokens)) if tokens else None
+    return Force(lambda step: step.last, tokens) if tokens else None
 
 
 def finite(options: Options) -> Processor | None:
@@ -246,18 +255,18 @@ def growing_end(options: Options) -> Processor | None:
 
 def suppressed(options: Options) -> Processor | None:
     tokens = options.ids("suppress_tokens")
-    return (lambda step, scores: _set(scores, slice(None), tokens, -np.inf)) if tokens else None
+    return Forbid(lambda step: [tokens] * len(step.tokens)) if tokens else None
 
 
 def suppressed_at_begin(options: Options) -> Processor | None:
     tokens, forced = options.ids("begin_suppress_tokens"), int(bool(options.ids("forced_bos_token_id")))
 
-    def process(step: Step, scores: FloatArray) -> FloatArray:
+    def at_begin(step: Step) -> list[tuple[int, ...]]:
         # The first token that is not forced.
         first = np.where(step.lengths - step.new == 1, forced, 0)
-        return _set(scores, np.equal(first, step.new), tokens, -np.inf)
+        return [tokens if row else () for row in first == step.new]
 
-    return process if tokens else None
+    return Forbid(at_begin) if tokens else None
 
 
 def own_function(function: LogitsProcessor) -> Processor:
@@ -273,13 +282,3 @@ def own_function(function: LogitsProcessor) -> Processor:
         return np.asarray(got, np.float32)
 
     return process
-
-
-def _force(scores: FloatArray, rows: BoolArray, tokens: tuple[int, ...]) -> FloatArray:
-    scores[rows] = -np.inf
-    return _set(scores, rows, tokens, 0)
-
-
-def _set(scores: FloatArray, rows: BoolArray | slice, tokens: tuple[int, ...], value: float) -> FloatArray:
-    scores[np.arange(len(scores))[rows][:, None], list(tokens)] = value
-    return scores

@@ -11,6 +11,7 @@ import numpy as np
 
 from maskattn.decoder import processors, sampling
 from maskattn.decoder.arrays import BoolArray, FloatArray, IntArray
+from maskattn.decoder.forbidding import Forbid, Force
 from maskattn.decoder.options import Options
 from maskattn.decoder.processors import Processor, Step
 from maskattn.decoder.state import DecoderState
@@ -111,6 +112,23 @@ class Rules:
     def leave_scores(self) -> bool:
         """Whether the most probable tokens are those that the model itself finds so, and nothing else is asked."""
         return not (self.processors or self.sample or self.criteria) and self.open_state is plain_state
+
+    @property
+    def only_forbid(self) -> bool:
+        """As ``leave_scores``, but that some tokens may not come."""
+        known = all(isinstance(processor, Forbid | Force) for processor in self.processors)
+        return known and not (self.sample or self.criteria) and self.open_state is plain_state
+
+    def forbidden(self, step: Step) -> list[set[int]] | None:
+        """Where rules ``only_forbid``: the tokens that may not come, of each row; None: a row has certain ones."""
+        found: list[set[int]] = [set() for _ in step.tokens]
+        for processor in self.processors:
+            if isinstance(processor, Forbid):
+                for own, tokens in zip(found, processor.tokens(step), strict=True):
+                    own.update(map(int, tokens))
+            elif isinstance(processor, Force) and processor.rows(step).any():
+                return None
+        return found
 
     def process(self, step: Step, scores: FloatArray) -> FloatArray:
         """The scores (batch, vocab) by which the next token is chosen; ``scores`` may be changed."""

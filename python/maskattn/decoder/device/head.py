@@ -29,6 +29,11 @@ class DeviceHead(LanguageHead):
         scorer = compiled.DeviceHead(uploads.device, weight, bias, float(head.scale), float(head.softcap))
         return cls(head.map, head.scale, head.softcap, head.tied, uploads.device, scorer)
 
+    @property
+    def chooses(self) -> bool:
+        """No: the device finds few."""
+        return False
+
     def __call__(self, hidden: FloatArray) -> FloatArray:
         """As of any head."""
         scores: FloatArray = self.scorer.scores(self._rows(hidden)).numpy()
