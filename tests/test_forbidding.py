@@ -77,3 +77,13 @@ def test_where_hardly_anything_is_left(model: maskattn.Model, beams: int) -> Non
         assert left.issuperset(ids)
     with pytest.raises(ValueError, match="options must leave each sequence a token with a finite score"):
         model.generate_ids(SOURCES, suppress_tokens=sorted(everything), **search)
+
+
+def test_requests_of_an_engine(model: maskattn.Model, written: list[int]) -> None:
+    asked = [{"max_new_tokens": 4 + i, **options} for i, options in enumerate(OPTIONS)]
+    alone = [model.generate_ids([SOURCES[i % 3]], **search)[0] for i, search in enumerate(asked)]
+    written.clear()
+    with maskattn.Engine(model, max_batch=len(asked)) as engine:
+        requests = [engine.submit_ids(SOURCES[i % 3], **search) for i, search in enumerate(asked)]
+        assert [request.result(60) for request in requests] == alone
+    assert len(written) <= len(asked)  # forced ends

@@ -115,12 +115,11 @@ class Writer:
         """Whether nothing is asked of scores but which one is the highest."""
         return self._rules.leave_scores and self._likely is None
 
-    def best_allowed(self, model: Transformer, hidden: FloatArray) -> IntArray | None:
-        """The best tokens that the rules leave, shape (len(rows),); None: :meth:`take` must see the scores."""
+    def forbidden(self) -> list[set[int]] | None:
+        """What may not come next, of each of ``rows``; None: :meth:`take` must see the scores."""
         if self._likely is not None or not self._rules.only_forbid:
             return None
-        found = model.most_probable_allowed(hidden, 1, self._rules.forbidden(self._step()))
-        return None if found is None else found[1][:, 0]
+        return self._rules.forbidden(self._step())
 
     def take(self, raw: FloatArray, contrasted: FloatArray | None = None) -> Written:
         """Choose by scores (len(rows), vocab), which may be changed; and :meth:`append`.
@@ -184,8 +183,8 @@ def steps(
     while True:
         if writer.takes_best:
             step = writer.append(model.best(state.hidden))
-        elif (best := writer.best_allowed(model, state.hidden)) is not None:
-            step = writer.append(best)
+        elif (best := model.most_probable_allowed(state.hidden, 1, writer.forbidden())) is not None:
+            step = writer.append(best[1][:, 0])
         else:
             logits = model.logits(state.hidden)
             step = writer.take(logits, state.contrast(logits))

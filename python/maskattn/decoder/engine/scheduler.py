@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from maskattn.cache import KVCache
+from maskattn.decoder.arrays import IntArray
 from maskattn.decoder.engine.prefixes import Prefixes
 from maskattn.decoder.engine.request import Request
 from maskattn.decoder.engine.running import Running
@@ -180,9 +181,13 @@ class Scheduler:
         """A token more for everybody."""
         tasks, hidden = self._tasks, self._running.hidden
         scored = [row for row, task in enumerate(tasks) if not task.writer.takes_best]
-        others = [row for row, task in enumerate(tasks) if task.writer.takes_best]
-        scores = dict(zip(scored, self._model.logits(hidden[scored]), strict=True)) if scored else {}
-        best = dict(zip(others, self._model.best(hidden[others]), strict=True)) if others else {}
+        allowed = self._best_allowed() if scored else None
+        if allowed is not None:
+            scores, best = {}, dict(enumerate(allowed))
+        else:
+            others = [row for row, task in enumerate(tasks) if task.writer.takes_best]
+            scores = dict(zip(scored, self._model.logits(hidden[scored]), strict=True)) if scored else {}
+            best = dict(zip(others, self._model.best(hidden[others]), strict=True)) if others else {}
         stay: list[int] = []
         for row, task in enumerate(tasks):
             writer = task.writer
@@ -203,6 +208,17 @@ class Scheduler:
             self._leave([row for row, task in enumerate(self._tasks) if len(task.ids) != switch + 1])
         if self._tasks:
             self._running.append(np.array([task.ids[-1] for task in self._tasks]))
+
+    def _best_allowed(self) -> IntArray | None:
+        """Everybody's best token, if options at most take some away; None: somebody needs scores."""
+        forbidden: list[set[int]] = []
+        for task in self._tasks:
+            own = [set[int]()] if task.writer.takes_best else task.writer.forbidden()
+            if own is None:
+                return None
+            forbidden += own
+        found = self._model.most_probable_allowed(self._running.hidden, 1, forbidden)
+        return None if found is None else found[1][:, 0]
 
     def _leave(self, stay: list[int]) -> None:
         """Only the rows ``stay`` go on."""
