@@ -45,10 +45,12 @@ def test_arrays_of_all_sizes_are_apart() -> None:
 
 
 def test_little_memory_is_kept() -> None:
-    size = 40 << 20  # too large for an allocator to keep: fresh memory is zeros
-    blocks = [_core.empty(np.dtype(np.uint8), (size,)) for _ in range(3)]
-    for block in blocks:
-        block[::4096] = 7
-    del blocks, block
-    again = [_core.empty(np.dtype(np.uint8), (size,)) for _ in range(3)]
-    assert sorted(int(block[0]) for block in again) == [0, 0, 7]
+    most, bytes_of = 64 << 20, np.dtype(np.uint8)
+    blocks = [_core.empty(bytes_of, (40 << 20,)) for _ in range(3)]  # more than half of it
+    del blocks
+    assert 40 << 20 <= _core.recyclable_bytes() <= most
+    _core.empty(bytes_of, (most + 1,))
+    assert _core.recyclable_bytes() == 0  # what was too small has made room, and it was too large itself
+    blocks = [_core.empty(bytes_of, (10 << 20,)) for _ in range(9)]
+    del blocks
+    assert _core.recyclable_bytes() == 60 << 20

@@ -213,6 +213,7 @@ void register_packed_linear(py::module_& m) {
   m.def("packed_linear", &product, py::arg("weight"), py::arg("x").noconvert(), py::arg("bias"), py::arg("threads"),
         py::arg("activation") = py::none());
   m.def("empty", &recycled_array, py::arg("dtype"), py::arg("shape"));
+  m.def("recyclable_bytes", &recyclable_bytes);
 }
 
 }  // namespace maskattn

@@ -48,9 +48,12 @@ class FreeBlocks {
   void give_back(const Block& block) {
     const std::lock_guard lock(guard_);
     blocks_.push_back(block);
-    std::size_t kept = 0;
-    for (const Block& b : blocks_) kept += b.size;
-    for (; kept > kMostKept; drop(blocks_.begin())) kept -= blocks_.front().size;
+    for (std::size_t kept = bytes(); kept > kMostKept; drop(blocks_.begin())) kept -= blocks_.front().size;
+  }
+
+  std::size_t kept() {
+    const std::lock_guard lock(guard_);
+    return bytes();
   }
 
  private:
@@ -58,6 +61,11 @@ class FreeBlocks {
   Blocks::iterator drop(Blocks::iterator block) {
     ::operator delete(block->data, kPage);
     return blocks_.erase(block);
+  }
+  std::size_t bytes() const {
+    std::size_t sum = 0;
+    for (const Block& block : blocks_) sum += block.size;
+    return sum;
   }
 
   std::mutex guard_;
@@ -84,5 +92,7 @@ py::array recycled_array(const py::dtype& dtype, const std::vector<py::ssize_t>&
   });
   return py::array(dtype, shape, block->data, owner);
 }
+
+std::size_t recyclable_bytes() { return free_blocks().kept(); }
 
 }  // namespace maskattn

@@ -265,6 +265,9 @@ def packed_linear(
 def empty(dtype: np.dtype[Any], shape: Sequence[int]) -> npt.NDArray[Any]:
     """An uninitialised array, on memory that large arrays had which are gone."""
 
+def recyclable_bytes() -> int:
+    """Of such memory that waits for arrays."""
+
 def best_outputs(
     weight: PackedWeight,
     x: npt.NDArray[np.float32],
