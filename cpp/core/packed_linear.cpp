@@ -185,8 +185,9 @@ bool can_gate(const PackedWeight& weight) {
 }
 
 bool rounds_rows(const PackedWeight& weight) {
-  return weight.type() == WeightType::bfloat16 && weight.inputs() == weight.padded_inputs() &&
-         current_linears().convert[static_cast<int>(WeightType::bfloat16)];
+  // Pairs are written whole: blocks must not share one.
+  const bool whole = weight.inputs() == weight.padded_inputs() && weight.first_output() % 2 == 0 && weight.outputs() % 2 == 0;
+  return whole && weight.type() == WeightType::bfloat16 && current_linears().convert[static_cast<int>(WeightType::bfloat16)];
 }
 
 void linear(const PackedLinear& call) {
