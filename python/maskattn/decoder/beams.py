@@ -118,6 +118,8 @@ def search_steps(
     while True:
         if takes_best and (best := step.best(active, model, state.hidden)) is not None:
             chosen = step(active, *best)
+        elif takes_best and rules.only_forbid:  # somebody in the batch needs all scores: nobody's may change by that
+            chosen = step(active, model.log_probabilities(state.hidden))
         else:
             chosen = step(active, log_softmax(state.contrast(model.logits(state.hidden))))
         stay = [i for i, beams in enumerate(chosen) if beams is not None]

@@ -63,6 +63,15 @@ class LanguageHead:
         assert logsumexp is not None
         return scores - logsumexp[:, None], tokens
 
+    def log_probabilities(self, hidden: FloatArray) -> FloatArray:
+        """(rows, width) -> (rows, vocab), to the bit as :meth:`most_probable_allowed` has them, if it ever does."""
+        if not self.chooses:
+            return log_softmax(self(hidden))
+        assert isinstance(self.map.weight, PackedWeight)
+        logsumexp = best_outputs(self.map.weight, self._scaled(hidden), self.map.bias, 1, True, None)[2]
+        assert logsumexp is not None
+        return self(hidden) - logsumexp[:, None]
+
     def most_probable_allowed(
         self, hidden: FloatArray, count: int, forbidden: Sequence[set[int]]
     ) -> tuple[FloatArray, IntArray] | None:

@@ -273,6 +273,11 @@ class Transformer:
         assert self.head is not None
         return self.head.most_probable(hidden, count)
 
+    def log_probabilities(self, hidden: FloatArray) -> FloatArray:
+        """(rows, width) -> (rows, vocab), to the bit as :meth:`most_probable_allowed` has them."""
+        assert self.head is not None
+        return self.head.log_probabilities(hidden)
+
     def most_probable_allowed(
         self, hidden: FloatArray, count: int, forbidden: Sequence[set[int]] | None
     ) -> tuple[FloatArray, IntArray] | None:

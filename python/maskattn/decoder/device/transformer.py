@@ -162,6 +162,10 @@ class DeviceTransformer(Transformer):
         """As of any model."""
         return super().most_probable(self._readable(hidden), count)
 
+    def log_probabilities(self, hidden: FloatArray) -> FloatArray:
+        """As of any model."""
+        return super().log_probabilities(self._readable(hidden))
+
     def new_cache(self, batch: int, capacity: int = 1024, *, page_size: int | None = None) -> KVCache:
         """As of any model; its pages are on the device."""
         assert self.decoder is not None
